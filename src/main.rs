@@ -1,0 +1,3 @@
+//! The command `audit-exporter`.
+
+fn main() {}

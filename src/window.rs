@@ -1,0 +1,356 @@
+//! What has been read of a service's history, and what is to be read next: plain functions over
+//! values.
+//!
+//! Promises:
+//! - A [`Checkpoint`] names exactly the history that is counted: everything from `origin` to
+//!   `head`, but for its `gaps`. [`Checkpoint::watermark`] never runs ahead of a gap.
+//! - [`plan`] loses nothing silently: history it gives up is returned as [`Plan::lost`].
+//! - Every window ends at a whole cell where the source asks for that (see [`Cadence::cell`]).
+//!
+//! Leaves to others: reading the windows (`source/*.rs`), when to plan (`poll.rs`), keeping the
+//! checkpoint (`ledger.rs`).
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::delta;
+
+/// Keys are kept, and dropped, by the hour.
+pub const KEYS_BUCKET: Duration = Duration::from_hours(1);
+
+/// How much longer than the overlap keys are kept: room for a service that files an event a
+/// little off, and for the overlap to be lengthened.
+const KEYS_MARGIN: Duration = Duration::from_hours(1);
+
+/// A closed piece of event time: `from` is inside, `to` is not. Milliseconds are the finest step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// First moment inside.
+    pub from: DateTime<Utc>,
+    /// First moment after.
+    pub to: DateTime<Utc>,
+}
+
+impl Window {
+    /// Whether `at` lies inside.
+    pub fn contains(&self, at: DateTime<Utc>) -> bool {
+        self.from <= at && at < self.to
+    }
+
+    /// Its length; zero where `to` does not come after `from`.
+    pub fn length(&self) -> TimeDelta {
+        (self.to - self.from).max(TimeDelta::zero())
+    }
+
+    /// Whether nothing can lie inside.
+    pub fn is_empty(&self) -> bool {
+        self.to <= self.from
+    }
+
+    /// The two halves, cut at a multiple of `grain` since the epoch; `None` where the window
+    /// holds no such moment but its start.
+    pub fn halves(&self, grain: Duration) -> Option<(Window, Window)> {
+        let middle = floor(self.from + self.length() / 2, grain);
+        let middle = if middle > self.from { middle } else { middle + delta(grain) };
+        (self.from < middle && middle < self.to)
+            .then_some((Window { from: self.from, to: middle }, Window { from: middle, to: self.to }))
+    }
+}
+
+/// The last multiple of `cell` (counted from the Unix epoch) that is not after `at`.
+pub fn floor(at: DateTime<Utc>, cell: Duration) -> DateTime<Utc> {
+    let cell = i64::try_from(cell.as_millis()).unwrap_or(i64::MAX).max(1);
+    let at = at.timestamp_millis();
+    DateTime::from_timestamp_millis(at - at.rem_euclid(cell)).unwrap_or_default()
+}
+
+/// How far the history of one source has been counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Nothing before this is ever counted: where counting began (the first start less the
+    /// initial look-back), later the oldest moment whose keys are still kept. A longer overlap
+    /// after a change of configuration can therefore not count anything twice.
+    pub origin: DateTime<Utc>,
+    /// The end of the newest window that was read whole.
+    pub head: DateTime<Utc>,
+    /// Windows before `head` that have still to be read, oldest first, without overlap.
+    pub gaps: Vec<Gap>,
+}
+
+/// A piece of history that has still to be read, or read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Where reading goes on.
+    pub from: DateTime<Utc>,
+    /// First moment after the gap.
+    pub to: DateTime<Utc>,
+    /// What lies before this was read once before the outage; giving it up loses late events
+    /// only.
+    pub unread_from: DateTime<Utc>,
+}
+
+impl Gap {
+    /// The gap as a window.
+    pub fn window(&self) -> Window {
+        Window { from: self.from, to: self.to }
+    }
+
+    /// The part that was never read.
+    pub fn unread(&self) -> Window {
+        Window { from: self.from.max(self.unread_from), to: self.to }
+    }
+}
+
+impl Checkpoint {
+    /// Everything the service reported up to here is counted.
+    pub fn watermark(&self) -> DateTime<Utc> {
+        self.gaps.first().map_or(self.head, |gap| gap.unread().from.min(self.head))
+    }
+
+    /// Whether history older than the overlap is still to be read.
+    pub fn catching_up(&self) -> bool {
+        !self.gaps.is_empty()
+    }
+
+    /// Whether `at` belongs to what was read before, so that an event of that moment which is
+    /// new now is a late one.
+    pub fn covers(&self, at: DateTime<Utc>) -> bool {
+        self.origin <= at && at < self.head && !self.gaps.iter().any(|gap| gap.unread().contains(at))
+    }
+
+    /// This checkpoint after everything up to `to` in the oldest gap was read.
+    #[must_use]
+    pub fn gap_read_to(&self, to: DateTime<Utc>) -> Self {
+        let mut next = self.clone();
+        if let Some(gap) = next.gaps.first_mut() {
+            gap.from = to;
+            if gap.window().is_empty() {
+                next.gaps.remove(0);
+            }
+        }
+        next
+    }
+
+    /// This checkpoint with `origin` moved up to what can still be read again, less a margin, in
+    /// whole hours: keys of earlier hours need not be kept.
+    #[must_use]
+    pub fn forgetting(&self, overlap: Duration) -> Self {
+        let oldest = self.gaps.first().map_or(self.head, |gap| gap.from.min(self.head));
+        let keep_from = floor(oldest - delta(overlap) - delta(KEYS_MARGIN), KEYS_BUCKET);
+        Self { origin: self.origin.max(keep_from), ..self.clone() }
+    }
+}
+
+/// The lengths that planning goes by, all of one source.
+#[derive(Clone, Debug)]
+pub struct Cadence {
+    /// How far back every poll reads again.
+    pub overlap: Duration,
+    /// How much history a source without a checkpoint counts.
+    pub initial_lookback: Duration,
+    /// The longest outage that is read back.
+    pub max_catch_up: Duration,
+    /// Windows begin at multiples of this; 1 ms where the service's events have times and ids.
+    pub cell: Duration,
+    /// How far beyond the present to ask, so that a service whose clock is ahead is not read late.
+    pub ahead: Duration,
+}
+
+/// What one poll is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The checkpoint to work from: the ledger's, with an outage turned into a gap.
+    pub checkpoint: Checkpoint,
+    /// The window to read first: the overlap and everything since.
+    pub live: Window,
+    /// The checkpoint once `live` has been read.
+    pub after_live: Checkpoint,
+    /// History that is given up, because it is older than `max_catch_up`.
+    pub lost: TimeDelta,
+}
+
+/// What to read now. `now` is the service's present as well as it is known.
+///
+/// An outage longer than the overlap becomes a gap, which is read oldest first between live
+/// windows, so that the newest events are never late because of old ones.
+pub fn plan(checkpoint: Option<&Checkpoint>, now: DateTime<Utc>, cadence: &Cadence) -> Plan {
+    let overlap = delta(cadence.overlap);
+    let mut checkpoint = checkpoint.cloned().unwrap_or_else(|| {
+        let origin = floor(now - delta(cadence.initial_lookback), cadence.cell);
+        Checkpoint { origin, head: origin, gaps: Vec::new() }
+    });
+    let mut lost = TimeDelta::zero();
+    let recent = floor(now - overlap, cadence.cell);
+    if checkpoint.head < recent {
+        // late events of before the outage are read again, too, but nothing before the origin
+        let from = floor(checkpoint.head - overlap, cadence.cell).max(checkpoint.origin);
+        let from = checkpoint.gaps.last().map_or(from, |gap| from.max(gap.to));
+        let unread_from = checkpoint.head.max(from);
+        checkpoint.gaps.push(Gap { from, to: recent, unread_from });
+        checkpoint.head = recent;
+    }
+    let horizon = floor(now - delta(cadence.max_catch_up), cadence.cell);
+    for gap in &mut checkpoint.gaps {
+        if gap.from < horizon {
+            let given_up_to = horizon.min(gap.to);
+            lost += (given_up_to - gap.unread().from).max(TimeDelta::zero());
+            gap.from = given_up_to;
+        }
+    }
+    checkpoint.gaps.retain(|gap| !gap.window().is_empty());
+    let from = floor(checkpoint.head.min(now) - overlap, cadence.cell).max(checkpoint.origin);
+    let from = checkpoint.gaps.last().map_or(from, |gap| from.max(gap.to));
+    let mut to = now + delta(cadence.ahead);
+    if cadence.cell > Duration::from_millis(1) {
+        to = floor(to, cadence.cell) + delta(cadence.cell);
+    }
+    let mut after_live = checkpoint.clone();
+    after_live.head = after_live.head.max(now);
+    Plan { checkpoint, live: Window { from, to }, after_live, lost }
+}
+
+/// The next piece of the oldest gap, at most `step` long.
+pub fn next_gap_step(checkpoint: &Checkpoint, step: Duration, cell: Duration) -> Option<Window> {
+    let gap = checkpoint.gaps.first()?;
+    let to = floor(gap.from + delta(step), cell);
+    let to = if to > gap.from { to } else { floor(gap.from, cell) + delta(cell) };
+    Some(Window { from: gap.from, to: to.min(gap.to) })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
+    }
+
+    fn cadence() -> Cadence {
+        let seconds = Duration::from_secs;
+        Cadence {
+            overlap: seconds(600),
+            initial_lookback: seconds(3600),
+            max_catch_up: seconds(86_400),
+            cell: Duration::from_millis(1),
+            ahead: seconds(0),
+        }
+    }
+
+    #[test]
+    fn the_first_poll_reads_the_overlap_at_once_and_leaves_the_rest_of_the_look_back_as_a_gap() {
+        let plan = plan(None, at(0), &cadence());
+        assert_eq!(plan.live, Window { from: at(-600), to: at(0) });
+        assert_eq!(plan.checkpoint.gaps, [Gap { from: at(-3600), to: at(-600), unread_from: at(-3600) }]);
+        assert_eq!(plan.after_live.head, at(0));
+        assert_eq!(plan.after_live.watermark(), at(-3600));
+        assert_eq!(plan.lost, TimeDelta::zero());
+    }
+
+    #[test]
+    fn an_ordinary_poll_reads_the_overlap_and_what_is_new() {
+        let read = Checkpoint { origin: at(-9999), head: at(-60), gaps: vec![] };
+        let plan = plan(Some(&read), at(0), &cadence());
+        assert_eq!(plan.live, Window { from: at(-660), to: at(0) });
+        assert!(!plan.after_live.catching_up());
+        assert_eq!(plan.after_live.watermark(), at(0));
+    }
+
+    #[test]
+    fn nothing_before_the_origin_is_read() {
+        let young = Checkpoint { origin: at(-70), head: at(-60), gaps: vec![] };
+        assert_eq!(plan(Some(&young), at(0), &cadence()).live.from, at(-70));
+    }
+
+    #[test]
+    fn an_outage_becomes_a_gap_and_the_late_events_before_it_are_read_again() {
+        let old = Checkpoint { origin: at(-99_999), head: at(-7200), gaps: vec![] };
+        let plan = plan(Some(&old), at(0), &cadence());
+        assert_eq!(plan.after_live.watermark(), at(-7200), "the watermark stays where it was");
+        assert_eq!(plan.checkpoint.gaps, [Gap { from: at(-7800), to: at(-600), unread_from: at(-7200) }]);
+        assert_eq!(plan.live, Window { from: at(-600), to: at(0) });
+    }
+
+    #[test]
+    fn what_is_older_than_the_catch_up_limit_is_reported_as_lost() {
+        let old = Checkpoint { origin: at(-999_999), head: at(-86_400 - 500), gaps: vec![] };
+        let plan = plan(Some(&old), at(0), &cadence());
+        assert_eq!(plan.lost, TimeDelta::seconds(500));
+        assert_eq!(plan.checkpoint.gaps[0].from, at(-86_400));
+        let again = super::plan(Some(&plan.after_live), at(0), &cadence());
+        assert_eq!(again.lost, TimeDelta::zero(), "and only once");
+    }
+
+    #[test]
+    fn a_clock_that_went_back_loses_and_repeats_nothing() {
+        let read = Checkpoint { origin: at(-9999), head: at(500), gaps: vec![] };
+        let plan = plan(Some(&read), at(0), &cadence());
+        assert_eq!(plan.after_live.head, at(500));
+        assert_eq!(plan.live.from, at(-600));
+    }
+
+    #[test]
+    fn windows_of_a_gridded_source_are_whole_cells() {
+        let mut gridded = cadence();
+        gridded.cell = Duration::from_mins(5);
+        let plan = plan(None, at(17), &gridded);
+        for edge in [plan.live.from, plan.live.to, plan.checkpoint.gaps[0].from, plan.checkpoint.gaps[0].to] {
+            assert_eq!(edge.timestamp() % 300, 0, "{edge}");
+        }
+        assert!(plan.live.contains(at(17)));
+    }
+
+    #[test]
+    fn halves_meet_at_the_grain_and_end_with_it() {
+        let window = Window { from: at(0), to: at(3) };
+        let (left, right) = window.halves(Duration::from_secs(1)).unwrap();
+        assert_eq!((left.from, left.to, right.from, right.to), (at(0), at(1), at(1), at(3)));
+        assert_eq!(left.halves(Duration::from_secs(1)), None);
+    }
+
+    proptest! {
+        /// Whatever polls, outages and clock steps happen: every moment between the origin and the
+        /// head is read, or still a gap, or reported as lost.
+        #[test]
+        fn no_moment_is_skipped(steps in prop::collection::vec((0_i64..200_000, 0_usize..4), 1..25), cell in prop::sample::select(vec![1_u64, 60_000])) {
+            let mut cadence = cadence();
+            cadence.cell = Duration::from_millis(cell);
+            let mut now = at(0);
+            let mut checkpoint: Option<Checkpoint> = None;
+            let mut read: Vec<Window> = Vec::new();
+            let mut lost = TimeDelta::zero();
+            for (pause, gap_steps) in steps {
+                now += TimeDelta::seconds(pause);
+                let plan = plan(checkpoint.as_ref(), now, &cadence);
+                lost += plan.lost;
+                // what lies after the present cannot have been read yet
+                read.push(Window { to: plan.live.to.min(now), ..plan.live });
+                let mut next = plan.after_live.clone();
+                for _ in 0..gap_steps {
+                    let Some(step) = next_gap_step(&next, Duration::from_hours(1), cadence.cell) else { break };
+                    prop_assert!(!step.is_empty());
+                    read.push(step);
+                    next = next.gap_read_to(step.to);
+                }
+                for pair in next.gaps.windows(2) {
+                    prop_assert!(pair[0].to <= pair[1].from);
+                }
+                checkpoint = Some(next);
+            }
+            let end = checkpoint.unwrap();
+            read.extend(end.gaps.iter().map(Gap::window));
+            read.sort_by_key(|window| window.from);
+            let mut reached = end.origin;
+            let mut unread = TimeDelta::zero();
+            for window in &read {
+                unread += (window.from - reached).max(TimeDelta::zero());
+                reached = reached.max(window.to);
+            }
+            prop_assert!(reached >= end.head);
+            prop_assert_eq!(unread, lost);
+        }
+    }
+}

@@ -47,12 +47,17 @@ impl Clock {
 }
 
 /// Seconds since the Unix epoch, as Prometheus wants its timestamps.
-#[expect(clippy::cast_precision_loss, reason = "milliseconds stay exact in an f64 for 285,000 years")]
 pub fn unix_seconds(at: DateTime<Utc>) -> f64 {
-    at.timestamp_millis() as f64 / 1000.0
+    milliseconds_as_seconds(at.timestamp_millis())
 }
 
 /// A `std` duration as chrono's, saturating at about 292 million years.
 pub fn delta(duration: Duration) -> chrono::TimeDelta {
     chrono::TimeDelta::from_std(duration).unwrap_or(chrono::TimeDelta::MAX)
+}
+
+/// Milliseconds as seconds.
+#[expect(clippy::cast_precision_loss, reason = "milliseconds stay exact in an f64 for 285,000 years")]
+pub fn milliseconds_as_seconds(milliseconds: i64) -> f64 {
+    milliseconds as f64 / 1000.0
 }

@@ -104,6 +104,7 @@ impl Label {
     pub fn from_words(text: &str) -> Self {
         let joined = words(text).join("_");
         let value: String = joined.chars().take(LABEL_CHARS_MAX).collect();
+        let value = value.trim_end_matches('_'); // so that reading a label again changes nothing
         if value.is_empty() { Self::unknown() } else { Self(value.into()) }
     }
 

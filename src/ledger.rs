@@ -1,0 +1,510 @@
+//! The ledger: what has been counted. An event is counted in the same transaction that remembers
+//! its key; the checkpoint moves in the transaction that ends its window.
+//!
+//! Promises:
+//! - **Exactly once.** [`Ledger::commit`] counts an item whose key it does not hold, and no other.
+//!   Counters, keys and checkpoint change together or not at all, durably, before anyone sees
+//!   them. A commit names the checkpoint it works from and is refused if that is not the ledger's.
+//! - **Committed values only.** What is readable here was on disk before. A commit that failed is
+//!   not visible; after a failure of the disk the state is read from it anew.
+//! - **Nothing goes back.** A series shown at its true value is recorded as such before it is
+//!   shown (see [`Ledger::scrape`]), so a restart does not hold it at 0 again.
+//! - **Bounded.** Keys are kept for the hours that can be read again (`Checkpoint::origin`), label
+//!   values up to [`LABEL_VALUES_MAX`] beyond the documented ones.
+//!
+//! Leaves to others: what an event is counted as (`source/*.rs`), which window to read
+//! (`window.rs`), how counters are written (`exposition.rs`). Its door is narrow on purpose: open,
+//! register, commit, scrape, and reading a source's state.
+
+mod series;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+pub use series::{Catalogue, Counter, SeriesKey, series_of};
+pub use store::OpenError;
+use store::{Store, StoreError};
+
+use crate::clock::delta;
+use crate::event::{EventKey, EventLabels, Item, Label, SourceName, System};
+use crate::window::Checkpoint;
+
+/// How many distinct values a label of one source may take beyond the documented ones.
+pub const LABEL_VALUES_MAX: usize = 50;
+
+/// Upper bounds of the lateness histogram, in seconds: from "at once" to a week.
+pub const LATENESS_BOUNDS: [f64; 14] =
+    [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 21_600.0, 43_200.0, 86_400.0, 604_800.0];
+
+/// A file of a feed, counted as a whole: when it is read again, only the rows it gained are added.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Which file: the same for every later version of it.
+    pub key: EventKey,
+    /// The hour the file is about; its record is kept for 32 days after it.
+    pub filed_at: DateTime<Utc>,
+    /// Which version of the file was read.
+    pub version: EventKey,
+    /// The category of all its rows.
+    pub category: Label,
+    /// Rows by action.
+    pub rows: BTreeMap<Label, u64>,
+    /// Rows that could not be understood.
+    pub rejected: u64,
+}
+
+/// What the ledger remembers of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentRecord {
+    /// The version that was counted.
+    pub version: [u8; 16],
+    /// When it was counted.
+    pub counted_at: DateTime<Utc>,
+    rows: BTreeMap<String, u64>,
+    rejected: u64,
+}
+
+/// What a source found out that is a state rather than an event; shown as gauges.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Whether the last verified read reported taint.
+    pub tainted: Option<bool>,
+    /// The state of a file feed.
+    pub feed: Option<Feed>,
+}
+
+/// The state of a file feed as of its last listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feed {
+    /// Start of the newest hour listed.
+    pub newest_hour: Option<DateTime<Utc>>,
+    /// Hours between the oldest and the newest listed for which no file is listed.
+    pub missing_hours: u64,
+    /// Files by the service's status (`new`, `downloaded`, `updated`).
+    pub files: BTreeMap<String, u64>,
+}
+
+/// One page of what a source read, or a whole window of it.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Events, in any order.
+    pub items: Vec<Item>,
+    /// Files that were read whole.
+    pub documents: Vec<Document>,
+    /// What was learned beside them; `None` leaves the last value.
+    pub facts: Facts,
+}
+
+/// A page and where it stands in the history.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// The checkpoint the reader worked from.
+    pub expected: Option<Checkpoint>,
+    /// The checkpoint after this commit; equal to `expected` in the middle of a window.
+    pub next: Option<Checkpoint>,
+    /// What was read.
+    pub page: Page,
+    /// History that is given up with this commit.
+    pub lost_seconds: u64,
+    /// The present, as the moment events are first seen and series are born.
+    pub now: DateTime<Utc>,
+}
+
+/// What a commit did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Events (and rows) counted for the first time.
+    pub counted: u64,
+    /// Items whose key was known.
+    pub duplicate: u64,
+}
+
+/// Why a commit did not happen. Nothing of it is visible.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Another commit moved the checkpoint.
+    #[error("the checkpoint of {source_name} is not the one this page was read from; the window is read again")]
+    Conflict {
+        /// Whose checkpoint.
+        source_name: SourceName,
+    },
+    /// The disk.
+    #[error("cannot write the ledger: {0}; counting stops until it can be written, serving goes on")]
+    Storage(String),
+}
+
+/// The committed state of one source.
+#[derive(Debug, Default)]
+pub struct State {
+    record: Record,
+    series: BTreeMap<Arc<SeriesKey>, Series>,
+    documents: BTreeMap<EventKey, DocumentRecord>,
+    categories: LabelValues,
+    actions: LabelValues,
+}
+
+/// What the store keeps of a source beside its series, keys and files.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Record {
+    checkpoint: Option<Checkpoint>,
+    last_event: Option<DateTime<Utc>>,
+    lateness: Lateness,
+    facts: Facts,
+}
+
+/// How late events were when first seen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lateness {
+    /// Events by bucket (not cumulative); the last is beyond [`LATENESS_BOUNDS`].
+    pub buckets: [u64; LATENESS_BOUNDS.len() + 1],
+    /// Sum of all lateness, in milliseconds; events of the future count negative.
+    pub sum_ms: i64,
+}
+
+impl Lateness {
+    fn observe(&mut self, lateness_ms: i64) {
+        let seconds = crate::clock::milliseconds_as_seconds(lateness_ms);
+        let bucket = LATENESS_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(LATENESS_BOUNDS.len());
+        self.buckets[bucket] += 1;
+        self.sum_ms = self.sum_ms.saturating_add(lateness_ms);
+    }
+}
+
+#[derive(Debug)]
+struct Series {
+    value: u64,
+    born: DateTime<Utc>,
+    /// Its true value may be shown: recorded in the store before it is.
+    released: bool,
+    /// A scrape has been served its 0.
+    zero_seen: AtomicBool,
+}
+
+/// The values one label of one source has taken.
+#[derive(Clone, Debug, Default)]
+struct LabelValues {
+    documented: BTreeSet<Label>,
+    admitted: BTreeSet<Label>,
+}
+
+impl LabelValues {
+    /// The value to count `label` as: itself, or `other` where the cap is reached.
+    fn admit(&mut self, label: &Label) -> Option<Label> {
+        let known = self.documented.contains(label) || self.admitted.contains(label) || *label == Label::other();
+        if !known {
+            if self.admitted.len() >= LABEL_VALUES_MAX {
+                return None;
+            }
+            self.admitted.insert(label.clone());
+        }
+        Some(label.clone())
+    }
+}
+
+impl State {
+    /// How far the source has been counted; `None` before its first window.
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.record.checkpoint.as_ref()
+    }
+
+    /// The newest event's own time.
+    pub fn last_event(&self) -> Option<DateTime<Utc>> {
+        self.record.last_event
+    }
+
+    /// How late events were.
+    pub fn lateness(&self) -> &Lateness {
+        &self.record.lateness
+    }
+
+    /// What was last learned beside events.
+    pub fn facts(&self) -> &Facts {
+        &self.record.facts
+    }
+
+    /// What is remembered of the files of a feed.
+    pub fn documents(&self) -> &BTreeMap<EventKey, DocumentRecord> {
+        &self.documents
+    }
+
+    /// The committed value of a series, whether or not it may be shown yet.
+    pub fn value(&self, key: &SeriesKey) -> u64 {
+        self.series.get(key).map_or(0, |series| series.value)
+    }
+
+    /// The committed sum of a family.
+    pub fn total(&self, counter: Counter) -> u64 {
+        self.series.iter().filter(|(key, _)| key.counter == counter).map(|(_, series)| series.value).sum()
+    }
+
+    /// Registers the documented values, and which of the others are taken.
+    fn learn_labels(&mut self, catalogue: &Catalogue) {
+        for labels in &catalogue.events {
+            self.categories.documented.insert(labels.category.clone());
+            self.actions.documented.insert(labels.action.clone());
+        }
+        let taken: Vec<[Label; 2]> = self
+            .series
+            .keys()
+            .filter(|key| key.counter == Counter::Events)
+            .map(|key| [Label::from_words(&key.values[0]), Label::from_words(&key.values[1])])
+            .collect();
+        for [category, action] in taken {
+            self.categories.admit(&category);
+            self.actions.admit(&action);
+        }
+    }
+}
+
+/// The committed state of one source and its place in the store.
+#[derive(Debug)]
+pub struct SourceLedger {
+    name: SourceName,
+    system: System,
+    id: u32,
+    catalogue: Catalogue,
+    state: RwLock<State>,
+    /// The opening of the store that `state` was read from.
+    generation: AtomicU64,
+}
+
+impl SourceLedger {
+    /// The name it was registered under.
+    pub fn name(&self) -> &SourceName {
+        &self.name
+    }
+
+    /// Its system.
+    pub fn system(&self) -> System {
+        self.system
+    }
+
+    /// The committed state. Held for as short as can be: commits wait for it.
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A series as a scrape shows it.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// Which series.
+    pub key: Arc<SeriesKey>,
+    /// Its value, or 0 while it is held.
+    pub value: u64,
+    /// When it was born.
+    pub born: DateTime<Utc>,
+}
+
+/// The door to everything that has been counted. Cheap to clone.
+#[derive(Clone)]
+pub struct Ledger {
+    writer: Arc<Mutex<Store>>,
+}
+
+impl Ledger {
+    /// Opens the store in the folder `path`, which is created if it is missing.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Ok(Self { writer: Arc::new(Mutex::new(Store::open_folder(path)?)) })
+    }
+
+    /// Opens a store on a backend of the caller's, which is asked for anew after each failure.
+    #[cfg(test)]
+    fn open_with(open: store::Opener) -> Result<Self, OpenError> {
+        Ok(Self { writer: Arc::new(Mutex::new(Store::open(open)?)) })
+    }
+
+    /// Runs `work` with the store on a thread that may block.
+    async fn with_store<T: Send + 'static>(&self, work: impl FnOnce(&mut Store) -> T + Send + 'static) -> T {
+        let writer = Arc::clone(&self.writer);
+        let task =
+            tokio::task::spawn_blocking(move || work(&mut writer.lock().unwrap_or_else(PoisonError::into_inner)));
+        match task.await {
+            Ok(done) => done,
+            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+        }
+    }
+
+    /// Makes a source known: reads what was counted for it, and brings the series of its
+    /// catalogue into being. Until this, nothing of the source can be committed or shown.
+    pub async fn register(
+        &self,
+        name: &SourceName,
+        system: System,
+        catalogue: Catalogue,
+        now: DateTime<Utc>,
+    ) -> Result<Arc<SourceLedger>, CommitError> {
+        let name = name.clone();
+        self.with_store(move |store| {
+            let (id, mut state) = store.load(&name, system)?;
+            let missing: Vec<SeriesKey> =
+                catalogue.series(system).into_iter().filter(|key| !state.series.contains_key(key)).collect();
+            state.learn_labels(&catalogue);
+            store.write_series(id, missing.iter().map(|key| (key, 0, now, false)))?;
+            for key in missing {
+                state.series.insert(Arc::new(key), Series::new(0, now, false));
+            }
+            let generation = AtomicU64::new(store.generation());
+            Ok(Arc::new(SourceLedger { name, system, id, catalogue, state: RwLock::new(state), generation }))
+        })
+        .await
+        .map_err(|error: StoreError| CommitError::Storage(error.to_string()))
+    }
+
+    /// Counts a page. When this returns `Ok`, the page is durable and visible.
+    pub async fn commit(&self, source: &Arc<SourceLedger>, commit: Commit) -> Result<Committed, CommitError> {
+        let source = Arc::clone(source);
+        self.with_store(move |store| {
+            store.heal(&source)?;
+            let (change, committed) = {
+                let state = source.state();
+                if state.record.checkpoint != commit.expected {
+                    return Err(CommitError::Conflict { source_name: source.name.clone() });
+                }
+                store.write(&source, &state, commit)?
+            };
+            change.apply(&mut source.state.write().unwrap_or_else(PoisonError::into_inner));
+            Ok(committed)
+        })
+        .await
+    }
+
+    /// The series of `sources` as this scrape is to see them, in the order of `sources`.
+    ///
+    /// A series is shown as 0 until one scrape has been served that 0 and `hold` has passed since
+    /// its birth; that it may then be shown is recorded first. Where that cannot be recorded
+    /// (a full disk), it stays at 0.
+    pub async fn scrape(&self, sources: &[Arc<SourceLedger>], now: DateTime<Utc>, hold: Duration) -> Vec<Vec<Shown>> {
+        let due = |series: &Series| {
+            !series.released && series.zero_seen.load(Ordering::Relaxed) && series.born + delta(hold) <= now
+        };
+        for source in sources {
+            let keys: Vec<Arc<SeriesKey>> = {
+                let state = source.state();
+                state.series.iter().filter(|(_, series)| due(series)).map(|(key, _)| Arc::clone(key)).collect()
+            };
+            if keys.is_empty() {
+                continue;
+            }
+            let source = Arc::clone(source);
+            let release = self.with_store(move |store| -> Result<(), CommitError> {
+                store.heal(&source)?;
+                {
+                    let state = source.state();
+                    let row = |key: &'_ Arc<SeriesKey>| {
+                        state.series.get_key_value(key).map(|(key, s)| (&**key, s.value, s.born, true))
+                    };
+                    let rows = keys.iter().filter_map(row);
+                    store.write_series(source.id, rows).map_err(|error| CommitError::Storage(error.to_string()))?;
+                }
+                let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
+                for key in keys {
+                    if let Some(series) = state.series.get_mut(&key) {
+                        series.released = true;
+                    }
+                }
+                Ok(())
+            });
+            match tokio::time::timeout(RELEASE_WAIT_MAX, release).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "new series stay at 0"),
+                Err(_) => tracing::warn!("the ledger is busy; new series stay at 0 for one more scrape"),
+            }
+        }
+        let shown = |source: &Arc<SourceLedger>| {
+            let state = source.state();
+            let show = |(key, series): (&Arc<SeriesKey>, &Series)| {
+                if !series.released {
+                    series.zero_seen.store(true, Ordering::Relaxed);
+                }
+                let value = if series.released { series.value } else { 0 };
+                Shown { key: Arc::clone(key), value, born: series.born }
+            };
+            state.series.iter().map(show).collect()
+        };
+        sources.iter().map(shown).collect()
+    }
+}
+
+/// How long a scrape waits for the ledger to record that series may be shown.
+const RELEASE_WAIT_MAX: Duration = Duration::from_secs(2);
+
+impl Series {
+    fn new(value: u64, born: DateTime<Utc>, released: bool) -> Self {
+        Self { value, born, released, zero_seen: AtomicBool::new(false) }
+    }
+}
+
+/// What a durable commit changes in the visible state.
+struct Change {
+    record: Record,
+    series: Vec<(SeriesKey, u64, DateTime<Utc>)>,
+    documents: Vec<(EventKey, DocumentRecord)>,
+    forgotten: Vec<EventKey>,
+    categories: LabelValues,
+    actions: LabelValues,
+}
+
+impl Change {
+    fn apply(self, state: &mut State) {
+        state.record = self.record;
+        for (key, value, born) in self.series {
+            match state.series.get_mut(&key) {
+                Some(series) => series.value = value,
+                None => {
+                    state.series.insert(Arc::new(key), Series::new(value, born, false));
+                }
+            }
+        }
+        state.documents.extend(self.documents);
+        for key in self.forgotten {
+            state.documents.remove(&key);
+        }
+        state.categories = self.categories;
+        state.actions = self.actions;
+    }
+}
+
+/// Counts events by label, values beyond the cap as `other`.
+struct Tally<'a> {
+    categories: &'a mut LabelValues,
+    actions: &'a mut LabelValues,
+    series: BTreeMap<SeriesKey, u64>,
+}
+
+impl Tally<'_> {
+    fn add(&mut self, key: SeriesKey, count: u64) {
+        if count > 0 {
+            *self.series.entry(key).or_default() += count;
+        }
+    }
+
+    fn cap(&mut self, labels: &mut EventLabels, count: u64) {
+        let overflow = |label| SeriesKey::new(Counter::LabelOverflow, &[label]);
+        if self.categories.admit(&labels.category).is_none() {
+            labels.category = Label::other();
+            self.add(overflow("category"), count);
+        }
+        if self.actions.admit(&labels.action).is_none() {
+            labels.action = Label::other();
+            self.add(overflow("action"), count);
+        }
+    }
+
+    fn add_events(&mut self, mut labels: EventLabels, count: u64) {
+        self.cap(&mut labels, count);
+        for key in series_of(&labels) {
+            self.add(key, count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

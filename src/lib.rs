@@ -3,4 +3,6 @@
 pub mod clock;
 pub mod event;
 pub mod ledger;
+pub mod stats;
+pub mod transport;
 pub mod window;

@@ -1,0 +1,214 @@
+//! What the frame learns about a source while it works: requests, errors, throttling, polls.
+//!
+//! Promises: made by `api.rs` and `poll.rs` alone, alike for every source. Unlike the ledger's
+//! counters these begin at 0 with the process, as Prometheus counters of a process do, so that
+//! they can be shown even while the disk cannot be written.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// What went wrong; the label `kind` of `audit_source_errors_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ErrorKind {
+    /// No connection, or it broke.
+    Connect,
+    /// A certificate or the handshake.
+    Tls,
+    /// No answer in time.
+    Timeout,
+    /// The credentials are refused.
+    Auth,
+    /// The credentials are good but do not allow this.
+    Forbidden,
+    /// Asked to slow down.
+    Throttled,
+    /// The service failed, or refused the request as wrong.
+    Server,
+    /// The address does not exist there.
+    NotFound,
+    /// The answer is not what the service documents.
+    Decode,
+    /// The answer is larger than `max_response_bytes`.
+    TooLarge,
+    /// The service holds more events than it can be made to return.
+    Truncated,
+    /// The service sent us elsewhere.
+    Redirect,
+    /// The ledger cannot be written.
+    Storage,
+}
+
+impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [ErrorKind; 13] = [
+        ErrorKind::Connect,
+        ErrorKind::Tls,
+        ErrorKind::Timeout,
+        ErrorKind::Auth,
+        ErrorKind::Forbidden,
+        ErrorKind::Throttled,
+        ErrorKind::Server,
+        ErrorKind::NotFound,
+        ErrorKind::Decode,
+        ErrorKind::TooLarge,
+        ErrorKind::Truncated,
+        ErrorKind::Redirect,
+        ErrorKind::Storage,
+    ];
+
+    /// The label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ErrorKind::Connect => "connect",
+            ErrorKind::Tls => "tls",
+            ErrorKind::Timeout => "timeout",
+            ErrorKind::Auth => "auth",
+            ErrorKind::Forbidden => "forbidden",
+            ErrorKind::Throttled => "throttled",
+            ErrorKind::Server => "server",
+            ErrorKind::NotFound => "not_found",
+            ErrorKind::Decode => "decode",
+            ErrorKind::TooLarge => "too_large",
+            ErrorKind::Truncated => "truncated",
+            ErrorKind::Redirect => "redirect",
+            ErrorKind::Storage => "storage",
+        }
+    }
+
+    /// Whether asking again soon may help.
+    pub fn is_passing(self) -> bool {
+        matches!(self, ErrorKind::Connect | ErrorKind::Timeout | ErrorKind::Throttled | ErrorKind::Server)
+    }
+}
+
+/// How a poll ended; the label `result` of `audit_source_polls_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PollResult {
+    /// Everything was read and committed.
+    Success,
+    /// Something failed.
+    Error,
+    /// The service asked to slow down and did not relent in time.
+    Throttled,
+}
+
+impl PollResult {
+    /// Every result.
+    pub const ALL: [PollResult; 3] = [PollResult::Success, PollResult::Error, PollResult::Throttled];
+
+    /// The label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PollResult::Success => "success",
+            PollResult::Error => "error",
+            PollResult::Throttled => "throttled",
+        }
+    }
+}
+
+/// Upper bounds of `audit_source_poll_duration_seconds`.
+pub const POLL_DURATION_BOUNDS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// What is known of one source since the process started.
+#[derive(Debug, Default)]
+pub struct SourceStats {
+    errors: [AtomicU64; ErrorKind::ALL.len()],
+    polls: [AtomicU64; PollResult::ALL.len()],
+    throttled: AtomicU64,
+    waited_ms: AtomicU64,
+    up: AtomicBool,
+    rest: Mutex<Rest>,
+}
+
+/// The part of the statistics that is not a plain number.
+#[derive(Clone, Debug, Default)]
+pub struct Rest {
+    /// Requests by HTTP status.
+    pub requests: BTreeMap<u16, u64>,
+    /// Polls by bucket (not cumulative) of [`POLL_DURATION_BOUNDS`] and beyond.
+    pub poll_durations: [u64; POLL_DURATION_BOUNDS.len() + 1],
+    /// Sum of the poll durations.
+    pub poll_seconds: f64,
+    /// When a poll last succeeded.
+    pub last_success: Option<DateTime<Utc>>,
+    /// When and why something last failed.
+    pub last_error: Option<(DateTime<Utc>, String)>,
+    /// Requests we may still make at once, by the service's own account where it gives one.
+    pub remaining: Option<f64>,
+    /// When the credential in use ends.
+    pub credential_expiry: Option<DateTime<Utc>>,
+    /// The service's clock less ours, by its `Date` header.
+    pub clock_skew: Option<TimeDelta>,
+    /// Events the service returned although they lie outside the window that was asked for.
+    pub outside_window: u64,
+    /// When the next poll is due.
+    pub next_poll: Option<DateTime<Utc>>,
+}
+
+impl SourceStats {
+    /// The part behind the lock.
+    pub fn rest(&self) -> MutexGuard<'_, Rest> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an error.
+    pub fn error(&self, kind: ErrorKind) {
+        self.errors[kind as usize].fetch_add(1, Ordering::Relaxed);
+        if kind == ErrorKind::Throttled {
+            self.throttled.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Errors of a kind.
+    pub fn errors(&self, kind: ErrorKind) -> u64 {
+        self.errors[kind as usize].load(Ordering::Relaxed)
+    }
+
+    /// Counts a request by its status.
+    pub fn request(&self, status: u16) {
+        *self.rest().requests.entry(status).or_default() += 1;
+    }
+
+    /// Adds time spent waiting for the budget or because the service asked for it.
+    pub fn waited(&self, time: Duration) {
+        self.waited_ms.fetch_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Time spent waiting, in seconds.
+    pub fn waited_seconds(&self) -> f64 {
+        Duration::from_millis(self.waited_ms.load(Ordering::Relaxed)).as_secs_f64()
+    }
+
+    /// How many times the service asked to slow down.
+    pub fn throttled(&self) -> u64 {
+        self.throttled.load(Ordering::Relaxed)
+    }
+
+    /// Records the end of a poll.
+    pub fn poll(&self, result: PollResult, duration: Duration, now: DateTime<Utc>) {
+        self.polls[result as usize].fetch_add(1, Ordering::Relaxed);
+        self.up.store(result == PollResult::Success, Ordering::Relaxed);
+        let seconds = duration.as_secs_f64();
+        let bucket = POLL_DURATION_BOUNDS.iter().position(|b| seconds <= *b).unwrap_or(POLL_DURATION_BOUNDS.len());
+        let mut rest = self.rest();
+        rest.poll_durations[bucket] += 1;
+        rest.poll_seconds += seconds;
+        if result == PollResult::Success {
+            rest.last_success = Some(now);
+        }
+    }
+
+    /// Polls that ended so.
+    pub fn polls(&self, result: PollResult) -> u64 {
+        self.polls[result as usize].load(Ordering::Relaxed)
+    }
+
+    /// Whether the last poll succeeded.
+    pub fn up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,240 @@
+//! How a request reaches a service: over the network, or, in tests, straight into the simulator.
+//!
+//! Promises: follows no redirect, reads no proxy from the environment, never prints an address
+//! with its query. Leaves to others everything that is policy: budget, retries, deadlines, the cap
+//! on bodies (`api.rs`).
+
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use http::{Request, Response};
+use tower::ServiceExt;
+
+use crate::stats::ErrorKind;
+
+/// A body as it arrives.
+pub type Body = Pin<Box<dyn Stream<Item = Result<Bytes, TransportError>> + Send>>;
+
+/// Why no answer, or only part of one, arrived.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct TransportError {
+    /// `Connect`, `Tls`, `Timeout` or `Decode` (a body that is not the gzip it says it is).
+    pub kind: ErrorKind,
+    /// What happened, without the address.
+    pub message: String,
+}
+
+/// Sends one request and returns the answer's head; the body follows as it is read.
+#[async_trait]
+pub trait Transport: Send + Sync {
+    /// Sends `request`; dropping the future or the body ends the exchange.
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, TransportError>;
+}
+
+/// Requests go into a router of this process: the simulator, in tests.
+pub struct InMemory(pub axum::Router);
+
+#[async_trait]
+impl Transport for InMemory {
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, TransportError> {
+        let mut request = request.map(axum::body::Body::from);
+        if !request.headers().contains_key(http::header::HOST)
+            && let Some(host) = request.uri().authority().and_then(|host| http::HeaderValue::from_str(host.as_str()).ok())
+        {
+            request.headers_mut().insert(http::header::HOST, host);
+        }
+        let response = match self.0.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        let broken = |error: axum::Error| TransportError { kind: ErrorKind::Connect, message: error.to_string() };
+        Ok(response.map(|body| body.into_data_stream().map_err(broken).boxed() as Body))
+    }
+}
+
+/// Requests go over the network.
+pub struct Network(reqwest::Client);
+
+/// What a connection to a service needs beside its address.
+#[derive(Clone, Debug, Default)]
+pub struct NetworkOptions {
+    /// PEM certificates to trust instead of the machine's.
+    pub ca_pem: Option<Vec<u8>>,
+    /// PEM certificate chain and private key to show.
+    pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+    /// The name the service's certificate must carry, where it is not the address's host.
+    pub server_name: Option<String>,
+    /// The HTTP proxy to go through.
+    pub proxy: Option<url::Url>,
+}
+
+/// Why a client cannot be made of [`NetworkOptions`].
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// A certificate, key or name cannot be used.
+    #[error("{what} cannot be used: {why}")]
+    Tls {
+        /// Which of the options.
+        what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Anything else.
+    #[error("no HTTP client: {0}")]
+    Client(String),
+}
+
+/// Longest wait for a connection, including its handshake.
+const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+impl Network {
+    /// A client with its own connections.
+    pub fn new(options: &NetworkOptions) -> Result<Self, NetworkError> {
+        let mut builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_max_idle_per_host(1)
+            .user_agent(concat!("audit-exporter/", env!("CARGO_PKG_VERSION")))
+            .tls_backend_preconfigured(tls::client_config(options)?);
+        if let Some(proxy) = &options.proxy {
+            let proxy = reqwest::Proxy::all(proxy.clone()).map_err(|error| NetworkError::Client(error.to_string()))?;
+            builder = builder.proxy(proxy);
+        }
+        builder.build().map(Self).map_err(|error| NetworkError::Client(error.without_url().to_string()))
+    }
+}
+
+#[async_trait]
+impl Transport for Network {
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, TransportError> {
+        let request = request.map(reqwest::Body::from);
+        let request = reqwest::Request::try_from(request).map_err(explain)?;
+        let response: Response<reqwest::Body> = self.0.execute(request).await.map_err(explain)?.into();
+        Ok(response.map(|body| http_body_util::BodyExt::into_data_stream(body).map_err(explain).boxed() as Body))
+    }
+}
+
+/// reqwest's error with its causes, but without the address, whose query may hold a secret.
+fn explain(error: reqwest::Error) -> TransportError {
+    let error = error.without_url();
+    let mut message = error.to_string();
+    let mut tls = false;
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        tls |= error.is::<rustls::Error>() || error.to_string().contains("certificate");
+        let text = error.to_string();
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        cause = error.source();
+    }
+    let kind = match () {
+        () if tls => ErrorKind::Tls,
+        () if error.is_timeout() => ErrorKind::Timeout,
+        () if error.is_decode() => ErrorKind::Decode,
+        () => ErrorKind::Connect,
+    };
+    TransportError { kind, message }
+}
+
+mod tls {
+    //! The TLS side of a client: whom to trust, what to show, which name to expect.
+
+    use std::sync::Arc;
+
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::CryptoProvider;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+    use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+    use super::{NetworkError, NetworkOptions};
+
+    pub(super) fn client_config(options: &NetworkOptions) -> Result<ClientConfig, NetworkError> {
+        let bad = |what, why: String| NetworkError::Tls { what, why };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| bad("TLS", error.to_string()))?;
+        let verifier = verifier(options, provider)?;
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        let Some((certificates, key)) = &options.identity_pem else {
+            return Ok(builder.with_no_client_auth());
+        };
+        let certificates = CertificateDer::pem_slice_iter(certificates)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| bad("tls.cert_file", error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| bad("tls.key_file", error.to_string()))?;
+        builder.with_client_auth_cert(certificates, key).map_err(|error| bad("tls.cert_file", error.to_string()))
+    }
+
+    fn verifier(
+        options: &NetworkOptions,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ServerCertVerifier>, NetworkError> {
+        let bad = |what, why: String| NetworkError::Tls { what, why };
+        let trusted: Arc<dyn ServerCertVerifier> = if let Some(pem) = &options.ca_pem {
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(|error| bad("tls.ca_file", error.to_string()))?;
+                roots.add(certificate).map_err(|error| bad("tls.ca_file", error.to_string()))?;
+            }
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|error| bad("tls.ca_file", error.to_string()))?
+        } else {
+            let verifier = rustls_platform_verifier::Verifier::new(provider);
+            Arc::new(verifier.map_err(|error| bad("the machine's certificate store", error.to_string()))?)
+        };
+        let Some(name) = &options.server_name else { return Ok(trusted) };
+        let name = ServerName::try_from(name.clone()).map_err(|error| bad("tls.server_name", error.to_string()))?;
+        Ok(Arc::new(Renamed { name, trusted }))
+    }
+
+    /// Checks the certificate as `trusted` does, against another name than the address's host.
+    #[derive(Debug)]
+    struct Renamed {
+        name: ServerName<'static>,
+        trusted: Arc<dyn ServerCertVerifier>,
+    }
+
+    impl ServerCertVerifier for Renamed {
+        fn verify_server_cert(
+            &self,
+            end_entity: &CertificateDer<'_>,
+            intermediates: &[CertificateDer<'_>],
+            _server_name: &ServerName<'_>,
+            ocsp_response: &[u8],
+            now: UnixTime,
+        ) -> Result<ServerCertVerified, rustls::Error> {
+            self.trusted.verify_server_cert(end_entity, intermediates, &self.name, ocsp_response, now)
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            self.trusted.verify_tls12_signature(message, cert, dss)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            self.trusted.verify_tls13_signature(message, cert, dss)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.trusted.supported_verify_schemes()
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod event;
+pub mod exposition;
 pub mod ledger;
 pub mod stats;
 pub mod transport;

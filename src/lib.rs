@@ -1,5 +1,6 @@
 //! audit-exporter: five audit-log APIs, every event counted exactly once on `/metrics`.
 
+pub mod api;
 pub mod clock;
 pub mod event;
 pub mod exposition;

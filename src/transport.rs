@@ -42,7 +42,8 @@ impl Transport for InMemory {
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, TransportError> {
         let mut request = request.map(axum::body::Body::from);
         if !request.headers().contains_key(http::header::HOST)
-            && let Some(host) = request.uri().authority().and_then(|host| http::HeaderValue::from_str(host.as_str()).ok())
+            && let Some(host) =
+                request.uri().authority().and_then(|host| http::HeaderValue::from_str(host.as_str()).ok())
         {
             request.headers_mut().insert(http::header::HOST, host);
         }

@@ -1,0 +1,687 @@
+//! The one polite client. Every request of a source, logins and retries too, goes through it.
+//!
+//! Promises:
+//! - **Politeness.** Every request passes one gate: our budget, which nothing bypasses, and the
+//!   time the service asked us to wait.
+//! - **Credentials.** A session is opened when needed, renewed in time, and renewed once when the
+//!   service says it has ended; a refused credential is never tried twice in a row.
+//! - **Bounds.** Every exchange has a deadline, every body a cap, decompressed.
+//! - **Errors** are classified here, say what was tried, what came back and what to do, and hold
+//!   no query, no token and no event.
+//!
+//! Leaves to others: what to ask and what an answer means (`source/*.rs`), when to ask again after
+//! a failed poll (`poll.rs`), the connection itself (`transport.rs`).
+
+use std::fmt;
+use std::ops::Add;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::StreamExt;
+use governor::clock::{Clock as GovernorClock, Reference};
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+use url::Url;
+
+use crate::clock::{Clock, delta};
+use crate::stats::{ErrorKind, SourceStats};
+use crate::transport::{Body, Transport, TransportError};
+
+/// How often a request is made again after a failure that may pass.
+const RETRIES_MAX: u32 = 3;
+/// First wait before a retry; doubled each time, and jittered.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// A service that asks for a longer pause ends the poll; the next one waits as long.
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(2);
+/// The most of an error's body that is read.
+const ERROR_BODY_MAX: u64 = 64 << 10;
+/// A `Date` header is a whole second and may have been on its way for another.
+const SKEW_MIN: TimeDelta = TimeDelta::seconds(2);
+
+/// What bounds the requests of one source.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Requests in `per`, on the long run.
+    pub requests: u32,
+    /// See `requests`.
+    pub per: Duration,
+    /// Requests at once.
+    pub burst: u32,
+    /// One exchange, from the first byte sent to the last received.
+    pub timeout: Duration,
+    /// One body, decompressed.
+    pub max_response_bytes: u64,
+}
+
+/// What a login gives: the secret that later requests carry.
+pub struct Session {
+    /// The token or session id.
+    pub token: SecretString,
+    /// Where later requests go, where the login says so.
+    pub base: Option<Url>,
+    /// From when on it is renewed before use.
+    pub renew_at: Option<DateTime<Utc>>,
+}
+
+/// A request, as a source sees it.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// `GET` or `POST`.
+    pub method: Method,
+    /// The whole address.
+    pub url: Url,
+    /// Headers beside the credential.
+    pub headers: HeaderMap,
+    /// The body; empty for `GET`.
+    pub body: Bytes,
+}
+
+impl Call {
+    /// A `GET` that accepts JSON.
+    pub fn get(url: Url) -> Self {
+        let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/json"))]);
+        Self { method: Method::GET, url, headers, body: Bytes::new() }
+    }
+
+    /// A `POST` of a body of the given type that accepts JSON.
+    pub fn post(url: Url, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        let mut call = Self::get(url);
+        call.method = Method::POST;
+        call.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        call.body = body.into();
+        call
+    }
+
+    /// With one more header.
+    #[must_use]
+    pub fn with(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// What was tried, for an error: without the query, which may hold a bookmark or a name.
+    fn tried(&self) -> String {
+        let mut shown = self.url.clone();
+        shown.set_query(None);
+        shown.set_fragment(None);
+        let _ = shown.set_username("");
+        let _ = shown.set_password(None);
+        format!("{} {shown}", self.method)
+    }
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body, decompressed.
+    pub body: Bytes,
+    tried: String,
+}
+
+impl Reply {
+    /// A header as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The failure of an answer that is not what the service documents. `why` must not quote it.
+    pub fn undecodable(&self, why: impl fmt::Display) -> Failure {
+        let kind = self.header("content-type").unwrap_or("no content type").to_owned();
+        let got = format!("status {}, {} bytes of {kind}: {why}", self.status.as_u16(), self.body.len());
+        Failure::new(ErrorKind::Decode, self.tried.clone(), got)
+    }
+
+    /// The failure this answer stands for.
+    pub fn failure(&self, kind: ErrorKind) -> Failure {
+        let got = match said(&self.body) {
+            Some(said) => format!("status {}: {said}", self.status.as_u16()),
+            None => format!("status {}", self.status.as_u16()),
+        };
+        let mut failure = Failure::new(kind, self.tried.clone(), got);
+        if kind == ErrorKind::Redirect
+            && let Some(to) = self.header("location").and_then(|to| Url::parse(to).ok())
+        {
+            failure.got = format!("{} to {}", failure.got, to.origin().ascii_serialization());
+        }
+        failure
+    }
+}
+
+/// An answer whose body is read as it arrives.
+pub struct Download {
+    /// Its headers.
+    pub headers: HeaderMap,
+    body: Body,
+    idle: Duration,
+    tried: String,
+}
+
+impl Download {
+    /// The next piece; `None` at the end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+        match tokio::time::timeout(self.idle, self.body.next()).await {
+            Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
+            Ok(Some(Err(error))) => Err(Failure::new(error.kind, self.tried.clone(), error.message)),
+            Ok(None) => Ok(None),
+            Err(_) => Err(Failure::new(ErrorKind::Timeout, self.tried.clone(), format!("nothing for {:?}", self.idle))),
+        }
+    }
+}
+
+/// Why something could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{tried}: {got}; {}", self.advice())]
+pub struct Failure {
+    /// What went wrong.
+    pub kind: ErrorKind,
+    /// How long the service asked us to wait.
+    pub retry_after: Option<Duration>,
+    /// Whether it was a login that failed: too many of them can lock an account.
+    pub at_login: bool,
+    tried: String,
+    got: String,
+    counted: bool,
+}
+
+impl Failure {
+    /// A failure; `tried` and `got` must hold neither secret nor event.
+    pub fn new(kind: ErrorKind, tried: impl Into<String>, got: impl Into<String>) -> Self {
+        Self { kind, retry_after: None, at_login: false, tried: tried.into(), got: got.into(), counted: false }
+    }
+
+    /// Counts this failure where that has not been done yet.
+    pub fn count_once(&mut self, stats: &SourceStats) {
+        if !self.counted {
+            stats.error(self.kind);
+            self.counted = true;
+        }
+    }
+
+    fn advice(&self) -> &'static str {
+        match self.kind {
+            ErrorKind::Connect => "check address, proxy and network; it is tried again",
+            ErrorKind::Tls => "check tls.ca_file, tls.server_name and the service's certificate",
+            ErrorKind::Timeout => "it is tried again; raise timeout if the service is merely slow",
+            ErrorKind::Auth => {
+                "check the credential; it is tried again ever more slowly, at once when its file changes"
+            }
+            ErrorKind::Forbidden => "check the permissions of the credential",
+            ErrorKind::Throttled => "the source slows down; lower rate_limit if this goes on",
+            ErrorKind::Server => "it is tried again",
+            ErrorKind::NotFound => "check the address and the ids in the configuration",
+            ErrorKind::Decode => {
+                "the answer is not what the service documents; nothing of it is counted, it is read again"
+            }
+            ErrorKind::TooLarge => "raise max_response_bytes if this is really the service's answer",
+            ErrorKind::Truncated => "events beyond the service's limit cannot be read",
+            ErrorKind::Redirect => {
+                "redirects are not followed, because they would carry the credential away: correct the address"
+            }
+            ErrorKind::Storage => "free or repair the disk; counting goes on by itself",
+        }
+    }
+}
+
+/// What an answer means for the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is an answer to the question.
+    Good,
+    /// The session has ended: renew it and ask again.
+    Expired,
+    /// It is an error.
+    Bad(ErrorKind),
+}
+
+/// The meaning of a status where the service has no custom of its own.
+pub fn judge_by_status(status: StatusCode) -> Verdict {
+    match status.as_u16() {
+        200..=299 => Verdict::Good,
+        300..=399 => Verdict::Bad(ErrorKind::Redirect),
+        401 => Verdict::Expired,
+        403 => Verdict::Bad(ErrorKind::Forbidden),
+        404 | 410 => Verdict::Bad(ErrorKind::NotFound),
+        408 => Verdict::Bad(ErrorKind::Timeout),
+        429 => Verdict::Bad(ErrorKind::Throttled),
+        _ => Verdict::Bad(ErrorKind::Server),
+    }
+}
+
+/// The customs of a service that are not about events: how to log in, how to carry the
+/// credential, what its errors mean.
+#[async_trait]
+pub trait Dialect: Send + Sync {
+    /// Opens a session. Requests it needs go through `wire`, and so through the same budget.
+    async fn open_session(&self, wire: &Wire) -> Result<Session, Failure>;
+
+    /// Whether the session is worth keeping; not where opening one only reads a file.
+    fn keeps_session(&self) -> bool {
+        true
+    }
+
+    /// Puts the credential into a request.
+    fn authorize(&self, session: &Session, headers: &mut HeaderMap) {
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", session.token.expose_secret()))
+            .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
+        bearer.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, bearer);
+    }
+
+    /// What an answer means.
+    fn judge(&self, reply: &Reply) -> Verdict {
+        judge_by_status(reply.status)
+    }
+
+    /// What the service says is left of its budget, and how long to pause because of it.
+    fn budget(&self, _headers: &HeaderMap) -> Option<(f64, Duration)> {
+        None
+    }
+}
+
+/// Requests without a session: the gate, the deadline, the cap. Logins use it directly.
+pub struct Wire {
+    transport: Arc<dyn Transport>,
+    limits: Limits,
+    gate: Gate,
+    stats: Arc<SourceStats>,
+    clock: Clock,
+    random: Mutex<StdRng>,
+}
+
+impl Wire {
+    /// Sends a call and reads the whole answer, whatever its status.
+    pub async fn exchange(&self, call: &Call) -> Result<Reply, Failure> {
+        self.gate.pass(&self.stats).await;
+        let exchange = async {
+            let (status, headers, mut body) = self.send(call).await?;
+            let bytes = self.read(&mut body, self.limits.max_response_bytes, call).await?;
+            Ok(Reply { status, headers, body: bytes, tried: call.tried() })
+        };
+        tokio::time::timeout(self.limits.timeout, exchange).await.unwrap_or_else(|_| Err(self.too_slow(call)))
+    }
+
+    /// Sends a call; a good answer's body is left to be read, any other is read whole.
+    async fn open(&self, call: &Call) -> Result<Result<Download, Reply>, Failure> {
+        self.gate.pass(&self.stats).await;
+        let exchange = async {
+            let (status, headers, mut body) = self.send(call).await?;
+            if status.is_success() {
+                return Ok(Ok(Download { headers, body, idle: self.limits.timeout, tried: call.tried() }));
+            }
+            let bytes = self.read(&mut body, ERROR_BODY_MAX, call).await?;
+            Ok(Err(Reply { status, headers, body: bytes, tried: call.tried() }))
+        };
+        tokio::time::timeout(self.limits.timeout, exchange).await.unwrap_or_else(|_| Err(self.too_slow(call)))
+    }
+
+    fn too_slow(&self, call: &Call) -> Failure {
+        Failure::new(ErrorKind::Timeout, call.tried(), format!("no whole answer in {:?}", self.limits.timeout))
+    }
+
+    async fn send(&self, call: &Call) -> Result<(StatusCode, HeaderMap, Body), Failure> {
+        let failed = |error: TransportError| Failure::new(error.kind, call.tried(), error.message);
+        let mut request = Request::builder().method(call.method.clone()).uri(call.url.as_str());
+        if let Some(headers) = request.headers_mut() {
+            headers.clone_from(&call.headers);
+        }
+        let request = request
+            .body(call.body.clone())
+            .map_err(|error| Failure::new(ErrorKind::Connect, call.tried(), error.to_string()))?;
+        let (head, body) = self.transport.send(request).await.map_err(failed)?.into_parts();
+        self.stats.request(head.status.as_u16());
+        self.note_clock(&head.headers);
+        Ok((head.status, head.headers, body))
+    }
+
+    async fn read(&self, body: &mut Body, cap: u64, call: &Call) -> Result<Bytes, Failure> {
+        let mut whole = Vec::new();
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|error| Failure::new(error.kind, call.tried(), error.message))?;
+            if (whole.len() + chunk.len()) as u64 > cap {
+                return Err(Failure::new(
+                    ErrorKind::TooLarge,
+                    call.tried(),
+                    format!("an answer of more than {cap} bytes"),
+                ));
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        Ok(whole.into())
+    }
+
+    /// Measures the service's clock by its `Date` header.
+    fn note_clock(&self, headers: &HeaderMap) {
+        let date = headers.get(header::DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        if let Some(date) = date {
+            let skew = DateTime::<Utc>::from(date) - self.clock.now();
+            self.stats.rest().clock_skew = Some(if skew.abs() < SKEW_MIN { TimeDelta::zero() } else { skew });
+        }
+    }
+
+    /// The present.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// When the credential that the user configured ends, where it tells.
+    pub fn note_credential_expiry(&self, expiry: Option<DateTime<Utc>>) {
+        self.stats.rest().credential_expiry = expiry;
+    }
+
+    fn retry_delay(&self, attempt: u32) -> Duration {
+        let jitter = self.random.lock().unwrap_or_else(PoisonError::into_inner).random_range(0.8..1.2);
+        (RETRY_DELAY * 2_u32.saturating_pow(attempt)).mul_f64(jitter)
+    }
+}
+
+/// The client of one source.
+pub struct Api {
+    wire: Wire,
+    dialect: Box<dyn Dialect>,
+    session: tokio::sync::Mutex<Option<Arc<Session>>>,
+}
+
+enum Answer {
+    Whole(Reply),
+    Streamed(Download),
+}
+
+impl Api {
+    /// A client. `seed` makes the jitter repeatable in simulation.
+    pub fn new(
+        transport: Arc<dyn Transport>,
+        dialect: Box<dyn Dialect>,
+        limits: Limits,
+        stats: Arc<SourceStats>,
+        clock: Clock,
+        seed: u64,
+    ) -> Self {
+        let random = Mutex::new(StdRng::seed_from_u64(seed));
+        let wire = Wire { transport, gate: Gate::new(&limits), limits, stats, clock, random };
+        Self { wire, dialect, session: tokio::sync::Mutex::new(None) }
+    }
+
+    /// The present by our clock.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.wire.clock.now()
+    }
+
+    /// The service's clock less ours; zero where it is not known or too small to tell.
+    pub fn clock_skew(&self) -> TimeDelta {
+        self.wire.stats.rest().clock_skew.unwrap_or_default()
+    }
+
+    /// Asks, with a session, and again after failures that may pass. `build` makes the request of
+    /// the session in force.
+    pub async fn call(&self, build: impl Fn(&Session) -> Call + Send + Sync) -> Result<Reply, Failure> {
+        match self.ask(&build, false).await? {
+            Answer::Whole(reply) => Ok(reply),
+            Answer::Streamed(_) => unreachable!("not asked for"),
+        }
+    }
+
+    /// Asks as [`Api::call`] does, and leaves the body of the answer to be read as it arrives.
+    pub async fn download(&self, build: impl Fn(&Session) -> Call + Send + Sync) -> Result<Download, Failure> {
+        match self.ask(&build, true).await? {
+            Answer::Streamed(download) => Ok(download),
+            Answer::Whole(reply) => Err(reply.undecodable("no body to stream")),
+        }
+    }
+
+    async fn ask(&self, build: &(dyn Fn(&Session) -> Call + Send + Sync), stream: bool) -> Result<Answer, Failure> {
+        let mut renewed = false;
+        let mut attempt = 0;
+        loop {
+            let mut failure = match self.once(build, stream).await {
+                Ok((answer, Verdict::Good, _)) => return Ok(answer),
+                Ok((Answer::Whole(reply), Verdict::Expired, session)) => {
+                    let same = self.forget(&session).await;
+                    if !renewed && same {
+                        renewed = true;
+                        if self.dialect.keeps_session() || self.has_changed(&session).await {
+                            continue;
+                        }
+                    }
+                    reply.failure(ErrorKind::Auth)
+                }
+                Ok((Answer::Whole(reply), Verdict::Bad(kind), _)) => {
+                    let mut failure = reply.failure(kind);
+                    failure.retry_after = retry_after(&reply.headers, self.now());
+                    failure
+                }
+                Ok((Answer::Streamed(_), _, _)) => unreachable!("only good answers are streamed"),
+                Err(failure) => failure,
+            };
+            failure.count_once(&self.wire.stats);
+            let pause = failure.retry_after.unwrap_or_else(|| self.wire.retry_delay(attempt));
+            if !failure.kind.is_passing() || attempt >= RETRIES_MAX || pause > RETRY_AFTER_MAX {
+                return Err(failure);
+            }
+            tracing::debug!(error = %failure, ?pause, "asking again");
+            self.wire.gate.pause(pause);
+            attempt += 1;
+        }
+    }
+
+    async fn once(
+        &self,
+        build: &(dyn Fn(&Session) -> Call + Send + Sync),
+        stream: bool,
+    ) -> Result<(Answer, Verdict, Arc<Session>), Failure> {
+        let session = self.session().await?;
+        let mut call = build(&session);
+        self.dialect.authorize(&session, &mut call.headers);
+        if stream {
+            return Ok(match self.wire.open(&call).await? {
+                Ok(download) => (Answer::Streamed(download), Verdict::Good, session),
+                Err(reply) => {
+                    let verdict = self.judge(&reply);
+                    (Answer::Whole(reply), verdict, session)
+                }
+            });
+        }
+        let reply = self.wire.exchange(&call).await?;
+        let verdict = self.judge(&reply);
+        Ok((Answer::Whole(reply), verdict, session))
+    }
+
+    fn judge(&self, reply: &Reply) -> Verdict {
+        if let Some((remaining, pause)) = self.dialect.budget(&reply.headers) {
+            self.wire.stats.rest().remaining = Some(remaining);
+            if !pause.is_zero() {
+                self.wire.gate.pause(pause);
+            }
+        }
+        self.dialect.judge(reply)
+    }
+
+    /// The session in force, opened if need be.
+    async fn session(&self) -> Result<Arc<Session>, Failure> {
+        let mut held = self.session.lock().await;
+        let now = self.now();
+        let usable = |session: &&Arc<Session>| session.renew_at.is_none_or(|at| now < at);
+        if self.dialect.keeps_session()
+            && let Some(session) = held.as_ref().filter(usable)
+        {
+            return Ok(Arc::clone(session));
+        }
+        let opened = self.dialect.open_session(&self.wire).await.map_err(|mut failure| {
+            failure.at_login = true;
+            failure
+        })?;
+        let session = Arc::new(opened);
+        *held = Some(Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// Drops `session` if it is the one in force; whether it was.
+    async fn forget(&self, session: &Arc<Session>) -> bool {
+        let mut held = self.session.lock().await;
+        let same = held.as_ref().is_some_and(|held| Arc::ptr_eq(held, session));
+        if same {
+            *held = None;
+        }
+        same
+    }
+
+    /// Whether a credential that is read anew each time differs from the one that was refused.
+    async fn has_changed(&self, refused: &Session) -> bool {
+        let anew = self.dialect.open_session(&self.wire).await;
+        anew.is_ok_and(|anew| anew.token.expose_secret() != refused.token.expose_secret())
+    }
+
+    /// What is left of our own budget, where the service does not say.
+    pub fn own_budget(&self) -> f64 {
+        self.wire.gate.remaining()
+    }
+}
+
+/// What an error's body says, where it is JSON of one of the usual shapes; at most 200 characters,
+/// on one line.
+fn said(body: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let inner = value.get("error").filter(|error| error.is_object()).unwrap_or(&value);
+    let text = |key: &str| inner.get(key).and_then(serde_json::Value::as_str);
+    let words = ["code", "error", "type", "title", "message", "detail", "description", "error_description"];
+    let said: Vec<&str> = words.into_iter().filter_map(text).filter(|text| !text.is_empty()).collect();
+    let line: String = said.join(": ").chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+    (!line.is_empty()).then_some(line)
+}
+
+/// `Retry-After`, in seconds or as a date.
+fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = DateTime::<Utc>::from(httpdate::parse_http_date(text).ok()?);
+    Some((date - now).to_std().unwrap_or_default())
+}
+
+/// Our budget (governor) and what the service asked for.
+struct Gate {
+    limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<At>>,
+    resume_at: Mutex<Option<Instant>>,
+    shadow: Mutex<Shadow>,
+}
+
+/// The same bucket once more, because governor's cannot be looked into.
+struct Shadow {
+    tokens: f64,
+    at: Instant,
+    burst: f64,
+    per_second: f64,
+}
+
+impl Shadow {
+    fn refill(&mut self, now: Instant) {
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * self.per_second;
+        self.tokens = (self.tokens + gained).min(self.burst);
+        self.at = now;
+    }
+}
+
+impl Gate {
+    fn new(limits: &Limits) -> Self {
+        // a little slower than asked for: what leaves here evenly may arrive a little closer together
+        let period = (limits.per / limits.requests.max(1)).mul_f64(1.01) + Duration::from_millis(2);
+        let burst = std::num::NonZeroU32::new(limits.burst).unwrap_or(std::num::NonZeroU32::MIN);
+        let quota = Quota::with_period(period).expect("the period is at least 2 ms").allow_burst(burst);
+        let tokens = f64::from(burst.get());
+        let shadow = Shadow { tokens, at: Instant::now(), burst: tokens, per_second: 1.0 / period.as_secs_f64() };
+        Self {
+            limiter: RateLimiter::direct_with_clock(quota, TokioClock),
+            resume_at: Mutex::new(None),
+            shadow: Mutex::new(shadow),
+        }
+    }
+
+    /// Waits until a request may be made, and takes its place in the budget.
+    async fn pass(&self, stats: &SourceStats) {
+        let since = Instant::now();
+        loop {
+            let resume_at = *self.resume_at.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(resume_at) = resume_at.filter(|at| *at > Instant::now()) {
+                tokio::time::sleep_until(resume_at).await;
+                continue;
+            }
+            match self.limiter.check() {
+                Ok(()) => break,
+                Err(wait) => tokio::time::sleep(wait.wait_time_from(TokioClock.now())).await,
+            }
+        }
+        let now = Instant::now();
+        let mut shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
+        shadow.refill(now);
+        shadow.tokens = (shadow.tokens - 1.0).max(0.0);
+        stats.waited(now - since);
+    }
+
+    /// No request before `pause` has passed.
+    fn pause(&self, pause: Duration) {
+        let mut resume_at = self.resume_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *resume_at = (*resume_at).max(Some(Instant::now() + pause));
+    }
+
+    fn remaining(&self) -> f64 {
+        let mut shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
+        shadow.refill(Instant::now());
+        shadow.tokens.floor()
+    }
+}
+
+/// governor's clock on tokio's time, so that simulated time rules the budget, too.
+#[derive(Clone, Debug)]
+struct TokioClock;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct At(Instant);
+
+impl Add<Nanos> for At {
+    type Output = At;
+
+    fn add(self, nanos: Nanos) -> At {
+        At(self.0 + Duration::from(nanos))
+    }
+}
+
+impl Reference for At {
+    fn duration_since(&self, earlier: Self) -> Nanos {
+        self.0.saturating_duration_since(earlier.0).into()
+    }
+
+    fn saturating_sub(&self, nanos: Nanos) -> Self {
+        At(self.0.checked_sub(nanos.into()).unwrap_or(self.0))
+    }
+}
+
+impl GovernorClock for TokioClock {
+    type Instant = At;
+
+    fn now(&self) -> At {
+        At(Instant::now())
+    }
+}
+
+/// When a session of this lifetime is renewed: with a tenth of its life left, at least 5 s.
+pub fn renewal(now: DateTime<Utc>, lifetime: Duration) -> DateTime<Utc> {
+    let margin = (lifetime / 10).max(Duration::from_secs(5)).min(lifetime / 2);
+    now + delta(lifetime.saturating_sub(margin))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,656 @@
+//! The tree → [`Config`]: which keys there are, what each accepts, what it means if absent.
+//!
+//! Promises: goes on after a problem, so that one run finds all; a reader that returns `None` for
+//! something that was given has added the reason to the problems.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::{Host, Url};
+
+use super::secret::{Why, check_file, check_secret_file};
+use super::tree::{At, Node, Value};
+use super::units::{self, BadDuration};
+use super::{
+    Activid, Canvas, Common, Config, Global, IndexExchange, Informatica, Losant, Problem, RateLimit, Secret, Service,
+    SourceConfig, Storage, Tls,
+};
+use crate::event::{Label, SourceName, System};
+
+const TOP_KEYS: &[&str] = &["global", "storage", "sources"];
+const GLOBAL_KEYS: &[&str] = &["poll_interval", "hold_new_series", "openmetrics_created"];
+const STORAGE_KEYS: &[&str] = &["path"];
+const RATE_LIMIT_KEYS: &[&str] = &["requests", "per", "burst"];
+const TLS_KEYS: &[&str] = &["ca_file", "cert_file", "key_file", "server_name"];
+
+/// The keys of every source, after its own.
+const COMMON_KEYS: &[&str] = &[
+    "poll_interval",
+    "overlap",
+    "initial_lookback",
+    "max_catch_up",
+    "rate_limit",
+    "timeout",
+    "poll_timeout",
+    "max_response_bytes",
+    "page_size",
+    "ignore_actors",
+    "tls",
+    "proxy_url",
+    "allow_plain_http",
+];
+
+/// The keys that only one system has.
+fn own_keys(system: System) -> &'static [&'static str] {
+    match system {
+        System::Canvas => &["name", "base_url", "access_token", "access_token_file", "accounts", "users", "pseudonyms"],
+        System::Informatica => &["name", "login_url", "username", "password", "password_file"],
+        System::Activid => {
+            &["name", "base_url", "tenant", "token_url", "client_id", "client_secret", "client_secret_file", "verify"]
+        }
+        System::Losant => &["name", "base_url", "instance_id", "api_token", "api_token_file"],
+        System::IndexExchange => &["name", "base_url", "token_url", "client_key", "client_key_file", "subscriptions"],
+    }
+}
+
+/// Every key there is, some more than once.
+#[cfg(test)]
+pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
+    [TOP_KEYS, GLOBAL_KEYS, STORAGE_KEYS, RATE_LIMIT_KEYS, TLS_KEYS, COMMON_KEYS]
+        .into_iter()
+        .chain(System::ALL.map(own_keys))
+        .flatten()
+        .copied()
+        .chain(System::ALL.map(System::as_str))
+}
+
+/// The config that `root` describes; `None` if something without which there is none is missing.
+pub(super) fn config(root: &Node, folder: &Path, problems: &mut Vec<Problem>) -> Option<Config> {
+    let mut reader = Reader { folder, problems, names: BTreeMap::new() };
+    let top = reader.map(root, "the file", TOP_KEYS)?;
+    let (global, poll_interval) = match reader.section(&top, "global", GLOBAL_KEYS) {
+        Some(fields) => reader.global(&fields),
+        None => (Global::default(), None),
+    };
+    let path = reader.section(&top, "storage", STORAGE_KEYS).and_then(|fields| reader.path(&fields, "path"));
+    let storage = Storage { path: path.unwrap_or_else(|| folder.join("data")) };
+    let sources = reader.sources(&top, poll_interval);
+    Some(Config { global, storage, sources })
+}
+
+/// A mapping whose keys were checked.
+struct Fields<'n> {
+    at: At,
+    /// What it is, for messages.
+    what: String,
+    entries: &'n [(super::tree::Key, Node)],
+}
+
+impl<'n> Fields<'n> {
+    fn get(&self, key: &str) -> Option<&'n Node> {
+        self.entries.iter().find(|(name, _)| name.text == key).map(|(_, node)| node)
+    }
+
+    fn key_at(&self, key: &str) -> Option<At> {
+        self.entries.iter().find(|(name, _)| name.text == key).map(|(name, _)| name.at)
+    }
+
+    /// Where to show what is wrong with the value of `key`, or that it is not there.
+    fn value_at(&self, key: &str) -> At {
+        self.get(key).map_or(self.at, |node| node.at)
+    }
+}
+
+/// A scalar as it is written; see [`Value::Scalar`].
+struct Scalar<'n> {
+    text: &'n str,
+    plain: bool,
+}
+
+/// Which durations a key accepts.
+#[derive(Clone, Copy)]
+enum Zero {
+    Accepted,
+    Refused,
+}
+
+struct Reader<'a> {
+    folder: &'a Path,
+    problems: &'a mut Vec<Problem>,
+    /// Where each name was first given.
+    names: BTreeMap<SourceName, At>,
+}
+
+// === the sections ===
+
+impl Reader<'_> {
+    fn global(&mut self, fields: &Fields<'_>) -> (Global, Option<Duration>) {
+        let default = Global::default();
+        let poll_interval = self.duration(fields, "poll_interval", Zero::Refused);
+        let global = Global {
+            hold_new_series: self
+                .duration(fields, "hold_new_series", Zero::Accepted)
+                .unwrap_or(default.hold_new_series),
+            openmetrics_created: self.flag(fields, "openmetrics_created").unwrap_or(default.openmetrics_created),
+        };
+        (global, poll_interval)
+    }
+
+    fn sources(&mut self, top: &Fields<'_>, poll_interval: Option<Duration>) -> Vec<SourceConfig> {
+        let systems: Vec<&str> = System::ALL.iter().map(|system| system.as_str()).collect();
+        let before = self.problems.len();
+        let fields = self.section(top, "sources", &systems);
+        let mut sources = Vec::new();
+        let mut given = false;
+        // In the order of the file.
+        for (key, node) in fields.iter().flat_map(|fields| fields.entries) {
+            let Some(system) = System::ALL.into_iter().find(|system| system.as_str() == key.text) else { continue };
+            let entries = match &node.value {
+                Value::List(entries) => entries.as_slice(),
+                Value::Null => &[],
+                Value::Map(_) | Value::Scalar { .. } => {
+                    let message = format!(
+                        "`{system}` is {}; accepted: a list of sources, each beginning with `- name:`",
+                        kind(node)
+                    );
+                    self.problems.push(node.at.problem(message));
+                    continue;
+                }
+            };
+            for entry in entries {
+                given = true;
+                sources.extend(self.source(system, entry, poll_interval));
+            }
+        }
+        // A list or key that could not be read is reason enough.
+        if !given && self.problems.len() == before {
+            let at = top.key_at("sources").unwrap_or(top.at);
+            let message = format!("there is no source; accepted: `sources` with at least one in {}", list(&systems));
+            self.problems.push(at.problem(message));
+        }
+        sources
+    }
+
+    fn source(&mut self, system: System, node: &Node, poll_interval: Option<Duration>) -> Option<SourceConfig> {
+        let keys: Vec<&str> =
+            own_keys(system).iter().chain(COMMON_KEYS).copied().filter(|key| has(system, key)).collect();
+        let fields = self.map(node, &format!("a source of `{system}`"), &keys)?;
+        let name = self.name(&fields);
+        let common = self.common(system, &fields, poll_interval);
+        let plain = common.allow_plain_http;
+        let service = match system {
+            System::Canvas => self.canvas(&fields, plain).map(Service::Canvas),
+            System::Informatica => self.informatica(&fields, plain).map(Service::Informatica),
+            System::Activid => self.activid(&fields, plain).map(Service::Activid),
+            System::Losant => self.losant(&fields, plain).map(Service::Losant),
+            System::IndexExchange => self.index_exchange(&fields, plain).map(Service::IndexExchange),
+        };
+        Some(SourceConfig { name: name?, common, service: service? })
+    }
+
+    fn name(&mut self, fields: &Fields<'_>) -> Option<SourceName> {
+        self.require(fields, "name");
+        let accepted = "1 to 63 characters of a-z, 0-9, _ and -, the first a letter or digit";
+        let name: SourceName = self.scalar(fields, "name", accepted, |scalar| {
+            scalar.text.parse().map_err(|_| "is not a source name".to_owned())
+        })?;
+        let at = fields.value_at("name");
+        if let Some(first) = self.names.get(&name) {
+            let line = first.line;
+            let message = format!(
+                "duplicate name `{name}`, already used on line {line}; accepted: a name that no other source has"
+            );
+            self.problems.push(at.problem(message));
+            return None;
+        }
+        self.names.insert(name.clone(), at);
+        Some(name)
+    }
+
+    fn common(&mut self, system: System, fields: &Fields<'_>, poll_interval: Option<Duration>) -> Common {
+        let default = Common::defaults(system);
+        Common {
+            poll_interval: self
+                .duration(fields, "poll_interval", Zero::Refused)
+                .or(poll_interval)
+                .unwrap_or(default.poll_interval),
+            overlap: self.duration(fields, "overlap", Zero::Accepted).unwrap_or(default.overlap),
+            initial_lookback: self
+                .duration(fields, "initial_lookback", Zero::Accepted)
+                .unwrap_or(default.initial_lookback),
+            max_catch_up: self.duration(fields, "max_catch_up", Zero::Refused).unwrap_or(default.max_catch_up),
+            rate_limit: self.rate_limit(fields).unwrap_or(default.rate_limit),
+            timeout: self.duration(fields, "timeout", Zero::Refused).unwrap_or(default.timeout),
+            poll_timeout: self.duration(fields, "poll_timeout", Zero::Refused).unwrap_or(default.poll_timeout),
+            max_response_bytes: self.bytes(fields, "max_response_bytes").unwrap_or(default.max_response_bytes),
+            page_size: self.page_size(system, fields),
+            ignore_actors: self
+                .texts(fields, "ignore_actors", any_text)
+                .iter()
+                .map(|actor| actor.to_lowercase())
+                .collect(),
+            tls: self.tls(fields),
+            // What goes through a proxy is protected by the TLS of the service behind it.
+            proxy_url: self.url(fields, "proxy_url", true),
+            allow_plain_http: self.flag(fields, "allow_plain_http").unwrap_or(default.allow_plain_http),
+        }
+    }
+
+    fn rate_limit(&mut self, fields: &Fields<'_>) -> Option<RateLimit> {
+        let node = fields.get("rate_limit")?;
+        let limit = self.map(node, "`rate_limit`", RATE_LIMIT_KEYS)?;
+        self.require(&limit, "requests");
+        self.require(&limit, "per");
+        let requests = self.count(&limit, "requests", 1, u32::MAX);
+        let per = self.duration(&limit, "per", Zero::Refused);
+        let burst = match limit.get("burst") {
+            Some(_) => self.count(&limit, "burst", 1, u32::MAX),
+            None => Some(NonZeroU32::MIN),
+        };
+        let (requests, per, burst) = (requests?, per?, burst?);
+        let interval_ns = per.as_nanos() / u128::from(requests.get());
+        if interval_ns < 1000 {
+            let message = "`rate_limit` allows more than 1000000 requests per second; accepted: fewer";
+            self.problems.push(node.at.problem(message));
+            return None;
+        }
+        // The bucket counts nanoseconds until it is full again.
+        if interval_ns.saturating_mul(u128::from(burst.get())) > u128::from(units::DURATION_MS_MAX) * 1_000_000 {
+            let message =
+                "`rate_limit` would take more than 292 years to earn its `burst`; accepted: a smaller `burst`";
+            self.problems.push(node.at.problem(message));
+            return None;
+        }
+        Some(RateLimit { requests, per, burst })
+    }
+
+    fn page_size(&mut self, system: System, fields: &Fields<'_>) -> Option<NonZeroU32> {
+        // Informatica's documentation: `limit` is 100 to 1000. The others name no bounds.
+        let (min, max) = if system == System::Informatica { (100, 1000) } else { (1, 10_000) };
+        self.count(fields, "page_size", min, max)
+    }
+
+    fn tls(&mut self, fields: &Fields<'_>) -> Option<Tls> {
+        let tls = self.section(fields, "tls", TLS_KEYS)?;
+        for (one, other) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
+            if let (Some(at), None) = (tls.key_at(one), tls.key_at(other)) {
+                self.problems.push(at.problem(format!("`{one}` stands without `{other}`; accepted: both or neither")));
+            }
+        }
+        let accepted = "a DNS name or an IP address";
+        Some(Tls {
+            ca_file: self.file(&tls, "ca_file", check_file),
+            cert_file: self.file(&tls, "cert_file", check_file),
+            key_file: self.file(&tls, "key_file", check_file),
+            server_name: self.scalar(&tls, "server_name", accepted, |scalar| {
+                rustls::pki_types::ServerName::try_from(scalar.text)
+                    .map(|_| scalar.text.to_owned())
+                    .map_err(|_| "is not a server name".to_owned())
+            }),
+        })
+    }
+
+    fn canvas(&mut self, fields: &Fields<'_>, plain: bool) -> Option<Canvas> {
+        let base_url = self.required_url(fields, "base_url", plain);
+        let access_token = self.secret(fields, "access_token");
+        let scopes = ["accounts", "users", "pseudonyms"];
+        let before = self.problems.len();
+        let [accounts, users, pseudonyms] = scopes.map(|scope| self.texts(fields, scope, segment));
+        let none = accounts.is_empty() && users.is_empty() && pseudonyms.is_empty();
+        if none && self.problems.len() == before {
+            let at = scopes.iter().find_map(|scope| fields.key_at(scope)).unwrap_or(fields.at);
+            let message = "there is nothing to read; accepted: at least one id in `accounts`, `users` or `pseudonyms`";
+            self.problems.push(at.problem(message));
+        }
+        Some(Canvas { base_url: base_url?, access_token: access_token?, accounts, users, pseudonyms })
+    }
+
+    fn informatica(&mut self, fields: &Fields<'_>, plain: bool) -> Option<Informatica> {
+        let login_url = self.required_url(fields, "login_url", plain);
+        let username = self.required_text(fields, "username", any_text);
+        let password = self.secret(fields, "password");
+        Some(Informatica { login_url: login_url?, username: username?, password: password? })
+    }
+
+    fn activid(&mut self, fields: &Fields<'_>, plain: bool) -> Option<Activid> {
+        let base_url = self.required_url(fields, "base_url", plain);
+        let tenant = self.required_text(fields, "tenant", segment);
+        let client_id = self.required_text(fields, "client_id", any_text);
+        let client_secret = self.secret(fields, "client_secret");
+        let verify = self.flag(fields, "verify").unwrap_or(true);
+        let token_url = self.url(fields, "token_url", plain);
+        let (base_url, tenant) = (base_url?, tenant?);
+        let token_url = token_url.unwrap_or_else(|| super::endpoint(&base_url, &["idp", &tenant, "authn", "token"]));
+        Some(Activid { base_url, tenant, token_url, client_id: client_id?, client_secret: client_secret?, verify })
+    }
+
+    fn losant(&mut self, fields: &Fields<'_>, plain: bool) -> Option<Losant> {
+        let base_url = self.url(fields, "base_url", plain).unwrap_or_else(|| known("https://api.losant.com"));
+        let instance_id = self.required_text(fields, "instance_id", segment);
+        let api_token = self.secret(fields, "api_token");
+        Some(Losant { base_url, instance_id: instance_id?, api_token: api_token? })
+    }
+
+    fn index_exchange(&mut self, fields: &Fields<'_>, plain: bool) -> Option<IndexExchange> {
+        let base_url = self.url(fields, "base_url", plain).unwrap_or_else(|| known("https://app.indexexchange.com"));
+        let token_url = self.url(fields, "token_url", plain).unwrap_or_else(|| {
+            known("https://identity.indexexchange.com/auth/realms/eventlog/protocol/openid-connect/token")
+        });
+        let client_key = self.secret(fields, "client_key");
+        self.require(fields, "subscriptions");
+        let before = self.problems.len();
+        let subscriptions = self.texts(fields, "subscriptions", any_text);
+        if let (true, true, Some(at)) =
+            (subscriptions.is_empty(), self.problems.len() == before, fields.key_at("subscriptions"))
+        {
+            let message = "`subscriptions` is empty; accepted: at least one, such as impressions or \"bid events\"";
+            self.problems.push(at.problem(message));
+        }
+        let categories: BTreeSet<Label> = subscriptions.iter().map(|name| Label::from_words(name)).collect();
+        if categories.len() < subscriptions.len() && self.problems.len() == before {
+            let message = "two of the `subscriptions` are counted under the same category; accepted: names that differ \
+                           in letters or digits, or two sources";
+            self.problems.push(fields.value_at("subscriptions").problem(message));
+        }
+        Some(IndexExchange { base_url, token_url, client_key: client_key?, subscriptions })
+    }
+}
+
+/// Whether the system has this common key: a file feed has no pages.
+fn has(system: System, key: &str) -> bool {
+    !(system == System::IndexExchange && key == "page_size")
+}
+
+fn known(url: &str) -> Url {
+    Url::parse(url).expect("a constant of this file, which the tests parse")
+}
+
+// === the kinds of values ===
+
+impl Reader<'_> {
+    /// A mapping without unknown keys; `what` names it in messages. Unknown keys are problems but
+    /// do not keep the known ones from being read.
+    fn map<'n>(&mut self, node: &'n Node, what: &str, keys: &[&str]) -> Option<Fields<'n>> {
+        let Value::Map(entries) = &node.value else {
+            let message = format!("{what} is {}; accepted: a mapping with the keys {}", kind(node), list(keys));
+            self.problems.push(node.at.problem(message));
+            return None;
+        };
+        for (key, value) in entries {
+            if !keys.contains(&key.text.as_str()) {
+                let bare = matches!(value.value, Value::Null);
+                self.problems.push(key.at.problem(unknown(&key.text, bare, what, keys)));
+            }
+        }
+        Some(Fields { at: node.at, what: what.to_owned(), entries })
+    }
+
+    /// A mapping under `key`. Absent and empty are the same: all its keys may be commented out.
+    fn section<'n>(&mut self, fields: &Fields<'n>, key: &str, keys: &[&str]) -> Option<Fields<'n>> {
+        let node = fields.get(key)?;
+        if matches!(node.value, Value::Null) { None } else { self.map(node, &format!("`{key}`"), keys) }
+    }
+
+    fn require(&mut self, fields: &Fields<'_>, key: &str) {
+        if fields.get(key).is_none() {
+            self.problems.push(fields.at.problem(format!("`{key}` is missing; required in {}", fields.what)));
+        }
+    }
+
+    /// The scalar under `key`, if given, as `parse` understands it. `parse` says what is wrong
+    /// without showing the value.
+    fn scalar<T>(
+        &mut self,
+        fields: &Fields<'_>,
+        key: &str,
+        accepted: &str,
+        parse: impl FnOnce(Scalar<'_>) -> Result<T, String>,
+    ) -> Option<T> {
+        let node = fields.get(key)?;
+        let parsed = match &node.value {
+            Value::Scalar { text, plain } => parse(Scalar { text, plain: *plain }),
+            Value::Null | Value::List(_) | Value::Map(_) => Err(format!("is {}", kind(node))),
+        };
+        match parsed {
+            Ok(value) => Some(value),
+            Err(what) => {
+                self.problems.push(node.at.problem(format!("`{key}` {what}; accepted: {accepted}")));
+                None
+            }
+        }
+    }
+
+    fn duration(&mut self, fields: &Fields<'_>, key: &str, zero: Zero) -> Option<Duration> {
+        let accepted = match zero {
+            Zero::Accepted => "0s or more, such as 30s, 5m, 1h30m or 14d (units y, w, d, h, m, s, ms, in this order)",
+            Zero::Refused => "above 0s, such as 30s, 5m, 1h30m or 14d (units y, w, d, h, m, s, ms, in this order)",
+        };
+        self.scalar(fields, key, accepted, |scalar| {
+            let duration = units::duration(scalar.text).map_err(|bad| match bad {
+                BadDuration::Form => "is not a duration".to_owned(),
+                BadDuration::NoUnit => "is a number without a unit".to_owned(),
+                BadDuration::Order => "has a unit twice or after a smaller one".to_owned(),
+                BadDuration::Long => "is longer than 292 years".to_owned(),
+            })?;
+            match zero {
+                Zero::Refused if duration.is_zero() => Err("is zero".to_owned()),
+                _ => Ok(duration),
+            }
+        })
+    }
+
+    fn flag(&mut self, fields: &Fields<'_>, key: &str) -> Option<bool> {
+        self.scalar(fields, key, "true or false, without quotes", |scalar| match scalar.text {
+            "true" | "True" | "TRUE" if scalar.plain => Ok(true),
+            "false" | "False" | "FALSE" if scalar.plain => Ok(false),
+            _ => Err("is neither true nor false".to_owned()),
+        })
+    }
+
+    fn count(&mut self, fields: &Fields<'_>, key: &str, min: u32, max: u32) -> Option<NonZeroU32> {
+        let accepted = format!("a whole number from {min} to {max}, without quotes");
+        self.scalar(fields, key, &accepted, |scalar| {
+            let digits = scalar.plain && scalar.text.chars().all(|c| c.is_ascii_digit());
+            if !digits {
+                return Err("is not a whole number".to_owned());
+            }
+            let number: Option<NonZeroU32> = scalar.text.parse().ok();
+            number.filter(|n| (min..=max).contains(&n.get())).ok_or_else(|| "is out of range".to_owned())
+        })
+    }
+
+    fn bytes(&mut self, fields: &Fields<'_>, key: &str) -> Option<u64> {
+        let accepted = "a whole number of bytes above 0, alone or with B, KiB, MiB, GiB, kB, MB or GB, such as 8MiB";
+        self.scalar(fields, key, accepted, |scalar| units::bytes(scalar.text).ok_or_else(|| "is not a size".to_owned()))
+    }
+
+    fn required_text(&mut self, fields: &Fields<'_>, key: &str, check: Check) -> Option<String> {
+        self.require(fields, key);
+        self.scalar(fields, key, "a text", |scalar| check(scalar.text).map(|()| scalar.text.to_owned()))
+    }
+
+    /// A list of texts, none of them twice. Numbers are texts: an id is what is written.
+    fn texts(&mut self, fields: &Fields<'_>, key: &str, check: Check) -> Vec<String> {
+        let Some(node) = fields.get(key) else { return Vec::new() };
+        let items = match &node.value {
+            Value::List(items) => items.as_slice(),
+            Value::Null => &[],
+            Value::Scalar { .. } | Value::Map(_) => {
+                let message = format!("`{key}` is {}; accepted: a list, such as [one, two]", kind(node));
+                self.problems.push(node.at.problem(message));
+                &[]
+            }
+        };
+        let mut seen = BTreeSet::new();
+        let mut texts = Vec::new();
+        for item in items {
+            let checked = match &item.value {
+                Value::Scalar { text, .. } if !seen.insert(text) => Err("is listed twice".to_owned()),
+                Value::Scalar { text, .. } => check(text).map(|()| text.clone()),
+                Value::Null | Value::List(_) | Value::Map(_) => Err(format!("is {}", kind(item))),
+            };
+            match checked {
+                Ok(text) => texts.push(text),
+                Err(what) => {
+                    let message = format!("an entry of `{key}` {what}; accepted: texts or numbers, each once");
+                    self.problems.push(item.at.problem(message));
+                }
+            }
+        }
+        texts
+    }
+
+    fn path(&mut self, fields: &Fields<'_>, key: &str) -> Option<PathBuf> {
+        let folder = self.folder;
+        self.scalar(fields, key, "a path", |scalar| {
+            any_text(scalar.text)?;
+            Ok(folder.join(scalar.text))
+        })
+    }
+
+    /// A path whose file `check` finds good. The path itself is not shown: it may be a secret
+    /// that was given under the wrong key.
+    fn file(
+        &mut self,
+        fields: &Fields<'_>,
+        key: &str,
+        check: impl FnOnce(&Path) -> Result<(), Why>,
+    ) -> Option<PathBuf> {
+        let path = self.path(fields, key)?;
+        match check(&path) {
+            Ok(()) => Some(path),
+            Err(why) => {
+                let hint = self.where_files_are();
+                self.problems
+                    .push(fields.value_at(key).problem(format!("the file of `{key}` {why}; accepted: {hint}")));
+                None
+            }
+        }
+    }
+
+    fn where_files_are(&self) -> String {
+        let here = Path::new(".");
+        let folder = if self.folder.as_os_str().is_empty() { here } else { self.folder };
+        format!("a path from `/` or from the config file's folder, {} (`~` is not expanded)", folder.display())
+    }
+
+    /// The required secret `key`, as text or in a file.
+    fn secret(&mut self, fields: &Fields<'_>, key: &str) -> Option<Secret> {
+        let key_file = format!("{key}_file");
+        match (fields.key_at(key), fields.key_at(&key_file)) {
+            (None, None) => {
+                let message = format!("`{key}` is missing; required in {}, or `{key_file}`", fields.what);
+                self.problems.push(fields.at.problem(message));
+                None
+            }
+            (Some(text), Some(file)) => {
+                let message = format!("both `{key}` and `{key_file}` are given; accepted: one of them");
+                self.problems.push(text.max(file).problem(message));
+                None
+            }
+            (Some(_), None) => self.scalar(fields, key, "a text", |scalar| {
+                let secret = Secret::text(scalar.text);
+                any_text(scalar.text.trim_end_matches(['\n', '\r'])).map(|()| secret)
+            }),
+            (None, Some(_)) => self.file(fields, &key_file, check_secret_file).map(Secret::file),
+        }
+    }
+
+    fn required_url(&mut self, fields: &Fields<'_>, key: &str, plain: bool) -> Option<Url> {
+        self.require(fields, key);
+        self.url(fields, key, plain)
+    }
+
+    /// A URL to which paths can be added; `plain` accepts `http://` beyond loopback.
+    fn url(&mut self, fields: &Fields<'_>, key: &str, plain: bool) -> Option<Url> {
+        let accepted = if plain {
+            "http:// or https:// with a host, without user, password, query and fragment"
+        } else {
+            "https:// with a host, without user, password, query and fragment; http:// for loopback or with \
+             `allow_plain_http: true`"
+        };
+        self.scalar(fields, key, accepted, |scalar| {
+            let url = Url::parse(scalar.text).map_err(|_| "is not a URL".to_owned())?;
+            let wrong = if !matches!(url.scheme(), "http" | "https") {
+                "is neither an http:// nor an https:// URL"
+            } else if !url.username().is_empty() || url.password().is_some() {
+                "has a user or password in it"
+            } else if url.query().is_some() {
+                "has a query (`?`)"
+            } else if url.fragment().is_some() {
+                "has a fragment (`#`)"
+            } else if url.scheme() == "http" && !plain && !is_loopback(&url) {
+                "is plain http:// to another machine, where credentials could be read on the way"
+            } else {
+                return Ok(url);
+            };
+            Err(wrong.to_owned())
+        })
+    }
+}
+
+/// Says what is wrong with a text, without showing it.
+type Check = fn(&str) -> Result<(), String>;
+
+fn any_text(text: &str) -> Result<(), String> {
+    if text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(()) }
+}
+
+/// A text that can be one segment of a URL's path. Dots would be resolved away.
+fn segment(text: &str) -> Result<(), String> {
+    any_text(text)?;
+    let odd = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '/' | '\\' | '?' | '#' | '%');
+    if text.contains(odd) || matches!(text, "." | "..") {
+        Err("has characters that no id has".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// What a node is, without its content.
+fn kind(node: &Node) -> &'static str {
+    match &node.value {
+        Value::Null => "empty",
+        Value::Scalar { text, .. } if text.is_empty() => "empty",
+        Value::Scalar { .. } => "a single value",
+        Value::List(_) => "a list",
+        Value::Map(_) => "a mapping",
+    }
+}
+
+/// What to say about a key that `what` does not have. `bare`: it has no value.
+fn unknown(key: &str, bare: bool, what: &str, keys: &[&str]) -> String {
+    // `{password: one,two}` makes a key of a half secret, `{token:abc}` of a whole one. So only
+    // what has a value and looks like a key is shown.
+    let letters = key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    let shown =
+        if !bare && letters && key.len() <= 40 { format!("unknown key `{key}`") } else { "unknown key".to_owned() };
+    let near = keys
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(&key.to_lowercase(), known), known))
+        .filter(|(distance, known)| *distance <= (known.len() / 3).max(1))
+        .min()
+        .map(|(_, known)| format!(" (did you mean `{known}`?)"));
+    let hint = match near {
+        Some(near) => near,
+        None if key == "<<" => " (YAML merge keys are not supported)".to_owned(),
+        None if !letters => " (a key ends with a colon and a space)".to_owned(),
+        None => String::new(),
+    };
+    format!("{shown} in {what}{hint}; accepted: {}", list(keys))
+}
+
+fn list(words: &[&str]) -> String {
+    words.join(", ")
+}

@@ -1,0 +1,674 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use secrecy::ExposeSecret;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../docs/example.yml");
+const REFERENCE: &str = include_str!("../../docs/configuration.md");
+
+/// The example of the public interface, word for word.
+const INTERFACE: &str = "\
+global:
+  poll_interval: 60s
+  hold_new_series: 60s        # see 5.2
+  openmetrics_created: false  # also write _created lines in OpenMetrics text
+storage:
+  path: ./data                # embedded store, created if missing
+sources:                      # one list per system, each may hold any number of sources
+  canvas:
+    - name: campus            # label value `source`; [a-z0-9][a-z0-9_-]{0,62}, unique over all lists
+      base_url: https://canvas.example.edu
+      access_token_file: canvas.token
+      accounts: [1]           # any of accounts, users, pseudonyms (lists of ids), at least one
+  informatica:
+    - name: etl
+      login_url: https://dm-us.informaticacloud.com     # + /saas/public/core/v3/login
+      username: audit@example.com
+      password_file: informatica.password
+  activid:
+    - name: badge
+      base_url: https://activid.example.com             # + /scim/{tenant}/v2/Event/.search
+      tenant: ACME
+      token_url: https://activid.example.com/idp/ACME/authn/token   # this is the default: {base_url}/idp/{tenant}/authn/token
+      client_id: audit
+      client_secret_file: activid.secret
+      verify: true            # ask for the integrity check (default)
+  losant:
+    - name: iot
+      base_url: https://api.losant.com                  # the default
+      instance_id: 575ec7417ae143cd83dc4a96
+      api_token_file: losant.token
+  index_exchange:
+    - name: ads
+      base_url: https://app.indexexchange.com           # the default
+      token_url: https://identity.indexexchange.com/auth/realms/eventlog/protocol/openid-connect/token   # the default
+      client_key_file: ix.key   # the base64 key, as issued
+      subscriptions: [impressions, \"bid events\"]
+";
+
+/// A folder with the files that the examples name.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in [
+        ("canvas.token", "canvas-secret\n"),
+        ("informatica.password", "informatica-secret"),
+        ("activid.secret", "activid-secret\r\n"),
+        ("losant.token", "losant-secret"),
+        ("ix.key", "aXg6c2VjcmV0\n"),
+        ("private-ca.pem", "a certificate"),
+        ("empty", ""),
+    ] {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    folder
+}
+
+/// `text` as the config file of a folder with secrets.
+fn parsed(text: &str) -> Result<Config, ConfigErrors> {
+    let folder = folder();
+    parse(text, &folder.path().join("c.yml"))
+}
+
+/// The problems of `text` as `LINE:COLUMN: message`, without the accepted keys of a mapping, and
+/// with DIR for the folder.
+fn problems(text: &str) -> Vec<String> {
+    let folder = folder();
+    let path = folder.path().join("c.yml");
+    let shown = match parse(text, &path) {
+        Ok(_) => return Vec::new(),
+        Err(errors) => errors.to_string(),
+    };
+    let prefix = format!("{}:", path.display());
+    shown
+        .lines()
+        .map(|line| line.strip_prefix(&prefix).expect("every line begins with the file"))
+        .map(|line| line.replace(&folder.path().display().to_string(), "DIR"))
+        .map(|line| match line.split_once("; accepted: name, base_url, instance_id, ") {
+            Some((what, _)) => format!("{what}; accepted: KEYS"),
+            None => line,
+        })
+        .collect()
+}
+
+/// A losant source with these lines added; its first own line is line 6.
+fn losant(lines: &str) -> String {
+    let lines = lines.lines().map(|line| format!("      {line}")).collect::<Vec<_>>().join("\n");
+    format!("sources:\n  losant:\n    - name: iot\n      instance_id: abc\n      api_token: hunter2\n{lines}\n")
+}
+
+fn only(text: &str) -> SourceConfig {
+    let mut sources = parsed(text).unwrap().sources;
+    assert_eq!(sources.len(), 1);
+    sources.remove(0)
+}
+
+fn url(text: &str) -> Url {
+    Url::parse(text).unwrap()
+}
+
+#[test]
+fn the_example_of_the_interface_means_what_it_says() {
+    let folder = folder();
+    let config = parse(INTERFACE, &folder.path().join("c.yml")).unwrap();
+    let file = |name: &str| Secret::file(folder.path().join(name));
+    let source = |name: &str, system, service| SourceConfig {
+        name: name.parse().unwrap(),
+        // `global.poll_interval` is given, so it holds for the feeds too.
+        common: Common { poll_interval: MINUTE, ..Common::defaults(system) },
+        service,
+    };
+    let sources = vec![
+        source(
+            "campus",
+            System::Canvas,
+            Service::Canvas(Canvas {
+                base_url: url("https://canvas.example.edu"),
+                access_token: file("canvas.token"),
+                accounts: vec!["1".to_owned()],
+                users: Vec::new(),
+                pseudonyms: Vec::new(),
+            }),
+        ),
+        source(
+            "etl",
+            System::Informatica,
+            Service::Informatica(Informatica {
+                login_url: url("https://dm-us.informaticacloud.com"),
+                username: "audit@example.com".to_owned(),
+                password: file("informatica.password"),
+            }),
+        ),
+        source(
+            "badge",
+            System::Activid,
+            Service::Activid(Activid {
+                base_url: url("https://activid.example.com"),
+                tenant: "ACME".to_owned(),
+                token_url: url("https://activid.example.com/idp/ACME/authn/token"),
+                client_id: "audit".to_owned(),
+                client_secret: file("activid.secret"),
+                verify: true,
+            }),
+        ),
+        source(
+            "iot",
+            System::Losant,
+            Service::Losant(Losant {
+                base_url: url("https://api.losant.com"),
+                instance_id: "575ec7417ae143cd83dc4a96".to_owned(),
+                api_token: file("losant.token"),
+            }),
+        ),
+        source(
+            "ads",
+            System::IndexExchange,
+            Service::IndexExchange(IndexExchange {
+                base_url: url("https://app.indexexchange.com"),
+                token_url: url("https://identity.indexexchange.com/auth/realms/eventlog/protocol/openid-connect/token"),
+                client_key: file("ix.key"),
+                subscriptions: vec!["impressions".to_owned(), "bid events".to_owned()],
+            }),
+        ),
+    ];
+    for (source, system) in sources.iter().zip(System::ALL) {
+        assert_eq!(source.system(), system);
+    }
+    let global = Global { hold_new_series: MINUTE, openmetrics_created: false };
+    let storage = Storage { path: folder.path().join("./data") };
+    assert_eq!(config, Config { global, storage, sources });
+    let Service::Activid(activid) = &config.sources[2].service else { panic!("activid") };
+    assert_eq!(activid.client_secret.read().unwrap().expose_secret(), "activid-secret");
+}
+
+#[test]
+fn what_the_interface_calls_a_default_is_one() {
+    let short: Vec<&str> = INTERFACE
+        .lines()
+        .filter(|line| !line.contains("default") && !line.contains("60s") && !line.contains("_created"))
+        .filter(|line| !line.contains("global") && !line.contains("storage") && !line.contains("path:"))
+        .collect();
+    assert_eq!(INTERFACE.lines().count() - short.len(), 11);
+    let folder = folder();
+    let path = folder.path().join("c.yml");
+    let mut long = parse(INTERFACE, &path).unwrap();
+    // Only this one is set to something else than the default.
+    long.sources[4].common.poll_interval = 15 * MINUTE;
+    long.storage.path = folder.path().join("data");
+    assert_eq!(parse(&short.join("\n"), &path).unwrap(), long);
+}
+
+#[test]
+fn the_shipped_example_is_accepted() {
+    let config = parsed(EXAMPLE).unwrap();
+    assert_eq!(config.sources.len(), 5);
+    // Its commented keys say the defaults.
+    let uncommented: Vec<String> = EXAMPLE
+        .lines()
+        .map(|line| line.strip_prefix("      # ").map_or(line.to_owned(), |key| format!("      {key}")))
+        .filter(|line| !line.contains("tls:") && !line.contains("      The keys"))
+        .collect();
+    let full = parsed(&uncommented.join("\n")).unwrap();
+    for (with, without) in full.sources.iter().zip(&config.sources) {
+        let common = Common { page_size: None, proxy_url: None, ..with.common.clone() };
+        let common = Common { ignore_actors: without.common.ignore_actors.clone(), ..common };
+        assert_eq!(common, without.common);
+    }
+    assert!(full.sources[0].common.page_size.is_some() && full.sources[0].common.proxy_url.is_some());
+}
+
+#[test]
+fn the_example_of_the_reference_is_accepted() {
+    let (_, example) = REFERENCE.split_once("```yaml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let source = only(example);
+    assert_eq!(source.common.poll_interval, 5 * MINUTE);
+    assert!(source.common.tls.unwrap().ca_file.unwrap().ends_with("private-ca.pem"));
+}
+
+#[test]
+fn the_reference_names_every_key_and_every_default() {
+    let keys: BTreeSet<&str> = read::all_keys().collect();
+    for key in keys {
+        assert!(REFERENCE.contains(&format!("`{key}`")), "docs/configuration.md says nothing about `{key}`");
+    }
+    let show = |f: &dyn Fn(Common) -> String| System::ALL.map(|system| f(Common::defaults(system))).join(" | ");
+    for (key, row) in [
+        ("poll_interval", show(&|c| duration_text(c.poll_interval))),
+        ("overlap", show(&|c| duration_text(c.overlap))),
+        ("initial_lookback", show(&|c| duration_text(c.initial_lookback))),
+        ("max_catch_up", show(&|c| duration_text(c.max_catch_up))),
+        (
+            "rate_limit",
+            show(&|c| {
+                let RateLimit { requests, per, burst } = c.rate_limit;
+                format!("{requests} per {}, burst {burst}", duration_text(per))
+            }),
+        ),
+        ("timeout", show(&|c| duration_text(c.timeout))),
+        ("poll_timeout", show(&|c| duration_text(c.poll_timeout))),
+        ("max_response_bytes", show(&|c| format!("{}MiB", c.max_response_bytes / MIB))),
+    ] {
+        let row = format!("| `{key}` | {row} |");
+        assert!(REFERENCE.contains(&row), "docs/configuration.md lacks {row}");
+    }
+}
+
+#[test]
+fn every_key_that_all_sources_accept_is_read() {
+    let source = only(&losant(
+        "poll_interval: 1m30s\noverlap: 0s\ninitial_lookback: 0\nmax_catch_up: 1w\n\
+         rate_limit: {requests: 7, per: 1h, burst: 3}\ntimeout: 500ms\npoll_timeout: 1h\nmax_response_bytes: 8MiB\n\
+         page_size: 50\nignore_actors: [Me@Example.COM, 12]\n\
+         tls: {ca_file: private-ca.pem, cert_file: canvas.token, key_file: ix.key, server_name: api.internal}\n\
+         proxy_url: http://proxy:3128\nallow_plain_http: true\nbase_url: http://api.internal/prefix/",
+    ));
+    let common = source.common;
+    assert_eq!(common.poll_interval, 90 * SECOND);
+    assert_eq!(common.overlap, Duration::ZERO);
+    assert_eq!(common.initial_lookback, Duration::ZERO);
+    assert_eq!(common.max_catch_up, 7 * DAY);
+    let number = |n| NonZeroU32::new(n).unwrap();
+    assert_eq!(common.rate_limit, RateLimit { requests: number(7), per: HOUR, burst: number(3) });
+    assert_eq!(common.timeout, SECOND / 2);
+    assert_eq!(common.poll_timeout, HOUR);
+    assert_eq!(common.max_response_bytes, 8 * MIB);
+    assert_eq!(common.page_size, Some(number(50)));
+    assert_eq!(common.ignore_actors, ["me@example.com", "12"]);
+    let tls = common.tls.unwrap();
+    for (path, name) in [(tls.ca_file, "private-ca.pem"), (tls.cert_file, "canvas.token"), (tls.key_file, "ix.key")] {
+        assert!(path.unwrap().ends_with(name));
+    }
+    assert_eq!(tls.server_name.unwrap(), "api.internal");
+    assert_eq!(common.proxy_url, Some(url("http://proxy:3128")));
+    assert!(common.allow_plain_http);
+    let Service::Losant(losant) = source.service else { panic!("losant") };
+    assert_eq!(endpoint(&losant.base_url, &["a b", "c"]).as_str(), "http://api.internal/prefix/a%20b/c");
+}
+
+#[test]
+fn the_interval_is_the_sources_own_then_the_global_then_the_systems() {
+    let source = |global: &str, own: &str| {
+        only(&format!(
+            "{global}sources:\n  index_exchange:\n    - {{name: a, client_key: k, subscriptions: [bid events]{own}}}\n"
+        ))
+        .common
+        .poll_interval
+    };
+    let global = "global: {poll_interval: 5m}\n";
+    assert_eq!(source("", ""), 15 * MINUTE);
+    assert_eq!(source(global, ""), 5 * MINUTE);
+    assert_eq!(source(global, ", poll_interval: 1h"), HOUR);
+    assert_eq!(source("global:\n", ""), 15 * MINUTE);
+}
+
+#[test]
+fn sources_stand_in_the_order_of_the_file() {
+    let text = "sources:\n  losant:\n    - &a {name: b, instance_id: x, api_token: t}\n    - {name: a, instance_id: 1e5, \
+                api_token: 007}\n  canvas:\n    - {name: '0', base_url: 'http://[::1]:8', access_token: t, users: [12~3, \"4\"]}\n";
+    let config = parsed(text).unwrap();
+    let names: Vec<&str> = config.sources.iter().map(|source| source.name.as_str()).collect();
+    assert_eq!(names, ["b", "a", "0"]);
+    let Service::Losant(losant) = &config.sources[1].service else { panic!("losant") };
+    assert_eq!(losant.instance_id, "1e5", "what looks like a number is taken as it is written");
+    assert_eq!(losant.api_token.read().unwrap().expose_secret(), "007");
+    let Service::Canvas(canvas) = &config.sources[2].service else { panic!("canvas") };
+    assert_eq!(canvas.users, ["12~3", "4"]);
+}
+
+#[test]
+fn a_reload_sees_which_sources_changed() {
+    let (a, b) = (parsed(&losant("")).unwrap(), parsed(&losant("")).unwrap());
+    assert_eq!(a.sources, b.sources);
+    for changed in [losant("overlap: 11m"), losant("").replace("hunter2", "hunter3"), losant("").replace("abc", "abd")]
+    {
+        assert_ne!(parsed(&changed).unwrap().sources, a.sources, "{changed}");
+    }
+}
+
+#[test]
+fn the_token_url_of_activid_follows_the_base_url() {
+    let text = "sources:\n  activid:\n    - {name: a, base_url: 'https://h/x/', tenant: Ä b, client_id: c, client_secret: s}\n";
+    assert_eq!(problems(text), ["3:51: `tenant` has characters that no id has; accepted: a text"]);
+    let Service::Activid(activid) = only(&text.replace("Ä b", "Äb")).service else { panic!("activid") };
+    assert_eq!(activid.token_url.as_str(), "https://h/x/idp/%C3%84b/authn/token");
+    assert!(activid.verify);
+}
+
+const DURATION: &str = "above 0s, such as 30s, 5m, 1h30m or 14d (units y, w, d, h, m, s, ms, in this order)";
+const ZERO_DURATION: &str = "0s or more, such as 30s, 5m, 1h30m or 14d (units y, w, d, h, m, s, ms, in this order)";
+const URL: &str = "https:// with a host, without user, password, query and fragment; http:// for loopback or with \
+                   `allow_plain_http: true`";
+const SIZE: &str = "a whole number of bytes above 0, alone or with B, KiB, MiB, GiB, kB, MB or GB, such as 8MiB";
+const FILES: &str = "a path from `/` or from the config file's folder, DIR (`~` is not expanded)";
+const SYSTEMS: &str = "canvas, informatica, activid, losant, index_exchange";
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn a_bad_value_is_shown_at_its_place() {
+    for (line, message) in [
+        ("poll_interval: 5", format!("6:22: `poll_interval` is a number without a unit; accepted: {DURATION}")),
+        ("poll_interval: 0s", format!("6:22: `poll_interval` is zero; accepted: {DURATION}")),
+        ("poll_interval:", format!("6:7: `poll_interval` is empty; accepted: {DURATION}")),
+        ("timeout:   1m1m", format!("6:18: `timeout` has a unit twice or after a smaller one; accepted: {DURATION}")),
+        ("timeout: [1m]", format!("6:16: `timeout` is a list; accepted: {DURATION}")),
+        ("poll_timeout: soon", format!("6:21: `poll_timeout` is not a duration; accepted: {DURATION}")),
+        ("max_catch_up: 300y", format!("6:21: `max_catch_up` is longer than 292 years; accepted: {DURATION}")),
+        ("overlap: -5m", format!("6:16: `overlap` is not a duration; accepted: {ZERO_DURATION}")),
+        ("initial_lookback: 1.5h", format!("6:25: `initial_lookback` is not a duration; accepted: {ZERO_DURATION}")),
+        ("max_response_bytes: 8M", format!("6:27: `max_response_bytes` is not a size; accepted: {SIZE}")),
+        ("max_response_bytes: 0", format!("6:27: `max_response_bytes` is not a size; accepted: {SIZE}")),
+        ("base_url: ftp://h", format!("6:17: `base_url` is neither an http:// nor an https:// URL; accepted: {URL}")),
+        ("base_url: h.example", format!("6:17: `base_url` is not a URL; accepted: {URL}")),
+        ("base_url: 'https://'", format!("6:17: `base_url` is not a URL; accepted: {URL}")),
+        ("base_url: https://u:hunter3@h", format!("6:17: `base_url` has a user or password in it; accepted: {URL}")),
+        ("base_url: https://h?a", format!("6:17: `base_url` has a query (`?`); accepted: {URL}")),
+        ("base_url: https://h#a", format!("6:17: `base_url` has a fragment (`#`); accepted: {URL}")),
+        (
+            "base_url: http://h",
+            format!(
+                "6:17: `base_url` is plain http:// to another machine, where credentials could be read on the way; \
+                 accepted: {URL}"
+            ),
+        ),
+        (
+            "proxy_url: socks5://h",
+            "6:18: `proxy_url` is neither an http:// nor an https:// URL; accepted: http:// or https:// with a host, \
+             without user, password, query and fragment"
+                .to_owned(),
+        ),
+        (
+            "allow_plain_http: yes",
+            "6:25: `allow_plain_http` is neither true nor false; accepted: true or false, without quotes".to_owned(),
+        ),
+        (
+            "page_size: 0",
+            "6:18: `page_size` is out of range; accepted: a whole number from 1 to 10000, without quotes".to_owned(),
+        ),
+        (
+            "page_size: '5'",
+            "6:18: `page_size` is not a whole number; accepted: a whole number from 1 to 10000, without quotes"
+                .to_owned(),
+        ),
+        (
+            "ignore_actors: me",
+            "6:22: `ignore_actors` is a single value; accepted: a list, such as [one, two]".to_owned(),
+        ),
+        (
+            "rate_limit: 5",
+            "6:19: `rate_limit` is a single value; accepted: a mapping with the keys requests, per, burst".to_owned(),
+        ),
+        (
+            "rate_limit: {requests: 0, per: 1m}",
+            "6:30: `requests` is out of range; accepted: a whole number from 1 to 4294967295, without quotes"
+                .to_owned(),
+        ),
+        ("rate_limit: {requests: 1, per: 0s}", format!("6:38: `per` is zero; accepted: {DURATION}")),
+        ("rate_limit: {requests: 1}", "6:19: `per` is missing; required in `rate_limit`".to_owned()),
+        (
+            "rate_limit: {requests: 4000000000, per: 1s}",
+            "6:19: `rate_limit` allows more than 1000000 requests per second; accepted: fewer".to_owned(),
+        ),
+        (
+            "rate_limit: {requests: 1, per: 1y, burst: 300}",
+            "6:19: `rate_limit` would take more than 292 years to earn its `burst`; accepted: a smaller `burst`"
+                .to_owned(),
+        ),
+        (
+            "tls: {ca_file: gone.pem}",
+            format!(
+                "6:22: the file of `ca_file` cannot be read: No such file or directory (os error 2); accepted: {FILES}"
+            ),
+        ),
+        ("tls: {ca_file: empty}", format!("6:22: the file of `ca_file` is empty; accepted: {FILES}")),
+        (
+            "tls: {cert_file: ix.key}",
+            "6:13: `cert_file` stands without `key_file`; accepted: both or neither".to_owned(),
+        ),
+        (
+            "tls: {server_name: a b}",
+            "6:26: `server_name` is not a server name; accepted: a DNS name or an IP address".to_owned(),
+        ),
+        (
+            "polinterval: 5m",
+            "6:7: unknown key `polinterval` in a source of `losant` (did you mean `poll_interval`?); accepted: KEYS"
+                .to_owned(),
+        ),
+        ("accounts: [1]", "6:7: unknown key `accounts` in a source of `losant`; accepted: KEYS".to_owned()),
+        (
+            "<<: 1",
+            "6:7: unknown key in a source of `losant` (YAML merge keys are not supported); accepted: KEYS".to_owned(),
+        ),
+        (
+            "overlap:5m: 1",
+            "6:7: unknown key in a source of `losant` (a key ends with a colon and a space); accepted: KEYS".to_owned(),
+        ),
+        ("[a]: 1", "6:7: a key must be one word".to_owned()),
+        ("name: other", "6:7: duplicate key, already given on line 3; accepted: once".to_owned()),
+        ("overlap: !x 5m", "6:16: a YAML tag (`!`) stands before this value; accepted: the value alone".to_owned()),
+        (
+            "api_token_file: losant.token",
+            "6:7: both `api_token` and `api_token_file` are given; accepted: one of them".to_owned(),
+        ),
+    ] {
+        assert_eq!(problems(&losant(line)), [message], "{line}");
+    }
+}
+
+#[test]
+fn a_file_without_a_usable_source_is_refused() {
+    let not_yaml = "accepted: YAML 1.2, with quotes around values with special characters";
+    let empty = "1:1: the file is empty; accepted: a mapping with the key `sources`".to_owned();
+    let none = format!("1:1: there is no source; accepted: `sources` with at least one in {SYSTEMS}");
+    for (text, message) in [
+        ("", empty.clone()),
+        ("# nothing\n", empty.clone()),
+        ("---\n", empty),
+        ("storage:\n", none.clone()),
+        ("sources:\n", none.clone()),
+        ("sources: {canvas: [], losant: }\n", none),
+        ("- a\n", "1:1: the file is a list; accepted: a mapping with the keys global, storage, sources".to_owned()),
+        ("sources: []\n", format!("1:10: `sources` is a list; accepted: a mapping with the keys {SYSTEMS}")),
+        (
+            "sources:\n  canvass: []\n",
+            format!("2:3: unknown key `canvass` in `sources` (did you mean `canvas`?); accepted: {SYSTEMS}"),
+        ),
+        (
+            "sources:\n  canvas:\n    name: a\n",
+            "3:5: `canvas` is a mapping; accepted: a list of sources, each beginning with `- name:`".to_owned(),
+        ),
+        ("a: 1\n---\nb: 1\n", "2:1: a second YAML document begins here; accepted: one document per file".to_owned()),
+        ("a: 'é' b: 1\n", format!("1:8: not YAML: invalid trailing content after single-quoted scalar; {not_yaml}")),
+        ("sources: [\n", format!("1:10: not YAML: unclosed bracket '['; {not_yaml}")),
+        ("a: *b\n", format!("1:4: not YAML: an alias (`*`) without its anchor (`&`); {not_yaml}")),
+        ("a: &a [*a]\n", "1:8: this alias (`*`) stands within its own anchor (`&`); accepted: one after it".to_owned()),
+    ] {
+        assert_eq!(problems(text), [message], "{text:?}");
+    }
+}
+
+#[test]
+fn what_a_service_needs_is_required() {
+    let text = "sources:\n  canvas:\n    - name: a\n      accounts: []\n  informatica:\n    - {}\n  activid:\n    - name: b\n      \
+                tenant: ..\n  losant:\n    - name: c\n  index_exchange:\n    - name: d\n      subscriptions: []\n    - name: e\n      \
+                client_key_file: empty\n      subscriptions: [bid events, bid_events]\n";
+    let expected = [
+        "3:7: `access_token` is missing; required in a source of `canvas`, or `access_token_file`",
+        "3:7: `base_url` is missing; required in a source of `canvas`",
+        "4:7: there is nothing to read; accepted: at least one id in `accounts`, `users` or `pseudonyms`",
+        "6:7: `login_url` is missing; required in a source of `informatica`",
+        "6:7: `name` is missing; required in a source of `informatica`",
+        "6:7: `password` is missing; required in a source of `informatica`, or `password_file`",
+        "6:7: `username` is missing; required in a source of `informatica`",
+        "8:7: `base_url` is missing; required in a source of `activid`",
+        "8:7: `client_id` is missing; required in a source of `activid`",
+        "8:7: `client_secret` is missing; required in a source of `activid`, or `client_secret_file`",
+        "9:15: `tenant` has characters that no id has; accepted: a text",
+        "11:7: `api_token` is missing; required in a source of `losant`, or `api_token_file`",
+        "11:7: `instance_id` is missing; required in a source of `losant`",
+        "13:7: `client_key` is missing; required in a source of `index_exchange`, or `client_key_file`",
+        "14:7: `subscriptions` is empty; accepted: at least one, such as impressions or \"bid events\"",
+        &format!("16:24: the file of `client_key_file` is empty; accepted: {FILES}"),
+        "17:22: two of the `subscriptions` are counted under the same category; accepted: names that differ in letters \
+         or digits, or two sources",
+    ];
+    assert_eq!(problems(text), expected);
+}
+
+#[test]
+fn names_are_unique_over_all_lists() {
+    let text = "sources:\n  losant:\n    - {name: a, instance_id: x, api_token: t}\n  canvas:\n    - {name: A, base_url: 'https://h', \
+                access_token: t, users: [1, 1, ~]}\n    - {name: a, base_url: 'https://h', access_token: t, users: [1]}\n";
+    let expected = [
+        "5:14: `name` is not a source name; accepted: 1 to 63 characters of a-z, 0-9, _ and -, the first a letter or digit",
+        "5:68: an entry of `users` is listed twice; accepted: texts or numbers, each once",
+        "5:71: an entry of `users` is empty; accepted: texts or numbers, each once",
+        "6:14: duplicate name `a`, already used on line 3; accepted: a name that no other source has",
+    ];
+    assert_eq!(problems(text), expected);
+}
+
+#[test]
+fn page_sizes_are_those_of_the_service() {
+    let text = "sources:\n  informatica:\n    - {name: a, login_url: 'https://h', username: u, password: p, page_size: 99}\n  \
+                index_exchange:\n    - {name: b, client_key: k, subscriptions: [x], page_size: 99}\n";
+    let problems = problems(text);
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].starts_with("3:78: `page_size` is out of range; accepted: a whole number from 100 to 1000"));
+    assert!(problems[1].starts_with("5:52: unknown key `page_size` in a source of `index_exchange`"));
+}
+
+#[test]
+fn aliases_repeat_values_but_cannot_blow_up() {
+    let text = "sources:\n  losant:\n    - {name: a, instance_id: x, api_token: t, rate_limit: &slow {requests: 1, per: 1m}}\n    \
+                - {name: b, instance_id: x, api_token: t, rate_limit: *slow}\n";
+    let config = parsed(text).unwrap();
+    assert_eq!(config.sources[0].common.rate_limit, config.sources[1].common.rate_limit);
+
+    let chain = |times: usize| -> String {
+        let link = |n: usize| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); times].join(", "));
+        std::iter::once(format!("a: &a0 [{}]\n", vec!["x"; times].join(", "))).chain((1..40).map(link)).collect()
+    };
+    let (bomb, deep) = (chain(10), chain(1));
+    assert_eq!(
+        problems(&bomb),
+        ["5:25: the file has more than 50000 values by here, repetitions through aliases included"]
+    );
+    assert_eq!(problems(&deep), ["31:12: nested deeper than 32 levels through this alias"]);
+    let nested = format!("a: {}", "[".repeat(100_000));
+    assert_eq!(problems(&nested).len(), 1);
+    assert!(problems(&nested)[0].contains("nested deeper than 32 levels"), "{:?}", problems(&nested));
+}
+
+#[test]
+fn no_message_shows_a_secret() {
+    let secret = "hunter2";
+    for lines in [
+        "api_token: [hunter2]",
+        "api_token: {hunter2: hunter2}",
+        "api_token: {hunter2: hunter2",
+        "api_token: !hunter2",
+        "api_token: !hunter2 hunter2",
+        "api_token: &hunter2",
+        "api_token: *hunter2",
+        "api_token: @hunter2",
+        "api_token: %hunter2",
+        "api_token: `hunter2",
+        "api_token: \"hunter2",
+        "api_token: \"\\hunter2\"",
+        "api_token: 'hunter2' hunter2",
+        "api_token: hunter2: hunter2",
+        "api_token: |1hunter2",
+        "api_token:hunter2",
+        "api_token:hunter2: x",
+        "api_token_file: hunter2",
+        "api_token_file: [hunter2]",
+        "api_tken: hunter2",
+        "api_token: a\napi_token: hunter2",
+        "api_token: a\napi_token_file: hunter2",
+        "api_token: a\nname: hunter 2 hunter2",
+        "api_token: a\nbase_url: https://hunter2@h",
+        "api_token: a\nproxy_url: http://u:hunter2@h",
+        "api_token: a\ntimeout: hunter2",
+        "api_token: a\npage_size: hunter2",
+        "api_token: a\nverify: hunter2",
+        "api_token: a\ntls: {key_file: hunter2, cert_file: hunter2}",
+        "api_token: a\nignore_actors: hunter2",
+        "api_token: a\nrate_limit: hunter2",
+        "- hunter2",
+    ] {
+        let text = losant(lines).replace("      api_token: hunter2\n      ", "      ");
+        let errors = parsed(&text).expect_err(lines);
+        let (display, debug) = (errors.to_string(), format!("{errors:?}"));
+        assert!(!display.contains(secret) && !debug.contains(secret), "{lines}: {display}");
+    }
+    let flow = "sources: {losant: [{name: a, instance_id: b, api_token: swordfish,hunter2}]}";
+    let shown = parsed(flow).unwrap_err().to_string();
+    assert!(shown.contains("unknown key in a source") && !shown.contains(secret), "{shown}");
+}
+
+#[test]
+fn debug_of_a_config_shows_no_secret() {
+    let shown = format!("{:?} {:#?}", parsed(&losant("")).unwrap(), parsed(EXAMPLE).unwrap());
+    assert!(shown.contains("Secret(given as text)"));
+    for secret in ["hunter2", "canvas-secret", "informatica-secret", "activid-secret", "losant-secret", "aXg6"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_so() {
+    let folder = folder();
+    let path = folder.path().join("gone.yml");
+    let file = path.display();
+    assert_eq!(
+        load(&path).unwrap_err().to_string(),
+        format!(
+            "{file}:1:1: the file cannot be read: No such file or directory (os error 2); accepted: a readable YAML file"
+        )
+    );
+    std::fs::write(&path, b"a: 1\n\xc3\xa9: \xff\n").unwrap();
+    let expected = format!("{file}:2:4: the file is not text from here on; accepted: UTF-8");
+    assert_eq!(load(&path).unwrap_err().to_string(), expected);
+    std::fs::write(&path, " ".repeat(1024 * 1024 + 1)).unwrap();
+    let expected = format!("{file}:1:1: the file is too large; accepted: up to 1048576 bytes");
+    assert_eq!(load(&path).unwrap_err().to_string(), expected);
+    std::fs::write(&path, losant("").replace("api_token: hunter2", "api_token_file: losant.token")).unwrap();
+    assert_eq!(load(&path).unwrap().storage.path, folder.path().join("data"));
+}
+
+/// Pieces from which almost-configs are made.
+fn piece() -> impl Strategy<Value = String> {
+    let words: Vec<String> = read::all_keys()
+        .map(|key| format!("{key}: "))
+        .chain(
+            [
+                "\n", "\n  ", "\n    - ", "\n      ", "{", "}", "[", "]", ", ", "- ", "&a ", "*a", "!!str ", "? ",
+                "|\n", "'",
+            ]
+            .map(str::to_owned),
+        )
+        .chain(
+            ["1m", "0", "é", "\"", "#", "---\n", "\t", "https://h", "~", "true", "\u{feff}", "\0", "%"]
+                .map(str::to_owned),
+        )
+        .collect();
+    proptest::sample::select(words)
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "\\PC{0,200}", pieces in prop::collection::vec(piece(), 0..60)) {
+        for text in [text, pieces.concat()] {
+            if let Err(errors) = parse(&text, Path::new("c.yml")) {
+                prop_assert!(!errors.problems().is_empty());
+                for problem in errors.problems() {
+                    prop_assert!(problem.line >= 1 && problem.column >= 1);
+                    prop_assert!(problem.line <= text.lines().count() + 1);
+                    prop_assert!(!problem.message.contains('\n'));
+                }
+            }
+        }
+    }
+}

@@ -129,6 +129,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// Its body, decompressed.
     pub body: Bytes,
+    /// When it had arrived, by our clock.
+    pub at: DateTime<Utc>,
     tried: String,
 }
 
@@ -152,6 +154,7 @@ impl Reply {
             None => format!("status {}", self.status.as_u16()),
         };
         let mut failure = Failure::new(kind, self.tried.clone(), got);
+        failure.retry_after = retry_after(&self.headers, self.at);
         if kind == ErrorKind::Redirect
             && let Some(to) = self.header("location").and_then(|to| Url::parse(to).ok())
         {
@@ -309,7 +312,7 @@ impl Wire {
         let exchange = async {
             let (status, headers, mut body) = self.send(call).await?;
             let bytes = self.read(&mut body, self.limits.max_response_bytes, call).await?;
-            Ok(Reply { status, headers, body: bytes, tried: call.tried() })
+            Ok(Reply { status, headers, body: bytes, at: self.now(), tried: call.tried() })
         };
         tokio::time::timeout(self.limits.timeout, exchange).await.unwrap_or_else(|_| Err(self.too_slow(call)))
     }
@@ -323,7 +326,7 @@ impl Wire {
                 return Ok(Ok(Download { headers, body, idle: self.limits.timeout, tried: call.tried() }));
             }
             let bytes = self.read(&mut body, ERROR_BODY_MAX, call).await?;
-            Ok(Err(Reply { status, headers, body: bytes, tried: call.tried() }))
+            Ok(Err(Reply { status, headers, body: bytes, at: self.now(), tried: call.tried() }))
         };
         tokio::time::timeout(self.limits.timeout, exchange).await.unwrap_or_else(|_| Err(self.too_slow(call)))
     }
@@ -458,11 +461,7 @@ impl Api {
                     }
                     reply.failure(ErrorKind::Auth)
                 }
-                Ok((Answer::Whole(reply), Verdict::Bad(kind), _)) => {
-                    let mut failure = reply.failure(kind);
-                    failure.retry_after = retry_after(&reply.headers, self.now());
-                    failure
-                }
+                Ok((Answer::Whole(reply), Verdict::Bad(kind), _)) => reply.failure(kind),
                 Ok((Answer::Streamed(_), _, _)) => unreachable!("only good answers are streamed"),
                 Err(failure) => failure,
             };

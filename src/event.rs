@@ -294,6 +294,15 @@ impl RejectReason {
     }
 }
 
+/// An event that could not be understood, as far as it may be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Why.
+    pub reason: RejectReason,
+    /// What it looked like, without any value of it; for the log.
+    pub sample: String,
+}
+
 /// One thing a source read, with what makes it itself.
 #[derive(Clone, Debug)]
 pub struct Item {
@@ -317,7 +326,7 @@ pub enum What {
     /// An event of an actor whose events the user asked not to count.
     Ignored,
     /// An event that could not be understood.
-    Rejected(RejectReason),
+    Rejected(Rejection),
     /// A record the service reports as tainted. It is one of `candidates` (the item's own key
     /// among them): counted unless one of them was counted as tainted before.
     Tainted {

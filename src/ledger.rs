@@ -33,11 +33,14 @@ pub use store::OpenError;
 use store::{Store, StoreError};
 
 use crate::clock::delta;
-use crate::event::{EventKey, EventLabels, Item, Label, SourceName, System};
+use crate::event::{EventKey, EventLabels, Item, Label, Rejection, SourceName, System};
 use crate::window::Checkpoint;
 
 /// How many distinct values a label of one source may take beyond the documented ones.
 pub const LABEL_VALUES_MAX: usize = 50;
+
+/// How many rejections of one page are shown in the log.
+pub const REJECTIONS_SHOWN: usize = 3;
 
 /// Upper bounds of the lateness histogram, in seconds: from "at once" to a week.
 pub const LATENESS_BOUNDS: [f64; 14] =
@@ -118,12 +121,14 @@ pub struct Commit {
 }
 
 /// What a commit did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
     /// Events (and rows) counted for the first time.
     pub counted: u64,
     /// Items whose key was known.
     pub duplicate: u64,
+    /// What was rejected for the first time; the first [`REJECTIONS_SHOWN`] of a page, for the log.
+    pub rejections: Vec<Rejection>,
 }
 
 /// Why a commit did not happen. Nothing of it is visible.

@@ -6,6 +6,7 @@ pub mod config;
 pub mod event;
 pub mod exposition;
 pub mod ledger;
+pub mod source;
 pub mod stats;
 pub mod transport;
 pub mod window;

@@ -403,7 +403,12 @@ impl<'a> Transaction<'a> {
                     }
                 }
                 What::Ignored => count_other(SeriesKey::new(Counter::Ignored, &[])),
-                What::Rejected(reason) => count_other(SeriesKey::new(Counter::Rejected, &[reason.as_str()])),
+                What::Rejected(rejection) => {
+                    count_other(SeriesKey::new(Counter::Rejected, &[rejection.reason.as_str()]));
+                    if self.committed.rejections.len() < super::REJECTIONS_SHOWN {
+                        self.committed.rejections.push(rejection);
+                    }
+                }
                 What::Tainted { .. } => unreachable!("handled above"),
             }
         }

@@ -1,0 +1,289 @@
+//! What a source is, and the list of systems.
+//!
+//! A source knows one service: given a window, what to ask; given an answer, which events it
+//! holds and what to ask next. It promises that every event the service reports for the window
+//! goes to the [`Sink`] under a key that is the same on every reading, and that an error is
+//! returned where it cannot know that it has them all.
+//!
+//! It does not sleep, retry, count, look at a clock or see the ledger: politeness is `api.rs`,
+//! cadence is `poll.rs`, counting is `ledger.rs`.
+//!
+//! A sixth system is a file beside the five, a variant of [`System`](crate::event::System), a line in [`build`].
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde_json::value::RawValue;
+
+use crate::api::{Api, Dialect, Failure};
+use crate::config::{Service, SourceConfig};
+use crate::event::{EventKey, Item, RejectReason, Rejection, What};
+use crate::ledger::{Catalogue, DocumentRecord, Page};
+use crate::window::Window;
+
+pub mod activid;
+pub mod canvas;
+pub mod index_exchange;
+pub mod informatica;
+pub mod losant;
+mod oauth;
+
+/// What is always true of a source, whatever it reads.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Windows begin and end at multiples of this; 1 ms where events have times of their own.
+    pub cell: Duration,
+    /// The longest window that is asked for at once while catching up.
+    pub step_max: Duration,
+    /// How far beyond the present to ask, for a service whose clock is ahead.
+    pub ahead: Duration,
+    /// Whether the service is a list of files, read whole each time, instead of a history.
+    pub is_feed: bool,
+    /// What the service can report.
+    pub signals: Signals,
+    /// The label sets its documentation makes possible.
+    pub catalogue: Catalogue,
+}
+
+/// What a service can report: `audit_source_signal_available`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are five independent facts, each a series of its own")]
+pub struct Signals {
+    /// Logins.
+    pub login: bool,
+    /// Failed logins.
+    pub login_failure: bool,
+    /// Logouts.
+    pub logout: bool,
+    /// Changes.
+    pub change: bool,
+    /// Whether its records are what was written.
+    pub integrity: bool,
+}
+
+impl Signals {
+    /// Label value and fact.
+    pub fn rows(self) -> [(&'static str, bool); 5] {
+        [
+            ("login", self.login),
+            ("login_failure", self.login_failure),
+            ("logout", self.logout),
+            ("change", self.change),
+            ("integrity", self.integrity),
+        ]
+    }
+}
+
+/// Reads one service.
+#[async_trait]
+pub trait Source: Send {
+    /// What is always true of it.
+    fn spec(&self) -> Spec;
+
+    /// Reads everything the service reports for `window` and hands it to `sink`, page by page.
+    ///
+    /// Returns `Ok` only if nothing of the window is missing. What was handed over before an
+    /// error stays counted; the window is read again.
+    async fn read(&mut self, window: Window, api: &Api, sink: &mut dyn Sink) -> Result<(), Failure>;
+}
+
+/// Takes what a source reads.
+#[async_trait]
+pub trait Sink: Send {
+    /// Takes a page. Events outside the window are not counted, only noticed.
+    async fn page(&mut self, page: Page) -> Result<Taken, Failure>;
+
+    /// Reports something that does not keep the window from being complete, or that reading
+    /// again will not mend (`Truncated`, an ignored filter): counted and logged, the poll goes on.
+    fn report(&mut self, failure: Failure);
+
+    /// What is remembered of a file.
+    fn document(&self, key: &EventKey) -> Option<DocumentRecord>;
+}
+
+/// What became of a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Events within the window.
+    pub inside: usize,
+    /// Events before the window: the service ignored its start.
+    pub before: usize,
+    /// Events after the window: the service ignored its end.
+    pub after: usize,
+}
+
+/// The source and the dialect of its client for one entry of the configuration.
+pub fn build(config: &SourceConfig) -> (Box<dyn Source>, Box<dyn Dialect>) {
+    let common = &config.common;
+    match &config.service {
+        Service::Canvas(service) => canvas::build(service, common),
+        Service::Informatica(service) => informatica::build(service, common),
+        Service::Activid(service) => activid::build(service, common),
+        Service::Losant(service) => losant::build(service, common),
+        Service::IndexExchange(service) => index_exchange::build(service, common),
+    }
+}
+
+/// The actors whose events are not counted.
+#[derive(Clone, Debug, Default)]
+pub struct Ignore(HashSet<String>);
+
+impl Ignore {
+    /// The actors of a configuration, which are lower case there.
+    pub fn new(actors: &[String]) -> Self {
+        Self(actors.iter().map(|actor| actor.to_lowercase()).collect())
+    }
+
+    /// Whether any of the names an event gives its actor is one of them.
+    pub fn matches<'a>(&self, names: impl IntoIterator<Item = Option<&'a str>>) -> bool {
+        !self.0.is_empty() && names.into_iter().flatten().any(|name| self.0.contains(&name.to_lowercase()))
+    }
+}
+
+/// An event that could not be understood, keyed by its own bytes.
+pub fn rejected(reason: RejectReason, raw: &[u8]) -> Item {
+    let key = EventKey::of("rejected", &[raw]);
+    Item { key, at: None, filed_at: None, what: What::Rejected(Rejection { reason, sample: redacted(raw) }) }
+}
+
+/// The shape of a JSON text without its values: keys, types and lengths; at most 300 characters.
+pub fn redacted(raw: &[u8]) -> String {
+    use serde_json::Value;
+    let shape = |value: &Value| match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(_) => "bool".to_owned(),
+        Value::Number(_) => "number".to_owned(),
+        Value::String(text) => format!("string({})", text.chars().count()),
+        Value::Array(items) => format!("array({})", items.len()),
+        Value::Object(fields) => format!("object({})", fields.len()),
+    };
+    let text = match serde_json::from_slice::<Value>(raw) {
+        Ok(Value::Object(fields)) => {
+            let fields: Vec<String> = fields
+                .iter()
+                .map(|(key, value)| {
+                    let key: String = key.chars().filter(|c| c.is_alphanumeric() || *c == '_').take(32).collect();
+                    format!("{key}: {}", shape(value))
+                })
+                .collect();
+            format!("{{{}}}", fields.join(", "))
+        }
+        Ok(other) => shape(&other),
+        Err(_) => format!("{} bytes that are not JSON", raw.len()),
+    };
+    text.chars().take(300).collect()
+}
+
+/// A time as the services write it: `Z`, fractions, `+0000` and `+00:00` are all understood.
+pub fn parse_time(text: &str) -> Option<DateTime<Utc>> {
+    text.trim().parse::<DateTime<Utc>>().ok()
+}
+
+/// The claims of a token, which are read and not trusted: only TLS says where they come from.
+pub fn token_claims<T: serde::de::DeserializeOwned>(token: &str) -> Option<T> {
+    use base64::Engine;
+    use base64::alphabet::URL_SAFE;
+    use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &URL_SAFE,
+        GeneralPurposeConfig::new()
+            .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+            .with_decode_allow_trailing_bits(true),
+    );
+    let payload = token.split('.').nth(1)?;
+    serde_json::from_slice(&LENIENT.decode(payload).ok()?).ok()
+}
+
+/// When a token says it ends (`exp`).
+pub fn token_expiry(token: &str) -> Option<DateTime<Utc>> {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        exp: Option<f64>,
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "a date beyond an i64 saturates and is then refused")]
+    let seconds = token_claims::<Claims>(token)?.exp? as i64;
+    DateTime::from_timestamp(seconds, 0)
+}
+
+/// An id that some services write as a string and others as a number.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(untagged)]
+pub enum Id {
+    /// As text.
+    Text(String),
+    /// As a number, kept as it was written.
+    Number(serde_json::Number),
+}
+
+impl Id {
+    /// The id as text, alike for both ways of writing it.
+    pub fn to_text(&self) -> String {
+        match self {
+            Id::Text(text) => text.clone(),
+            Id::Number(number) => number.to_string(),
+        }
+    }
+}
+
+/// The events of a page, each as its own text, so that one that is malformed cannot lose the rest.
+pub type RawEvents<'a> = Vec<&'a RawValue>;
+
+/// A credential that is a token in a file or in the configuration: read anew for every request,
+/// so that a new one is used at once.
+pub struct StaticToken(pub crate::config::Secret);
+
+impl StaticToken {
+    /// Reads the token.
+    pub fn open(&self, wire: &crate::api::Wire) -> Result<crate::api::Session, Failure> {
+        use secrecy::ExposeSecret;
+        let token = self.0.read().map_err(|error| {
+            Failure::new(crate::stats::ErrorKind::Auth, "reading the credential", error.to_string())
+        })?;
+        wire.note_credential_expiry(token_expiry(token.expose_secret()));
+        Ok(crate::api::Session { token, base: None, renew_at: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redacted_sample_holds_no_value() {
+        let sample = redacted(br#"{"actor": "alice@example.com", "n": 5, "body": {"password": "x"}, "items": [1]}"#);
+        assert_eq!(sample, "{actor: string(17), body: object(1), items: array(1), n: number}");
+        assert_eq!(redacted(b"\x00garbage"), "8 bytes that are not JSON");
+    }
+
+    #[test]
+    fn times_are_read_as_every_service_writes_them() {
+        for text in [
+            "2019-07-23T22:28:07.000Z",
+            "2019-07-23T22:28:07Z",
+            "2019-07-23T16:28:07-06:00",
+            "2019-07-23T22:28:07.000+0000",
+        ] {
+            assert_eq!(parse_time(text).map(|at| at.timestamp()), Some(1_563_920_887), "{text}");
+        }
+        assert_eq!(parse_time("yesterday"), None);
+    }
+
+    #[test]
+    fn a_token_tells_when_it_ends_whatever_its_padding() {
+        // {"alg":"none"}.{"exp":1538763020}
+        assert_eq!(
+            token_expiry("eyJhbGciOiJub25lIn0.eyJleHAiOjE1Mzg3NjMwMjB9."),
+            DateTime::from_timestamp(1_538_763_020, 0)
+        );
+        assert_eq!(token_expiry("opaque"), None);
+    }
+
+    #[test]
+    fn ignored_actors_match_without_case() {
+        let ignore = Ignore::new(&["audit@example.com".into()]);
+        assert!(ignore.matches([Some("Audit@Example.com")]));
+        assert!(!ignore.matches([None, Some("bob")]));
+    }
+}

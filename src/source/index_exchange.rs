@@ -1,0 +1,10 @@
+//! To be written.
+
+use super::Source;
+use crate::api::Dialect;
+use crate::config::{self, Common};
+
+/// The source and its customs.
+pub fn build(_service: &config::IndexExchange, _common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
+    todo!()
+}

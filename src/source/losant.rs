@@ -1,0 +1,323 @@
+//! Losant, instance audit logs: changes to the resources of an instance.
+//!
+//! `GET /instance/{id}/audit-logs` (docs.losant.com, REST API, Instance Audit Logs), pages of a
+//! closed time range in ascending order, so that what is new does not shift what is old. The
+//! service says how many there are in all (`totalCount`); where that changed while reading, or
+//! fewer came, the window is read once more.
+//!
+//! What it cannot report: logins of any kind (authentication is not recorded), and requests that
+//! failed before they reached a resource. It keeps a year.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Deserialize;
+
+use super::{Ignore, RawEvents, Signals, Sink, Source, Spec, StaticToken, parse_time, rejected};
+use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Wire};
+use crate::config::{self, Common};
+use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, RejectReason, What};
+use crate::ledger::{Catalogue, Page};
+use crate::stats::ErrorKind;
+use crate::window::Window;
+
+/// The service's own default page size; its maximum is not documented.
+const PAGE_SIZE: u32 = 100;
+/// No window of an audit log has this many pages; a service that always has one more is broken.
+const PAGES_MAX: u32 = 100_000;
+/// How often a window is read in one poll when the number of its events changes meanwhile. More
+/// would not help: in ascending order what is new cannot push out what is old, and the overlap
+/// reads the window again.
+const READINGS_MAX: u32 = 2;
+
+/// Reads one instance's log.
+pub struct Losant {
+    base: url::Url,
+    instance: String,
+    page_size: u32,
+    ignore: Ignore,
+}
+
+/// The source and its customs.
+pub fn build(service: &config::Losant, common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
+    let source = Losant {
+        base: service.base_url.clone(),
+        instance: service.instance_id.clone(),
+        page_size: common.page_size.map_or(PAGE_SIZE, std::num::NonZeroU32::get),
+        ignore: Ignore::new(&common.ignore_actors),
+    };
+    (Box::new(source), Box::new(Customs(StaticToken(service.api_token.clone()))))
+}
+
+struct Customs(StaticToken);
+
+#[async_trait]
+impl Dialect for Customs {
+    async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
+        self.0.open(wire)
+    }
+
+    fn keeps_session(&self) -> bool {
+        false
+    }
+}
+
+#[async_trait]
+impl Source for Losant {
+    fn spec(&self) -> Spec {
+        let mut catalogue = Catalogue::default();
+        let targets = ["Organization", "ApiToken", "User", "InstanceCustomNode", "NotificationRule"];
+        let outcomes = [Outcome::Success, Outcome::Failure];
+        catalogue.add(&targets, &["create", "update", "delete"], &outcomes, Class::Change);
+        Spec {
+            cell: Duration::from_millis(1),
+            step_max: Duration::from_hours(7 * 24),
+            ahead: Duration::from_mins(10),
+            is_feed: false,
+            signals: Signals { change: true, ..Signals::default() },
+            catalogue,
+        }
+    }
+
+    async fn read(&mut self, window: Window, api: &Api, sink: &mut dyn Sink) -> Result<(), Failure> {
+        let mut missing = 0;
+        for _ in 0..READINGS_MAX {
+            missing = match self.read_once(window, api, sink).await? {
+                Reading::Whole => return Ok(()),
+                Reading::Drifted => 0,
+                Reading::Short(missing) => missing,
+            };
+        }
+        if missing > 0 {
+            let got = format!("{missing} events fewer than the service says there are, twice");
+            sink.report(Failure::new(ErrorKind::Truncated, "reading all pages", got));
+        }
+        Ok(())
+    }
+}
+
+/// How the reading of a window ended.
+enum Reading {
+    /// As many different events as the service says there are.
+    Whole,
+    /// The number of events changed, so pages may have shifted.
+    Drifted,
+    /// The pages ended this many events too early.
+    Short(u64),
+}
+
+impl Losant {
+    async fn read_once(&self, window: Window, api: &Api, sink: &mut dyn Sink) -> Result<Reading, Failure> {
+        let mut total_at_first = None;
+        let mut seen: HashSet<EventKey> = HashSet::new();
+        for page in 0..PAGES_MAX {
+            let url = self.url(window, page);
+            let reply = api.call(|_| Call::get(url.clone())).await?;
+            let listed = Listed::parse(&reply)?;
+            let items: Vec<Item> = listed.items.iter().map(|raw| self.item(raw.get().as_bytes())).collect();
+            let events = items.len();
+            seen.extend(items.iter().map(|item| item.key));
+            sink.page(Page { items, ..Page::default() }).await?;
+            let total = *total_at_first.get_or_insert(listed.total);
+            if listed.total != total {
+                return Ok(Reading::Drifted);
+            }
+            let read = seen.len() as u64;
+            match total {
+                Some(total) if read >= total => return Ok(Reading::Whole),
+                Some(total) if events == 0 => return Ok(Reading::Short(total - read)),
+                Some(_) => {}
+                // the service may put fewer on a page than it was asked for
+                None if events < listed.per_page.unwrap_or(self.page_size) as usize => return Ok(Reading::Whole),
+                None => {}
+            }
+        }
+        Err(Failure::new(ErrorKind::Truncated, "reading pages", format!("no end after {PAGES_MAX} pages")))
+    }
+
+    fn url(&self, window: Window, page: u32) -> url::Url {
+        let mut url = config::endpoint(&self.base, &["instance", &self.instance, "audit-logs"]);
+        // whether the ends are inside is not documented: ask for a millisecond more on each side
+        let start = (window.from - TimeDelta::milliseconds(1)).timestamp_millis();
+        let end = window.to.timestamp_millis();
+        url.query_pairs_mut()
+            .append_pair("sortField", "creationDate")
+            .append_pair("sortDirection", "asc")
+            .append_pair("page", &page.to_string())
+            .append_pair("perPage", &self.page_size.to_string())
+            .append_pair("start", &start.to_string())
+            .append_pair("end", &end.to_string());
+        url
+    }
+
+    fn item(&self, raw: &[u8]) -> Item {
+        let Ok(log) = serde_json::from_slice::<Log<'_>>(raw) else {
+            return rejected(RejectReason::Malformed, raw);
+        };
+        let at: Option<DateTime<Utc>> = match log.creation_date.as_deref().map(parse_time) {
+            Some(None) => return rejected(RejectReason::BadTime, raw),
+            Some(at) => at,
+            None => None,
+        };
+        let id = log.id.as_deref().or(log.instance_audit_log_id.as_deref());
+        let key = match id {
+            Some(id) => EventKey::of("losant", &[id.as_bytes()]),
+            None => EventKey::of("losant without id", &[raw]),
+        };
+        let what = if self.ignore.matches([log.actor_name.as_deref(), log.actor_id.as_deref()]) {
+            What::Ignored
+        } else {
+            What::Event(log.labels())
+        };
+        Item { key, at, filed_at: at, what }
+    }
+}
+
+/// The collection, as far as it is needed.
+struct Listed<'a> {
+    items: RawEvents<'a>,
+    total: Option<u64>,
+    per_page: Option<u32>,
+}
+
+impl<'a> Listed<'a> {
+    fn parse(reply: &'a Reply) -> Result<Self, Failure> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Wire<'a> {
+            #[serde(borrow)]
+            items: RawEvents<'a>,
+            total_count: Option<u64>,
+            per_page: Option<u32>,
+        }
+        let wire: Wire<'a> =
+            serde_json::from_slice(&reply.body).map_err(|_| reply.undecodable("no collection with items"))?;
+        Ok(Self { items: wire.items, total: wire.total_count, per_page: wire.per_page })
+    }
+}
+
+/// One log, as far as it is needed: request and response bodies are never kept. Every field is
+/// optional in the service's schema, and its enumerations grow.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Log<'a> {
+    #[serde(borrow)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    instance_audit_log_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    creation_date: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    primary_target_type: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    request_action: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    actor_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    actor_name: Option<Cow<'a, str>>,
+    response_status: Option<u16>,
+}
+
+impl Log<'_> {
+    fn labels(&self) -> EventLabels {
+        let action = Label::from_words(self.request_action.as_deref().unwrap_or_default());
+        let action = match action.as_str() {
+            "post" => Label::from_words("create"),
+            "patch" | "put" => Label::from_words("update"),
+            _ => action,
+        };
+        let outcome = match self.response_status {
+            Some(status) if status < 400 => Outcome::Success,
+            Some(_) => Outcome::Failure,
+            None => Outcome::Unknown,
+        };
+        let category = Label::from_words(self.primary_target_type.as_deref().unwrap_or_default());
+        EventLabels { category, action, outcome, class: Class::Change }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn losant() -> Losant {
+        Losant {
+            base: "https://api.losant.com".parse().unwrap(),
+            instance: "575ec7417ae143cd83dc4a96".into(),
+            page_size: 100,
+            ignore: Ignore::new(&["robot@example.com".into()]),
+        }
+    }
+
+    /// The example of the service's own documentation.
+    const EXAMPLE: &str = r#"{"id": "586e9d5151265cb9d72f6ec6", "creationDate": "2016-06-13T04:00:00.000Z",
+        "primaryTargetType": "Organization", "actorName": "actor@example.com", "requestResource": "organization",
+        "requestAction": "delete", "requestBody": {"a": [1]}, "responseBody": {"success": true}, "responseStatus": 200}"#;
+
+    fn label_text(raw: &str) -> String {
+        match losant().item(raw.as_bytes()).what {
+            What::Event(labels) => format!("{} {} {}", labels.category, labels.action, labels.outcome.as_str()),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_documented_example_is_counted_as_the_interface_says() {
+        assert_eq!(label_text(EXAMPLE), "organization delete success");
+        let item = losant().item(EXAMPLE.as_bytes());
+        assert_eq!(item.at, parse_time("2016-06-13T04:00:00Z"));
+        assert_eq!(item.filed_at, item.at);
+    }
+
+    #[test]
+    fn methods_become_actions_and_statuses_outcomes() {
+        for (json, expected) in [
+            (
+                r#"{"primaryTargetType":"ApiToken","requestAction":"post","responseStatus":201}"#,
+                "api_token create success",
+            ),
+            (r#"{"primaryTargetType":"User","requestAction":"patch","responseStatus":400}"#, "user update failure"),
+            (r#"{"primaryTargetType":"User","requestAction":"PUT","responseStatus":399}"#, "user update success"),
+            (
+                r#"{"primaryTargetType":"InstanceCustomNode","requestAction":"resendInvite"}"#,
+                "instance_custom_node resend_invite unknown",
+            ),
+            ("{}", "unknown unknown unknown"),
+        ] {
+            assert_eq!(label_text(json), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn an_event_without_id_or_time_has_a_key_of_its_bytes() {
+        let key = |json: &str| losant().item(json.as_bytes()).key;
+        assert_eq!(key("{}"), key("{}"));
+        assert_ne!(key("{}"), key(r#"{"requestAction":"post"}"#));
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_rejected_for_its_reason() {
+        assert!(label_text("[1]").starts_with("Rejected(Rejection { reason: Malformed"));
+        assert!(label_text(r#"{"responseStatus": "x"}"#).contains("Malformed"));
+        assert!(label_text(r#"{"id":"a","creationDate":"soon"}"#).contains("BadTime"));
+    }
+
+    #[test]
+    fn an_ignored_actor_is_ignored_by_name_or_id() {
+        assert_eq!(label_text(r#"{"id":"a","actorName":"Robot@example.com"}"#), "Ignored");
+    }
+
+    #[test]
+    fn the_query_asks_for_ascending_pages_of_a_closed_range() {
+        let at = |ms| DateTime::from_timestamp_millis(ms).unwrap();
+        let url = losant().url(Window { from: at(1000), to: at(2000) }, 3);
+        assert_eq!(
+            url.as_str(),
+            "https://api.losant.com/instance/575ec7417ae143cd83dc4a96/audit-logs?sortField=creationDate\
+             &sortDirection=asc&page=3&perPage=100&start=999&end=2000"
+        );
+    }
+}

@@ -10,3 +10,4 @@ pub mod source;
 pub mod stats;
 pub mod transport;
 pub mod window;
+pub mod simulate;

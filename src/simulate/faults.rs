@@ -1,0 +1,249 @@
+//! What a simulated service may do wrong, as plain switches.
+//!
+//! Promises: all off by default; the same switches by flag (`canvas:throttle=0.1,retry_after=5`),
+//! by JSON and in code; an unknown service or switch is an error that names it.
+//!
+//! Leaves to others: doing it (`world.rs` for what any HTTP server can do wrong, the five services
+//! for what only they can).
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::event::System;
+
+/// The switches of all five services.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Faults {
+    /// Of Canvas.
+    pub canvas: ServiceFaults,
+    /// Of Informatica.
+    pub informatica: ServiceFaults,
+    /// Of `ActivID`.
+    pub activid: ServiceFaults,
+    /// Of Losant.
+    pub losant: ServiceFaults,
+    /// Of Index Exchange.
+    pub index_exchange: ServiceFaults,
+}
+
+/// The switches of one service. A number of kind `f64` is the probability (0 to 1) that a request
+/// meets the fault. A switch that has no meaning for a service does nothing there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "switches are independent of each other")]
+pub struct ServiceFaults {
+    /// 429 (Canvas with `old_throttle`: 403 and its text).
+    pub throttle: f64,
+    /// Seconds in `Retry-After` of a throttled answer; 0 leaves the header out.
+    pub retry_after: u32,
+    /// Canvas before October 2025: throttled is 403 `text/plain`.
+    pub old_throttle: bool,
+    /// 503.
+    pub unavailable: f64,
+    /// 500.
+    pub error: f64,
+    /// The request is taken and never answered.
+    pub hang: f64,
+    /// The body comes one byte at a time, two bytes per second.
+    pub drip: f64,
+    /// 200 with an HTML page instead of the answer.
+    pub html: f64,
+    /// 200 with the first half of the answer, complete as far as HTTP can tell.
+    pub truncated: f64,
+    /// One more event in the list that is not an event (the good ones stay).
+    pub malformed: f64,
+    /// 200 with JSON nested 200,000 levels deep.
+    pub deep: f64,
+    /// The answer follows 256 MiB of blanks.
+    pub huge: f64,
+    /// `Content-Encoding: gzip` of about 256 KiB that unpacks to 256 MiB.
+    pub bomb: f64,
+    /// 307 to another origin.
+    pub redirect: f64,
+    /// The service's own 401.
+    pub unauthorized: f64,
+    /// Canvas: 401 without `WWW-Authenticate` (not permitted); others: 403.
+    pub forbidden: f64,
+    /// Every n-th read finds all sessions and tokens expired; 0 is never.
+    pub expire_every: u32,
+    /// Share of events that are listed twice (services with ids).
+    pub duplicates: f64,
+    /// Canvas: `next` of the second page leads to the second page; Losant and Informatica: `page`
+    /// and `skip` are ignored.
+    pub looping: bool,
+    /// Canvas: the bookmark in `next` is one the service cannot decode, so that page 1 follows.
+    pub restarting: bool,
+    /// The time filter is accepted and ignored.
+    pub ignore_time_filter: bool,
+    /// How far the service's clock is ahead of the machine's, in seconds: its `Date`, the times of
+    /// its events and its reading of time filters.
+    pub clock_skew_seconds: i64,
+    /// The most events one answer holds, whatever was asked for; 0 is no cap beyond the documented.
+    pub count_cap: usize,
+    /// Losant: `start` and `end` are exclusive (the documentation does not say).
+    pub exclusive_bounds: bool,
+    /// Canvas: the flat documents of the old documentation instead of the compound ones.
+    pub flat: bool,
+    /// Canvas: the old route `/pseudonyms/` instead of `/logins/`.
+    pub pseudonyms_route: bool,
+    /// Canvas: ids as strings even if nobody asked for them.
+    pub string_ids: bool,
+    /// Informatica: how an ended session is refused.
+    pub session_end: SessionEnd,
+    /// Informatica: the shape of errors.
+    pub error_shape: ErrorShape,
+    /// Informatica: sessions are long tokens that end 30 minutes after login, used or not.
+    pub jwt_sessions: bool,
+    /// Informatica, `ActivID`, Index Exchange: after so many refused logins in a row the account is
+    /// locked for good; 0 is never.
+    pub lock_after: u32,
+    /// `ActivID`: each login and each search of the reader is an event too.
+    pub self_noise: bool,
+    /// Index Exchange, `ActivID`: seconds a token is really valid, if less than its `expires_in`
+    /// says; 0 keeps the promise.
+    pub token_seconds: u32,
+    /// Index Exchange: bid events come as one file per hour instead of several parts.
+    pub single_file_bids: bool,
+    /// Index Exchange: an updated file has another id.
+    pub new_file_ids: bool,
+    /// Index Exchange: files are sent with `Content-Encoding: gzip`, not as files that are gzip.
+    pub content_encoding: bool,
+}
+
+/// How Informatica refuses an ended session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionEnd {
+    /// 401.
+    #[default]
+    Unauthorized,
+    /// 403 with `error.code` `AUTH_01`.
+    Auth01,
+    /// 200 with an HTML login page.
+    Html,
+}
+
+/// The three shapes of Informatica's errors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorShape {
+    /// `{"error":{"code","message","requestId","details"}}`.
+    #[default]
+    V3,
+    /// `{"code","description","statusCode","@type":"error"}`.
+    V2,
+    /// Spring's problem detail.
+    Problem,
+}
+
+/// Why a text or JSON value does not switch faults.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct BadFault(String);
+
+// === impl Faults ===
+
+impl Faults {
+    /// The switches of one service.
+    pub fn of(&self, system: System) -> &ServiceFaults {
+        match system {
+            System::Canvas => &self.canvas,
+            System::Informatica => &self.informatica,
+            System::Activid => &self.activid,
+            System::Losant => &self.losant,
+            System::IndexExchange => &self.index_exchange,
+        }
+    }
+
+    /// The switches of one service, to be changed.
+    pub fn of_mut(&mut self, system: System) -> &mut ServiceFaults {
+        match system {
+            System::Canvas => &mut self.canvas,
+            System::Informatica => &mut self.informatica,
+            System::Activid => &mut self.activid,
+            System::Losant => &mut self.losant,
+            System::IndexExchange => &mut self.index_exchange,
+        }
+    }
+
+    /// Switches what a flag says: `SERVICE:SWITCH[=VALUE][,SWITCH[=VALUE]…]`, where a switch without
+    /// a value is on (a probability: always). `SERVICE` may be `all`.
+    pub fn set(&mut self, flag: &str) -> Result<(), BadFault> {
+        let (service, switches) =
+            flag.split_once(':').ok_or_else(|| BadFault(format!("{flag:?}: expected SERVICE:SWITCH=VALUE")))?;
+        let plain = serde_json::to_value(ServiceFaults::default()).unwrap_or_default();
+        let mut wanted = serde_json::Map::new();
+        for switch in switches.split(',') {
+            let (name, value) = match switch.split_once('=') {
+                Some((name, text)) => {
+                    (name, serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned())))
+                }
+                None if plain[switch].is_boolean() => (switch, Value::Bool(true)),
+                None => (switch, Value::from(1)),
+            };
+            wanted.insert(name.to_owned(), value);
+        }
+        let systems: Vec<&str> =
+            if service == "all" { System::ALL.iter().map(|s| s.as_str()).collect() } else { vec![service] };
+        let patch = systems.into_iter().map(|s| (s.to_owned(), Value::Object(wanted.clone()))).collect();
+        self.patch(&Value::Object(patch))
+    }
+
+    /// Switches what a JSON object says, `{"canvas":{"throttle":0.1}}`. What it does not name stays;
+    /// `null` for a service turns all its faults off.
+    pub fn patch(&mut self, patch: &Value) -> Result<(), BadFault> {
+        let services = patch.as_object().ok_or_else(|| BadFault("expected a JSON object by service".to_owned()))?;
+        let mut patched = self.clone();
+        for (name, switches) in services {
+            let system = System::ALL
+                .into_iter()
+                .find(|system| system.as_str() == name)
+                .ok_or_else(|| BadFault(format!("{name:?} is none of the simulated services")))?;
+            let service = patched.of_mut(system);
+            if switches.is_null() {
+                *service = ServiceFaults::default();
+                continue;
+            }
+            let wanted = switches.as_object().ok_or_else(|| BadFault(format!("{name}: expected a JSON object")))?;
+            let mut whole = serde_json::to_value(&*service).unwrap_or_default();
+            for (switch, value) in wanted {
+                whole[switch] = value.clone();
+            }
+            *service = serde_json::from_value(whole).map_err(|error| BadFault(format!("{name}: {error}")))?;
+        }
+        *self = patched;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_switches_one_service_and_leaves_the_rest() {
+        let mut faults = Faults::default();
+        faults.set("canvas:throttle=0.1,retry_after=5,flat").unwrap();
+        faults.set("informatica:session_end=html").unwrap();
+        faults.set("canvas:hang").unwrap();
+        assert_eq!(faults.canvas.throttle.to_bits(), 0.1_f64.to_bits());
+        assert_eq!(faults.canvas.retry_after, 5);
+        assert!(faults.canvas.flat);
+        assert_eq!(faults.canvas.hang.to_bits(), 1.0_f64.to_bits());
+        assert_eq!(faults.informatica.session_end, SessionEnd::Html);
+        assert_eq!(faults.losant, ServiceFaults::default());
+        faults.patch(&serde_json::json!({"canvas": null})).unwrap();
+        assert_eq!(faults.canvas, ServiceFaults::default());
+    }
+
+    #[test]
+    fn an_unknown_service_or_switch_is_named_and_changes_nothing() {
+        let mut faults = Faults::default();
+        for (flag, named) in [("mail:throttle=1", "mail"), ("canvas:thrott=1", "thrott"), ("canvas", "canvas")] {
+            let error = faults.set(flag).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+        assert_eq!(faults, Faults::default());
+    }
+}

@@ -211,6 +211,25 @@ pub fn plan(checkpoint: Option<&Checkpoint>, now: DateTime<Utc>, cadence: &Caden
     Plan { checkpoint, live: Window { from, to }, after_live, lost }
 }
 
+/// What to read now of a service that is a list of files: always the whole list. An outage is
+/// shown as a gap, so that the rows it holds back are known not to be of the present.
+pub fn plan_feed(checkpoint: Option<&Checkpoint>, now: DateTime<Utc>, cadence: &Cadence, interval: Duration) -> Plan {
+    let mut checkpoint = checkpoint.cloned().unwrap_or_else(|| {
+        let origin = now - delta(cadence.initial_lookback);
+        Checkpoint { origin, head: origin, gaps: Vec::new() }
+    });
+    let horizon = now - delta(cadence.max_catch_up);
+    let lost = (horizon - checkpoint.head).max(TimeDelta::zero());
+    let head = checkpoint.head.max(horizon);
+    if now - head > delta(cadence.overlap.max(3 * interval)) {
+        checkpoint.gaps = vec![Gap { from: head, to: now, unread_from: head }];
+        checkpoint.head = now;
+    }
+    let live = Window { from: checkpoint.origin, to: now };
+    let after_live = Checkpoint { origin: checkpoint.origin, head: checkpoint.head.max(now), gaps: Vec::new() };
+    Plan { checkpoint, live, after_live, lost }
+}
+
 /// The next piece of the oldest gap, at most `step` long.
 pub fn next_gap_step(checkpoint: &Checkpoint, step: Duration, cell: Duration) -> Option<Window> {
     let gap = checkpoint.gaps.first()?;
@@ -301,6 +320,24 @@ mod tests {
             assert_eq!(edge.timestamp() % 300, 0, "{edge}");
         }
         assert!(plan.live.contains(at(17)));
+    }
+
+    #[test]
+    fn a_feed_is_read_whole_and_an_outage_shows_as_a_gap_until_then() {
+        let interval = Duration::from_mins(15);
+        let first = plan_feed(None, at(0), &cadence(), interval);
+        assert!(first.checkpoint.catching_up() && !first.after_live.catching_up());
+        assert_eq!(first.live, Window { from: at(-3600), to: at(0) });
+        let next = plan_feed(Some(&first.after_live), at(900), &cadence(), interval);
+        assert!(!next.checkpoint.catching_up());
+        assert_eq!(next.live, Window { from: at(-3600), to: at(900) });
+        let late = plan_feed(Some(&next.after_live), at(900 + 86_400 + 50), &cadence(), interval);
+        assert!(late.checkpoint.catching_up());
+        assert_eq!(late.lost, TimeDelta::seconds(50));
+        assert_eq!(
+            plan_feed(Some(&late.checkpoint), at(900 + 86_400 + 50), &cadence(), interval).lost,
+            TimeDelta::zero()
+        );
     }
 
     #[test]

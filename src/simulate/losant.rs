@@ -281,14 +281,7 @@ impl Log {
         self.put(dice, deed, Expect::new(category, action, outcome, Class::Change), at, visible_at);
     }
 
-    fn put(
-        &mut self,
-        dice: &mut Dice,
-        deed: &Deed<'_>,
-        expect: Expect,
-        at: DateTime<Utc>,
-        visible_at: DateTime<Utc>,
-    ) {
+    fn put(&mut self, dice: &mut Dice, deed: &Deed<'_>, expect: Expect, at: DateTime<Utc>, visible_at: DateTime<Utc>) {
         // an id begins with its second, as theirs do
         let id = format!("{:08x}{}", at.timestamp() & 0xffff_ffff, dice.hex(16));
         let target_id = dice.hex(24);
@@ -401,7 +394,10 @@ pub(super) fn deletion_burst(log: &mut Log, dice: &mut Dice, times: &[DateTime<U
 }
 
 pub(super) fn privilege_escalation(log: &mut Log, dice: &mut Dice, at: DateTime<Utc>, now: DateTime<Utc>) -> usize {
-    let steps = [("User", "user", "instanceMember", "patch", "update"), ("ApiToken", "api_token", "instanceApiToken", "post", "create")];
+    let steps = [
+        ("User", "user", "instanceMember", "patch", "update"),
+        ("ApiToken", "api_token", "instanceApiToken", "post", "create"),
+    ];
     for (number, (kind, category, resource, wire_action, action)) in steps.into_iter().enumerate() {
         let at = at + TimeDelta::milliseconds(1500 * i64::try_from(number).unwrap_or(0));
         let deed = Deed {
@@ -418,8 +414,9 @@ pub(super) fn privilege_escalation(log: &mut Log, dice: &mut Dice, at: DateTime<
 }
 
 pub(super) fn unlisted(log: &mut Log, dice: &mut Dice, number: Option<u32>, at: DateTime<Utc>, now: DateTime<Utc>) {
-    let (kind, category) = number
-        .map_or(("SSOConfig".to_owned(), "sso_config".to_owned()), |n| (format!("Novelty {n}"), format!("novelty_{n}")));
+    let (kind, category) = number.map_or(("SSOConfig".to_owned(), "sso_config".to_owned()), |n| {
+        (format!("Novelty {n}"), format!("novelty_{n}"))
+    });
     let deed = Deed {
         target: Some((&kind, &category)),
         resource: "instance",

@@ -360,14 +360,8 @@ impl World {
             .merge(losant::routes(self))
             .merge(index_exchange::routes(self))
             .route("/simulator/truth", get(move |request: Request| async move { truth.serve_truth(&request) }))
-            .route(
-                "/simulator/faults",
-                post(move |request: Request| async move { faults.serve_faults(request).await }),
-            )
-            .route(
-                "/simulator/inject",
-                post(move |request: Request| async move { inject.serve_inject(request).await }),
-            )
+            .route("/simulator/faults", post(move |request: Request| async move { faults.serve_faults(request).await }))
+            .route("/simulator/inject", post(move |request: Request| async move { inject.serve_inject(request).await }))
             .route("/simulator/requests", get(move || async move { requests.serve_requests() }))
     }
 
@@ -898,9 +892,10 @@ impl<E> Timeline<E> {
     ) -> impl Iterator<Item = &Placed<E>> {
         let (first, last) = (from.timestamp_millis(), to.timestamp_millis());
         let range = if first <= last { (first, 0)..=(last, u64::MAX) } else { (0, 0)..=(0, 0) };
-        self.events.range(range).map(|(_, event)| event).filter(move |event| {
-            event.visible_at <= now && event.at >= from && event.at <= to
-        })
+        self.events
+            .range(range)
+            .map(|(_, event)| event)
+            .filter(move |event| event.visible_at <= now && event.at >= from && event.at <= to)
     }
 
     fn tell(&self, system: System, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
@@ -1197,8 +1192,7 @@ fn bomb() -> Bytes {
 }
 
 async fn read_json(request: Request) -> Result<Value, String> {
-    let body =
-        axum::body::to_bytes(request.into_body(), REQUEST_BYTES_MAX).await.map_err(|error| error.to_string())?;
+    let body = axum::body::to_bytes(request.into_body(), REQUEST_BYTES_MAX).await.map_err(|error| error.to_string())?;
     serde_json::from_slice(&body).map_err(|error| error.to_string())
 }
 

@@ -1,0 +1,321 @@
+//! One task per source: plan a window, read it, commit it, pause.
+//!
+//! Promises:
+//! - **Cadence.** Never two polls of one source at a time: a slow source is late, not doubled.
+//!   Nothing here waits for another source.
+//! - **Order.** The newest window is read first in every poll; what is left of the time until the
+//!   next one goes to the gaps, oldest first.
+//! - **Nothing outside.** An event that lies outside the window that was asked for is not
+//!   counted, whatever the service says: it may have been counted and forgotten.
+//! - **Patience.** After a failure the next poll is later each time; after a refused login much
+//!   later, because accounts lock, but at once when the credential's file changes.
+//!
+//! Leaves to others: what to read (`window.rs`), how (`source/*.rs`, `api.rs`), counting
+//! (`ledger.rs`).
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::FutureExt;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::api::{Api, Failure};
+use crate::clock::Clock;
+use crate::event::{EventKey, SourceName};
+use crate::ledger::{Commit, CommitError, DocumentRecord, Ledger, Page, SourceLedger};
+use crate::source::{Sink, Source, Spec, Taken};
+use crate::stats::{ErrorKind, PollResult, SourceStats};
+use crate::window::{Cadence, Checkpoint, Window, next_gap_step, plan, plan_feed};
+
+/// First piece of a gap that is read at once; doubled as long as that goes well.
+const GAP_STEP_FIRST: Duration = Duration::from_hours(1);
+/// The smallest piece a gap is read in after failures.
+const GAP_STEP_MIN: Duration = Duration::from_mins(1);
+/// An event this far outside the window is still taken: some services cut times to seconds.
+const WINDOW_TOLERANCE: TimeDelta = TimeDelta::seconds(1);
+/// The longest pause after failures that pass by themselves, unless the interval is longer.
+const PAUSE_MAX: Duration = Duration::from_mins(5);
+/// The shortest and the longest pause after a refused login.
+const LOGIN_PAUSE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_hours(1));
+/// How often a credential's file is looked at during a pause.
+const CREDENTIAL_LOOK: Duration = Duration::from_secs(2);
+
+/// Everything one source needs to be polled.
+pub struct Poller {
+    /// Its name.
+    pub name: SourceName,
+    /// Reads the service.
+    pub source: Box<dyn Source>,
+    /// Talks to it.
+    pub api: Api,
+    /// Counts.
+    pub ledger: Ledger,
+    /// What is counted.
+    pub book: Arc<SourceLedger>,
+    /// What is learned on the way.
+    pub stats: Arc<SourceStats>,
+    /// Tells the time.
+    pub clock: Clock,
+    /// How windows are planned.
+    pub cadence: Cadence,
+    /// Time from the start of one poll to the start of the next.
+    pub interval: Duration,
+    /// The longest a poll may take.
+    pub timeout: Duration,
+    /// A fingerprint of the credential as it is now, to notice that it was replaced.
+    pub credential: Box<dyn Fn() -> Option<[u8; 32]> + Send + Sync>,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+impl Poller {
+    /// Polls until `stop`. A commit that is under way then is finished by the ledger.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let spec = self.source.spec();
+        let mut random = StdRng::seed_from_u64(self.seed);
+        let mut failures = 0;
+        let mut gap_step = GAP_STEP_FIRST.min(spec.step_max);
+        loop {
+            let started = Instant::now();
+            let next = started + self.interval.mul_f64(random.random_range(0.97..1.0));
+            let credential = (self.credential)();
+            let outcome = tokio::select! {
+                () = stop.cancelled() => return,
+                outcome = self.guarded_poll(&spec, next, &mut gap_step) => outcome,
+            };
+            let pause = match outcome {
+                Ok(()) => {
+                    if failures > 0 {
+                        info!(source = %self.name, after = failures, "polling again");
+                    }
+                    failures = 0;
+                    next.saturating_duration_since(Instant::now())
+                }
+                Err(failure) => {
+                    failures += 1;
+                    let pause = pause_after(&failure, failures, self.interval).mul_f64(random.random_range(0.9..1.1));
+                    warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, next_try = ?pause, "poll failed");
+                    pause
+                }
+            };
+            self.stats.rest().next_poll = Some(self.clock.now() + pause);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.rest(pause, credential, failures > 0) => {}
+            }
+        }
+    }
+
+    /// Waits; after a failure no longer than until the credential changes.
+    async fn rest(&self, pause: Duration, credential: Option<[u8; 32]>, watch: bool) {
+        let end = Instant::now() + pause;
+        while watch && end.saturating_duration_since(Instant::now()) > CREDENTIAL_LOOK {
+            tokio::time::sleep(CREDENTIAL_LOOK).await;
+            if (self.credential)() != credential {
+                info!(source = %self.name, "the credential changed; polling at once");
+                return;
+            }
+        }
+        tokio::time::sleep_until(end).await;
+    }
+
+    /// A poll with its deadline, its statistics, and a fence around a panic.
+    async fn guarded_poll(&mut self, spec: &Spec, until: Instant, gap_step: &mut Duration) -> Result<(), Failure> {
+        let started = Instant::now();
+        let timeout = self.timeout;
+        let poll = AssertUnwindSafe(self.poll(spec, until, gap_step)).catch_unwind();
+        let outcome = match tokio::time::timeout(timeout, poll).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(Failure::new(ErrorKind::Decode, "polling", "a fault in this program (a panic)")),
+            Err(_) => Err(Failure::new(ErrorKind::Timeout, "polling", format!("not done after {timeout:?}"))),
+        };
+        let now = self.clock.now();
+        let outcome = outcome.map_err(|mut failure| {
+            failure.count_once(&self.stats);
+            self.stats.rest().last_error = Some((now, failure.to_string()));
+            failure
+        });
+        let result = match &outcome {
+            Ok(()) => PollResult::Success,
+            Err(failure) if failure.kind == ErrorKind::Throttled => PollResult::Throttled,
+            Err(_) => PollResult::Error,
+        };
+        self.stats.poll(result, started.elapsed(), now);
+        outcome
+    }
+
+    /// One poll: the newest window, then gaps until it is time for the next poll.
+    pub async fn poll(&mut self, spec: &Spec, until: Instant, gap_step: &mut Duration) -> Result<(), Failure> {
+        let local = self.clock.now();
+        let now = local + self.api.clock_skew();
+        let stored = self.book.state().checkpoint().cloned();
+        let plan = if spec.is_feed {
+            plan_feed(stored.as_ref(), now, &self.cadence, self.interval)
+        } else {
+            plan(stored.as_ref(), now, &self.cadence)
+        };
+        if stored.as_ref() != Some(&plan.checkpoint) {
+            let lost_seconds = u64::try_from(plan.lost.num_seconds()).unwrap_or_default();
+            if lost_seconds > 0 {
+                warn!(source = %self.name, lost_seconds, "history older than max_catch_up is given up");
+            }
+            let next = Some(plan.checkpoint.clone());
+            let commit = Commit { expected: stored, next, page: Page::default(), lost_seconds, now: local };
+            self.ledger.commit(&self.book, commit).await.map_err(storage)?;
+        }
+        let (live, overlap, is_feed) = (plan.live, self.cadence.overlap, spec.is_feed);
+        self.read(plan.checkpoint, live, |api| {
+            let mut after = plan.after_live.clone();
+            // the first answer tells that the service's clock is behind: the head must not run ahead of it
+            after.head = after.head.min(local + api.clock_skew()).max(plan.after_live.origin);
+            if is_feed { after } else { after.forgetting(overlap) }
+        })
+        .await?;
+        if spec.is_feed {
+            return Ok(());
+        }
+        while Instant::now() < until {
+            let Some(checkpoint) = self.book.state().checkpoint().cloned() else { break };
+            let Some(step) = next_gap_step(&checkpoint, *gap_step, self.cadence.cell) else { break };
+            debug!(source = %self.name, from = %step.from, to = %step.to, "catching up");
+            let after = checkpoint.gap_read_to(step.to).forgetting(self.cadence.overlap);
+            let done = self.read(checkpoint, step, |_| after).await;
+            *gap_step = if done.is_ok() { *gap_step * 2 } else { *gap_step / 4 };
+            *gap_step = (*gap_step).clamp(GAP_STEP_MIN.max(self.cadence.cell), spec.step_max);
+            done?;
+        }
+        Ok(())
+    }
+
+    /// Reads one window and commits it; the checkpoint moves with its last page.
+    async fn read(
+        &mut self,
+        checkpoint: Checkpoint,
+        window: Window,
+        after: impl FnOnce(&Api) -> Checkpoint,
+    ) -> Result<(), Failure> {
+        let mut pages = Pages {
+            name: &self.name,
+            ledger: &self.ledger,
+            book: &self.book,
+            stats: &self.stats,
+            clock: &self.clock,
+            window,
+            checkpoint,
+            pending: None,
+        };
+        let read = self.source.read(window, &self.api, &mut pages).await;
+        // what came before an error is good, and stays counted
+        let next = if read.is_ok() { after(&self.api) } else { pages.checkpoint.clone() };
+        let committed = pages.finish(next).await;
+        read.and(committed)
+    }
+}
+
+/// The pages of one window on their way to the ledger. The latest is held back until the next
+/// one comes, so that the last page and the checkpoint are one transaction.
+struct Pages<'a> {
+    name: &'a SourceName,
+    ledger: &'a Ledger,
+    book: &'a Arc<SourceLedger>,
+    stats: &'a SourceStats,
+    clock: &'a Clock,
+    window: Window,
+    checkpoint: Checkpoint,
+    pending: Option<Page>,
+}
+
+impl Pages<'_> {
+    async fn commit(&mut self, page: Page, next: Checkpoint) -> Result<(), Failure> {
+        let commit = Commit {
+            expected: Some(self.checkpoint.clone()),
+            next: Some(next.clone()),
+            page,
+            lost_seconds: 0,
+            now: self.clock.now(),
+        };
+        let committed = self.ledger.commit(self.book, commit).await.map_err(storage)?;
+        self.checkpoint = next;
+        debug!(source = %self.name, counted = committed.counted, duplicate = committed.duplicate, "committed");
+        for rejection in committed.rejections {
+            warn!(
+                source = %self.name,
+                reason = rejection.reason.as_str(),
+                sample = rejection.sample,
+                "an event could not be understood; it is counted as rejected"
+            );
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self, next: Checkpoint) -> Result<(), Failure> {
+        let page = self.pending.take();
+        if page.is_none() && next == self.checkpoint {
+            return Ok(());
+        }
+        self.commit(page.unwrap_or_default(), next).await
+    }
+}
+
+#[async_trait]
+impl Sink for Pages<'_> {
+    async fn page(&mut self, mut page: Page) -> Result<Taken, Failure> {
+        let mut taken = Taken::default();
+        let first = (self.window.from - WINDOW_TOLERANCE).max(self.checkpoint.origin);
+        let after = self.window.to + WINDOW_TOLERANCE;
+        page.items.retain(|item| {
+            let moment: Option<DateTime<Utc>> = item.at.or(item.filed_at);
+            let filed_before_origin =
+                item.filed_at.is_some_and(|filed| filed < self.checkpoint.origin - WINDOW_TOLERANCE);
+            match moment {
+                Some(moment) if moment < first || filed_before_origin => taken.before += 1,
+                Some(moment) if moment >= after => taken.after += 1,
+                _ => {
+                    taken.inside += 1;
+                    return true;
+                }
+            }
+            false
+        });
+        self.stats.rest().outside_window += (taken.before + taken.after) as u64;
+        if let Some(previous) = self.pending.replace(page) {
+            self.commit(previous, self.checkpoint.clone()).await?;
+        }
+        Ok(taken)
+    }
+
+    fn report(&mut self, mut failure: Failure) {
+        failure.count_once(self.stats);
+        warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, "reading goes on");
+        self.stats.rest().last_error = Some((self.clock.now(), failure.to_string()));
+    }
+
+    fn document(&self, key: &EventKey) -> Option<DocumentRecord> {
+        self.book.state().documents().get(key).cloned()
+    }
+}
+
+fn storage(error: CommitError) -> Failure {
+    Failure::new(ErrorKind::Storage, "writing the ledger", error.to_string())
+}
+
+/// How long to wait after the `failures`-th failure in a row.
+pub fn pause_after(failure: &Failure, failures: u32, interval: Duration) -> Duration {
+    let doubled = |first: Duration| first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)));
+    let pause = if failure.at_login && failure.kind == ErrorKind::Auth {
+        doubled(interval.max(LOGIN_PAUSE.0)).min(LOGIN_PAUSE.1.max(interval))
+    } else {
+        doubled(interval).min(PAUSE_MAX.max(interval)).min(interval.saturating_mul(8))
+    };
+    pause.max(failure.retry_after.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,15 @@
+//! The HTTP side: who may ask, over which connection, and (added here) what is answered.
+//!
+//! Promises: [`config`] reads the exporter-toolkit web configuration file, [`protect()`] guards a
+//! router with it, [`listen`] serves that router over plain HTTP or TLS.
+
+pub mod config;
+pub mod listen;
+mod protect;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::WebFile;
+pub use protect::protect;

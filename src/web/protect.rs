@@ -1,0 +1,215 @@
+//! Basic authentication and the configured headers, over a whole router.
+//!
+//! Promises: without a usable web configuration nothing is answered but 500; with
+//! `basic_auth_users` nothing but 401 without a right password. An unknown user takes as long as a
+//! known one. bcrypt runs for one request at a time, off the async threads, and only once per
+//! user, hash and password while that is remembered; what is remembered is bounded and holds no
+//! password.
+//!
+//! Leaves to others: when the web configuration is read anew (`config.rs`).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use base64::Engine;
+use base64::alphabet::BCRYPT;
+use base64::engine::general_purpose::STANDARD;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use tokio::sync::Semaphore;
+
+use super::config::WebFile;
+
+/// How many right and how many wrong answers are remembered, each.
+const REMEMBERED_MAX: usize = 256;
+
+/// The 31 characters that no bcrypt result equals, since its last character never is `9`, of which
+/// two bits belong to no byte.
+const NO_RESULT: &str = "9999999999999999999999999999999";
+
+/// The router, answering only whom the web configuration lets in, with its headers on every
+/// answer: also on 401, 404 and 405.
+pub fn protect(router: axum::Router, web: Arc<WebFile>) -> axum::Router {
+    let guard = Arc::new(Guard { web, doorman: Doorman::new() });
+    router.layer(axum::middleware::from_fn_with_state(guard, answer))
+}
+
+struct Guard {
+    web: Arc<WebFile>,
+    doorman: Doorman,
+}
+
+async fn answer(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let config = match guard.web.settings().await {
+        Ok(Some(config)) => config,
+        Ok(None) => return next.run(request).await,
+        Err(_) => return plain(StatusCode::INTERNAL_SERVER_ERROR),
+    };
+    let let_in = config.users.is_empty() || guard.doorman.knows(request.headers(), &config.users).await;
+    let mut response = if let_in {
+        next.run(request).await
+    } else {
+        let mut refusal = plain(StatusCode::UNAUTHORIZED);
+        refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
+        refusal
+    };
+    for (name, value) in &config.headers {
+        response.headers_mut().insert(name, value.clone());
+    }
+    response
+}
+
+/// The status in words as the body, as Go's `http.Error` sends it.
+fn plain(status: StatusCode) -> Response {
+    let text = status.canonical_reason().unwrap_or_default();
+    let mut response = Response::new(Body::from(format!("{text}\n")));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// Compares passwords and remembers the outcome.
+struct Doorman {
+    /// Known to nobody else, so that what is remembered cannot be searched for passwords and the
+    /// cost of an unknown user cannot be told from outside.
+    secret: [u8; 32],
+    remembered: Mutex<Remembered>,
+    /// bcrypt is slow on purpose: one at a time, or guesses would take all processors.
+    turn: Semaphore,
+}
+
+/// Digests of user, hash and password, oldest first. Kept apart so that guesses cannot push out
+/// the right ones.
+#[derive(Default)]
+struct Remembered {
+    right: VecDeque<blake3::Hash>,
+    wrong: VecDeque<blake3::Hash>,
+}
+
+impl Remembered {
+    fn get(&self, digest: blake3::Hash) -> Option<bool> {
+        if self.right.contains(&digest) {
+            return Some(true);
+        }
+        self.wrong.contains(&digest).then_some(false)
+    }
+
+    fn set(&mut self, digest: blake3::Hash, right: bool) {
+        let list = if right { &mut self.right } else { &mut self.wrong };
+        if list.len() >= REMEMBERED_MAX {
+            list.pop_front();
+        }
+        list.push_back(digest);
+    }
+}
+
+impl Doorman {
+    fn new() -> Self {
+        Self { secret: rand::random(), remembered: Mutex::default(), turn: Semaphore::new(1) }
+    }
+
+    /// Whether the request carries the right password of a user.
+    async fn knows(&self, headers: &HeaderMap, users: &BTreeMap<String, SecretString>) -> bool {
+        let Some((user, password)) = credentials(headers) else { return false };
+        let hash = match users.get(&user) {
+            Some(hash) => hash.clone(),
+            None => self.stand_in(&user, users),
+        };
+        let digest = self.digest(user.as_bytes(), hash.expose_secret().as_bytes(), password.expose_secret());
+        if let Some(right) = self.recall(digest) {
+            return right;
+        }
+        let Ok(_turn) = self.turn.acquire().await else { return false };
+        // a request before this one may have asked the same
+        if let Some(right) = self.recall(digest) {
+            return right;
+        }
+        let compared = tokio::task::spawn_blocking(move || fits(hash.expose_secret(), password.expose_secret())).await;
+        let right = compared.unwrap_or(false);
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).set(digest, right);
+        right
+    }
+
+    fn recall(&self, digest: blake3::Hash) -> Option<bool> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(digest)
+    }
+
+    fn digest(&self, user: &[u8], hash: &[u8], password: &[u8]) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new_keyed(&self.secret);
+        for part in [user, hash, password] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        hasher.finalize()
+    }
+
+    /// A hash for a user who does not exist: as costly as that of some user who does (always the
+    /// same one for the same name), and right for no password.
+    fn stand_in(&self, user: &str, users: &BTreeMap<String, SecretString>) -> SecretString {
+        let pick = self.digest(user.as_bytes(), &[], &[]).as_bytes()[..8]
+            .iter()
+            .fold(0_usize, |sum, byte| sum.wrapping_mul(256).wrapping_add(usize::from(*byte)));
+        let cost = users.values().nth(pick % users.len().max(1)).and_then(|hash| cost_of(hash.expose_secret()));
+        format!("$2y${:02}$QOauhQNbBCuQDKes6eFzPe{NO_RESULT}", cost.unwrap_or(10)).into()
+    }
+}
+
+/// User and password of `Authorization: Basic`, read as Go's `Request.BasicAuth` reads it.
+fn credentials(headers: &HeaderMap) -> Option<(String, SecretSlice<u8>)> {
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, encoded) = value.split_at_checked(6)?;
+    if !scheme.eq_ignore_ascii_case(b"basic ") {
+        return None;
+    }
+    let mut decoded = STANDARD.decode(encoded).ok()?;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    let password = decoded.split_off(colon + 1);
+    decoded.pop();
+    Some((String::from_utf8(decoded).ok()?, SecretSlice::from(password)))
+}
+
+/// The cost of a bcrypt hash, where Go's `bcrypt.Cost` finds one: at least 59 bytes, `$2`, an
+/// optional letter, `$` and 4 to 31 in two digits. The rest is not looked at.
+pub(super) fn cost_of(hash: &str) -> Option<u32> {
+    let (cost, _) = split(hash)?;
+    Some(cost)
+}
+
+/// The cost, and salt and result behind it.
+fn split(hash: &str) -> Option<(u32, &[u8])> {
+    if hash.len() < 59 {
+        return None;
+    }
+    let rest = hash.as_bytes().strip_prefix(b"$2")?;
+    // the letter says which old mistakes the maker avoided; Go, too, takes any
+    let rest = if rest.first() == Some(&b'$') { &rest[1..] } else { rest.get(2..)? };
+    let (cost, rest) = rest.split_at_checked(2)?;
+    let cost: u32 = std::str::from_utf8(cost).ok()?.parse().ok()?;
+    (4..=31).contains(&cost).then_some((cost, rest.get(1..)?))
+}
+
+/// Whether the hash is that of the password. One whose salt cannot be read fits none.
+fn fits(hash: &str, password: &[u8]) -> bool {
+    let fitting = || {
+        // 22 characters hold 16 bytes and 4 bits that some makers leave set
+        let lenient = GeneralPurpose::new(
+            &BCRYPT,
+            GeneralPurposeConfig::new()
+                .with_encode_padding(false)
+                .with_decode_allow_trailing_bits(true)
+                .with_decode_padding_mode(base64::engine::DecodePaddingMode::RequireNone),
+        );
+        let (cost, rest) = split(hash)?;
+        let salt: [u8; 16] = lenient.decode(rest.get(..22)?).ok()?.try_into().ok()?;
+        let made = bcrypt::hash_with_salt(password, cost, salt).ok()?.to_string();
+        // blake3's comparison takes the same time for every difference
+        Some(blake3::hash(made.as_bytes().get(29..60)?) == blake3::hash(rest.get(22..53)?))
+    };
+    fitting().unwrap_or(false)
+}

@@ -274,7 +274,7 @@ pub struct SourceLedger {
     name: SourceName,
     system: System,
     id: u32,
-    catalogue: Catalogue,
+    catalogue: Mutex<Catalogue>,
     state: RwLock<State>,
     /// The opening of the store that `state` was read from.
     generation: AtomicU64,
@@ -338,7 +338,8 @@ impl Ledger {
     }
 
     /// Makes a source known: reads what was counted for it, and brings the series of its
-    /// catalogue into being. Until this, nothing of the source can be committed or shown.
+    /// catalogue into being. A source that is known already (a reload) is the same one again, so
+    /// that a commit of its former reader that is still under way is not overlooked.
     pub async fn register(
         &self,
         name: &SourceName,
@@ -348,19 +349,27 @@ impl Ledger {
     ) -> Result<Arc<SourceLedger>, CommitError> {
         let name = name.clone();
         self.with_store(move |store| {
-            let (id, mut state) = store.load(&name, system)?;
-            let missing: Vec<SeriesKey> =
-                catalogue.series(system).into_iter().filter(|key| !state.series.contains_key(key)).collect();
-            state.learn_labels(&catalogue);
-            store.write_series(id, missing.iter().map(|key| (key, 0, now, false)))?;
-            for key in missing {
-                state.series.insert(Arc::new(key), Series::new(0, now, false));
+            let source = store.book(&name, system)?;
+            let missing: Vec<SeriesKey> = {
+                let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
+                state.learn_labels(&catalogue);
+                catalogue.series(system).into_iter().filter(|key| !state.series.contains_key(key)).collect()
+            };
+            *source.catalogue.lock().unwrap_or_else(PoisonError::into_inner) = catalogue;
+            if !missing.is_empty() {
+                store.write_series(source.id, missing.iter().map(|key| (key, 0, now, false)))?;
+                let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
+                state.series.extend(missing.into_iter().map(|key| (Arc::new(key), Series::new(0, now, false))));
             }
-            let generation = AtomicU64::new(store.generation());
-            Ok(Arc::new(SourceLedger { name, system, id, catalogue, state: RwLock::new(state), generation }))
+            Ok(source)
         })
         .await
         .map_err(|error: StoreError| CommitError::Storage(error.to_string()))
+    }
+
+    /// Waits until no commit is under way.
+    pub async fn settle(&self) {
+        self.with_store(|_| ()).await;
     }
 
     /// Counts a page. When this returns `Ok`, the page is durable and visible.

@@ -3,9 +3,12 @@
 pub mod api;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod event;
+pub mod exporter;
 pub mod exposition;
 pub mod ledger;
+pub mod metrics;
 pub mod poll;
 pub mod simulate;
 pub mod source;

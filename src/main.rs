@@ -1,3 +1,334 @@
-//! The command `audit-exporter`.
+//! The command `audit-exporter`: arguments, logging, signals, exit code; nothing else.
 
-fn main() {}
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit_exporter::clock::Clock;
+use audit_exporter::config::{self, Config};
+use audit_exporter::exporter::{Exporter, over_the_network};
+use audit_exporter::ledger::Ledger;
+use audit_exporter::simulate::{Faults, Options, World};
+use audit_exporter::web::listen::{self, ListenAddress};
+use audit_exporter::web::{Pages, WebFile, protect, router};
+use audit_exporter::{demo, metrics};
+use clap::{Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// The configuration or the arguments are wrong.
+const EXIT_USAGE: u8 = 2;
+/// Something else kept the program from running.
+const EXIT_FAILURE: u8 = 1;
+/// How long a stop may take beyond the commit under way.
+const STOP_WAIT: Duration = Duration::from_secs(10);
+
+/// Prometheus exporter for the audit logs of Canvas LMS, Informatica IICS, HID `ActivID`, Losant and
+/// Index Exchange: every event counted exactly once.
+#[derive(Parser)]
+#[command(name = "audit-exporter", disable_version_flag = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// The configuration file (YAML).
+    #[arg(long = "config.file", value_name = "FILE", global = true)]
+    config_file: Option<PathBuf>,
+
+    /// Address to serve on; may be given several times. Without a host: all interfaces.
+    #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = ":10812", global = true)]
+    listen: Vec<ListenAddress>,
+
+    /// File with TLS and basic authentication settings (exporter-toolkit format).
+    #[arg(long = "web.config.file", value_name = "FILE", global = true)]
+    web_config: Option<PathBuf>,
+
+    /// Folder of the ledger; overrides storage.path of the configuration.
+    #[arg(long = "storage.path", value_name = "FOLDER", global = true)]
+    storage: Option<PathBuf>,
+
+    /// The least severe messages to log.
+    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info", global = true)]
+    log_level: LogLevel,
+
+    /// How to write log lines.
+    #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt", global = true)]
+    log_format: LogFormat,
+
+    /// Print the version and exit.
+    #[arg(long)]
+    version: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Validate the configuration file without touching the network: exit status 0 or 2.
+    Check,
+    /// Simulated services for all five systems on loopback, and the exporter polling them.
+    Demo {
+        /// Seed of the simulated traffic.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// A fault of a simulated service, as SERVICE:SWITCH=VALUE; may be given several times.
+        #[arg(long, value_name = "FAULT")]
+        fault: Vec<String>,
+        /// How long a new series is shown as 0.
+        #[arg(long, value_name = "DURATION", default_value = "5s")]
+        hold: String,
+    },
+    /// Only the simulated services.
+    Simulate {
+        /// Address to serve on.
+        #[arg(long, value_name = "ADDRESS")]
+        listen: ListenAddress,
+        /// Seed of the simulated traffic.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// A fault, as SERVICE:SWITCH=VALUE; may be given several times.
+        #[arg(long, value_name = "FAULT")]
+        fault: Vec<String>,
+        /// Mean events per second and service.
+        #[arg(long, default_value_t = 0.5)]
+        rate: f64,
+        /// No traffic but what is injected over POST /simulator/inject.
+        #[arg(long)]
+        quiet: bool,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Logfmt,
+    Json,
+}
+
+/// Why the program ends, already told to the user or to be told.
+struct Exit {
+    code: u8,
+    message: String,
+}
+
+impl Exit {
+    fn usage(message: impl ToString) -> Self {
+        Self { code: EXIT_USAGE, message: message.to_string() }
+    }
+
+    fn failure(message: impl ToString) -> Self {
+        Self { code: EXIT_FAILURE, message: message.to_string() }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.version {
+        let (version, revision) = (env!("CARGO_PKG_VERSION"), metrics::revision());
+        print(&format!("audit-exporter, version {version} (revision: {revision})"));
+        return ExitCode::SUCCESS;
+    }
+    log_to_stderr(arguments.log_level, arguments.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return end(&Exit::failure(format!("cannot start: {error}"))),
+    };
+    let outcome = runtime.block_on(run(arguments));
+    runtime.shutdown_timeout(STOP_WAIT);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => end(&exit),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the user asked to see")]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "the one clear message on standard error")]
+fn end(exit: &Exit) -> ExitCode {
+    if !exit.message.is_empty() {
+        eprintln!("{}", exit.message.trim_end());
+    }
+    ExitCode::from(exit.code)
+}
+
+fn log_to_stderr(level: LogLevel, format: LogFormat) {
+    let ours = match level {
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Error => LevelFilter::ERROR,
+    };
+    // libraries may log what they send: only their warnings
+    let filter = Targets::new().with_default(ours.min(LevelFilter::WARN)).with_target("audit_exporter", ours);
+    let registry = tracing_subscriber::registry();
+    match format {
+        LogFormat::Logfmt => {
+            let layer = tracing_logfmt::builder().with_span_name(false).with_span_path(false).layer();
+            registry.with(layer.with_filter(filter)).init();
+        }
+        LogFormat::Json => {
+            let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
+            registry.with(layer.with_filter(filter)).init();
+        }
+    }
+}
+
+async fn run(mut arguments: Arguments) -> Result<(), Exit> {
+    match arguments.command.take() {
+        Some(Command::Check) => {
+            load(&arguments)?;
+            print("the configuration is good");
+            Ok(())
+        }
+        Some(Command::Demo { seed, fault, hold }) => run_demo(arguments, seed, &fault, &hold).await,
+        Some(Command::Simulate { listen, seed, fault, rate, quiet }) => {
+            let world = world(seed, &fault, rate, quiet)?;
+            let stop = stop_signal()?;
+            let listeners = listen::bind(&[listen]).await.map_err(Exit::usage)?;
+            for listener in &listeners {
+                let address = listener.local_addr().map_err(Exit::failure)?;
+                print(&format!("simulated services at http://{address}"));
+            }
+            listen::serve(listeners, world.router(), Arc::new(WebFile::none()), stop).await;
+            Ok(())
+        }
+        None => {
+            let config = load(&arguments)?;
+            let file = arguments.config_file.clone().map(Arc::new);
+            run_exporter(&arguments, config, file, stop_signal()?, |_| {}).await
+        }
+    }
+}
+
+fn load(arguments: &Arguments) -> Result<Config, Exit> {
+    let Some(file) = &arguments.config_file else {
+        return Err(Exit::usage(
+            "no configuration: give --config.file=FILE, or try `audit-exporter demo`; --help tells more",
+        ));
+    };
+    config::load(file).map_err(Exit::usage)
+}
+
+fn world(seed: u64, faults: &[String], rate: f64, quiet: bool) -> Result<World, Exit> {
+    let mut switched = Faults::default();
+    for fault in faults {
+        switched.set(fault).map_err(Exit::usage)?;
+    }
+    Ok(World::new(Options {
+        seed,
+        clock: Clock::machine(),
+        history: Duration::from_hours(2),
+        day: Duration::from_mins(10),
+        rate,
+        faults: switched,
+        quiet,
+    }))
+}
+
+/// The simulated services on a free port of loopback, the exporter on the address asked for.
+async fn run_demo(mut arguments: Arguments, seed: u64, faults: &[String], hold: &str) -> Result<(), Exit> {
+    let world = world(seed, faults, 0.5, false)?;
+    let loopback: ListenAddress = "127.0.0.1:0".parse().map_err(Exit::failure)?;
+    let services = listen::bind(&[loopback]).await.map_err(Exit::failure)?;
+    let address = services[0].local_addr().map_err(Exit::failure)?;
+    let stop = stop_signal()?;
+    tokio::spawn(listen::serve(services, world.router(), Arc::new(WebFile::none()), stop.clone()));
+
+    let own_storage = std::env::temp_dir().join(format!("audit-exporter-demo-{}", std::process::id()));
+    let storage = arguments.storage.take().unwrap_or_else(|| own_storage.clone());
+    let config = demo::config(&format!("http://{address}"), &storage, hold).map_err(Exit::usage)?;
+    let outcome = run_exporter(&arguments, config, None, stop, |page| {
+        print(&format!(
+            "simulated services at http://{address}\nstatus page at        http://{page}/\nmetrics at            http://{page}/metrics"
+        ));
+    })
+    .await;
+    let _ = std::fs::remove_dir_all(&own_storage);
+    outcome
+}
+
+async fn run_exporter(
+    arguments: &Arguments,
+    config: Config,
+    config_file: Option<Arc<PathBuf>>,
+    stop: CancellationToken,
+    started: impl FnOnce(SocketAddr),
+) -> Result<(), Exit> {
+    let web = match &arguments.web_config {
+        Some(file) => WebFile::open(file).map_err(|error| Exit::usage(format!("{}: {error}", file.display())))?,
+        None => WebFile::none(),
+    };
+    let web = Arc::new(web);
+    let listeners = listen::bind(&arguments.listen).await.map_err(Exit::usage)?;
+    let storage: &Path = arguments.storage.as_deref().unwrap_or(&config.storage.path);
+    let ledger = Ledger::open(storage).map_err(Exit::failure)?;
+    let exporter = Exporter::start(config, ledger, Clock::machine(), Box::new(over_the_network));
+    let exporter = exporter.await.map_err(Exit::failure)?;
+    let pages = Pages { exporter: Arc::clone(&exporter), config_file };
+    reload_on_hangup(pages.clone())?;
+    for listener in &listeners {
+        let address = listener.local_addr().map_err(Exit::failure)?;
+        info!(%address, tls = web.tls(), "serving");
+    }
+    if let Some(address) = listeners.first().and_then(|listener| listener.local_addr().ok()) {
+        started(seen_from_here(address));
+    }
+    listen::serve(listeners, protect(router(pages), Arc::clone(&web)), web, stop).await;
+    info!("stopping");
+    exporter.stop().await;
+    info!("stopped");
+    Ok(())
+}
+
+/// An address a browser on this machine can open.
+fn seen_from_here(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    address
+}
+
+/// Cancelled by SIGTERM or SIGINT; a second one ends the program at once.
+fn stop_signal() -> Result<CancellationToken, Exit> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Exit::failure)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Exit::failure)?;
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        for _ in 0..2 {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            if stopped.is_cancelled() {
+                error!("stopped a second time; not waiting");
+                std::process::exit(i32::from(EXIT_FAILURE));
+            }
+            stopped.cancel();
+        }
+    });
+    Ok(stop)
+}
+
+fn reload_on_hangup(pages: Pages) -> Result<(), Exit> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(Exit::failure)?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            // what came of it is logged there
+            let _ = pages.reload().await;
+        }
+    });
+    Ok(())
+}

@@ -54,7 +54,7 @@ pub struct Poller {
     /// Reads the service.
     pub source: Box<dyn Source>,
     /// Talks to it.
-    pub api: Api,
+    pub api: Arc<Api>,
     /// Counts.
     pub ledger: Ledger,
     /// What is counted.

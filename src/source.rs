@@ -78,7 +78,7 @@ impl Signals {
 
 /// Reads one service.
 #[async_trait]
-pub trait Source: Send {
+pub trait Source: Send + Sync {
     /// What is always true of it.
     fn spec(&self) -> Spec;
 

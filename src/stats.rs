@@ -145,6 +145,8 @@ pub struct Rest {
     pub clock_skew: Option<TimeDelta>,
     /// Events the service returned although they lie outside the window that was asked for.
     pub outside_window: u64,
+    /// Whether the last poll ended because the service asked to slow down.
+    pub throttled_last: bool,
     /// When the next poll is due.
     pub next_poll: Option<DateTime<Utc>>,
 }
@@ -197,6 +199,7 @@ impl SourceStats {
         let mut rest = self.rest();
         rest.poll_durations[bucket] += 1;
         rest.poll_seconds += seconds;
+        rest.throttled_last = result == PollResult::Throttled;
         if result == PollResult::Success {
             rest.last_success = Some(now);
         }

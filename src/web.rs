@@ -6,6 +6,8 @@
 pub mod config;
 pub mod listen;
 mod protect;
+mod routes;
+mod status_page;
 mod tls;
 
 #[cfg(test)]
@@ -13,3 +15,4 @@ mod tests;
 
 pub use config::WebFile;
 pub use protect::protect;
+pub use routes::{Pages, router};

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -108,6 +108,8 @@ pub(super) struct Store {
     database: Option<Database>,
     /// How many times it was opened: a source loaded under an earlier number is loaded again.
     generation: u64,
+    /// The sources in use, by the key of their row: one state each, whoever asks.
+    books: HashMap<String, Arc<SourceLedger>>,
 }
 
 impl Store {
@@ -125,7 +127,7 @@ impl Store {
     }
 
     fn open_at(path: String, opener: Opener) -> Result<Self, OpenError> {
-        let mut store = Self { opener, path, database: None, generation: 0 };
+        let mut store = Self { opener, path, database: None, generation: 0, books: HashMap::new() };
         store.reopen()?;
         Ok(store)
     }
@@ -165,9 +167,23 @@ impl Store {
         done
     }
 
-    /// The generation a state loaded now belongs to.
-    pub(super) fn generation(&self) -> u64 {
-        self.generation
+    /// The one state of a source, read from the store at its first use.
+    pub(super) fn book(&mut self, name: &SourceName, system: System) -> Result<Arc<SourceLedger>, StoreError> {
+        let path = format!("{system}/{name}");
+        if let Some(book) = self.books.get(&path) {
+            return Ok(Arc::clone(book));
+        }
+        let (id, state) = self.load(name, system)?;
+        let book = Arc::new(SourceLedger {
+            name: name.clone(),
+            system,
+            id,
+            catalogue: Mutex::default(),
+            state: RwLock::new(state),
+            generation: AtomicU64::new(self.generation),
+        });
+        self.books.insert(path, Arc::clone(&book));
+        Ok(book)
     }
 
     /// Makes sure that the file is open and that `source` shows what is in it: after a failure it
@@ -177,7 +193,7 @@ impl Store {
         self.database().map_err(storage)?;
         if source.generation.load(Ordering::Relaxed) != self.generation {
             let (_, mut state) = self.load(&source.name, source.system).map_err(storage)?;
-            state.learn_labels(&source.catalogue);
+            state.learn_labels(&source.catalogue.lock().unwrap_or_else(PoisonError::into_inner));
             *source.state.write().unwrap_or_else(PoisonError::into_inner) = state;
             source.generation.store(self.generation, Ordering::Relaxed);
         }
@@ -185,7 +201,7 @@ impl Store {
     }
 
     /// The number and the state of a source; a source that is new gets a number.
-    pub(super) fn load(&mut self, name: &SourceName, system: System) -> Result<(u32, State), StoreError> {
+    fn load(&mut self, name: &SourceName, system: System) -> Result<(u32, State), StoreError> {
         let path = format!("{system}/{name}");
         self.guarded(|database| {
             let read = database.begin_read()?;

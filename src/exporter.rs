@@ -1,0 +1,339 @@
+//! The running program: its sources, what it shows, and how it takes a new configuration.
+//!
+//! Promises: a reload either takes effect whole or not at all; a source whose entry did not change
+//! goes on undisturbed; stopping finishes the commit under way.
+//!
+//! Leaves to others: polling (`poll.rs`), counting (`ledger.rs`), HTTP (`web.rs`).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret;
+use serde::Serialize;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{Api, Limits};
+use crate::clock::Clock;
+use crate::config::{Config, Global, Secret, Service, SourceConfig};
+use crate::event::{SourceName, System};
+use crate::exposition::{self, Format};
+use crate::ledger::{CommitError, Counter, Ledger, SourceLedger};
+use crate::metrics::{ExporterView, SourceView, families};
+use crate::poll::Poller;
+use crate::source::{self, Spec};
+use crate::stats::SourceStats;
+use crate::transport::{Network, NetworkOptions, Transport};
+use crate::window::Cadence;
+
+/// Makes the connection of a source: over the network, or into a simulator.
+pub type Connect = Box<dyn Fn(&SourceConfig) -> Result<Arc<dyn Transport>, String> + Send + Sync>;
+
+/// Why a configuration cannot take effect.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A certificate, a key, a proxy.
+    #[error("source {name}: {why}")]
+    Connect {
+        /// Which source.
+        name: SourceName,
+        /// What is wrong.
+        why: String,
+    },
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] CommitError),
+}
+
+/// The running program. Shared by the web server and the signals.
+pub struct Exporter {
+    ledger: Ledger,
+    clock: Clock,
+    connect: Connect,
+    inner: RwLock<Inner>,
+    /// One reload at a time.
+    applying: tokio::sync::Mutex<()>,
+}
+
+struct Inner {
+    global: Global,
+    running: Vec<Arc<Running>>,
+    reload: ExporterView,
+    /// Kept when a source is changed by a reload, so that its counters do not begin anew.
+    stats: BTreeMap<(SourceName, System), Arc<SourceStats>>,
+}
+
+struct Running {
+    config: SourceConfig,
+    spec: Spec,
+    book: Arc<SourceLedger>,
+    stats: Arc<SourceStats>,
+    api: Arc<Api>,
+    stop: CancellationToken,
+    task: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The transport of a source over the network.
+pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, String> {
+    let read = |path: &std::path::Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+    let mut options = NetworkOptions { proxy: config.common.proxy_url.clone(), ..NetworkOptions::default() };
+    if let Some(tls) = &config.common.tls {
+        options.ca_pem = tls.ca_file.as_deref().map(read).transpose()?;
+        if let (Some(certificate), Some(key)) = (&tls.cert_file, &tls.key_file) {
+            options.identity_pem = Some((read(certificate)?, read(key)?));
+        }
+        options.server_name.clone_from(&tls.server_name);
+    }
+    let network = Network::new(&options).map_err(|error| error.to_string())?;
+    Ok(Arc::new(network))
+}
+
+impl Exporter {
+    /// Starts polling what the configuration says.
+    pub async fn start(
+        config: Config,
+        ledger: Ledger,
+        clock: Clock,
+        connect: Connect,
+    ) -> Result<Arc<Self>, ApplyError> {
+        let reload = ExporterView { reload_successful: true, reloaded_at: clock.now() };
+        let inner = Inner { global: config.global.clone(), running: Vec::new(), reload, stats: BTreeMap::new() };
+        let exporter =
+            Self { ledger, clock, connect, inner: RwLock::new(inner), applying: tokio::sync::Mutex::default() };
+        exporter.apply(config).await?;
+        Ok(Arc::new(exporter))
+    }
+
+    fn inner(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a configuration in force. On an error the one before stays in force whole.
+    pub async fn apply(&self, config: Config) -> Result<(), ApplyError> {
+        let _alone = self.applying.lock().await;
+        let before = self.inner().running.clone();
+        // everything that can be refused comes before anything is stopped
+        let mut after: Vec<Arc<Running>> = Vec::new();
+        let mut fresh: Vec<(Arc<Running>, Poller)> = Vec::new();
+        for entry in config.sources {
+            if let Some(unchanged) = before.iter().find(|running| running.config == entry) {
+                after.push(Arc::clone(unchanged));
+                continue;
+            }
+            let (running, poller) = self.prepare(entry).await?;
+            after.push(Arc::clone(&running));
+            fresh.push((running, poller));
+        }
+        for running in &before {
+            if !after.iter().any(|kept| Arc::ptr_eq(kept, running)) {
+                running.stop().await;
+            }
+        }
+        for (running, poller) in fresh {
+            let task = tokio::spawn(poller.run(running.stop.clone()));
+            *running.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        }
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.global = config.global;
+        inner.stats.extend(after.iter().map(|running| (running.key(), Arc::clone(&running.stats))));
+        inner.running = after;
+        inner.reload = ExporterView { reload_successful: true, reloaded_at: self.clock.now() };
+        Ok(())
+    }
+
+    /// Records that a configuration was refused.
+    pub fn reload_failed(&self) {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner).reload.reload_successful = false;
+    }
+
+    async fn prepare(&self, config: SourceConfig) -> Result<(Arc<Running>, Poller), ApplyError> {
+        let common = &config.common;
+        let transport =
+            (self.connect)(&config).map_err(|why| ApplyError::Connect { name: config.name.clone(), why })?;
+        let key = (config.name.clone(), config.system());
+        let stats = self.inner().stats.get(&key).cloned().unwrap_or_default();
+        let (reader, dialect) = source::build(&config);
+        let limits = Limits {
+            requests: common.rate_limit.requests.get(),
+            per: common.rate_limit.per,
+            burst: common.rate_limit.burst.get(),
+            timeout: common.timeout,
+            max_response_bytes: common.max_response_bytes,
+        };
+        let api = Api::new(transport, dialect, limits, Arc::clone(&stats), self.clock.clone(), rand::random());
+        let api = Arc::new(api);
+        let spec = reader.spec();
+        let now = self.clock.now();
+        let book = self.ledger.register(&config.name, config.system(), spec.catalogue.clone(), now).await?;
+        let cadence = Cadence {
+            overlap: common.overlap,
+            initial_lookback: common.initial_lookback,
+            max_catch_up: common.max_catch_up,
+            cell: spec.cell,
+            ahead: spec.ahead,
+        };
+        let secret = secret_of(&config).clone();
+        let poller = Poller {
+            name: config.name.clone(),
+            source: reader,
+            api: Arc::clone(&api),
+            ledger: self.ledger.clone(),
+            book: Arc::clone(&book),
+            stats: Arc::clone(&stats),
+            clock: self.clock.clone(),
+            cadence,
+            interval: common.poll_interval,
+            timeout: common.poll_timeout,
+            credential: Box::new(move || {
+                let secret = secret.read().ok()?;
+                Some(*blake3::hash(secret.expose_secret().as_bytes()).as_bytes())
+            }),
+            seed: rand::random(),
+        };
+        let stop = CancellationToken::new();
+        Ok((Arc::new(Running { config, spec, book, stats, api, stop, task: std::sync::Mutex::default() }), poller))
+    }
+
+    /// `/metrics`, in the given format.
+    pub async fn metrics(&self, format: Format) -> Vec<u8> {
+        let (running, global, reload) = {
+            let inner = self.inner();
+            (inner.running.clone(), inner.global.clone(), inner.reload.clone())
+        };
+        let books: Vec<_> = running.iter().map(|running| Arc::clone(&running.book)).collect();
+        let counters = self.ledger.scrape(&books, self.clock.now(), global.hold_new_series).await;
+        let views: Vec<SourceView<'_>> = running
+            .iter()
+            .zip(counters)
+            .map(|(running, counters)| SourceView {
+                book: &running.book,
+                counters,
+                stats: &running.stats,
+                spec: &running.spec,
+                own_budget: running.api.own_budget(),
+            })
+            .collect();
+        exposition::encode(&families(&reload, &views), format, global.openmetrics_created)
+    }
+
+    /// What the status page and `/api/v1/status` show.
+    pub fn status(&self) -> Status {
+        let now = self.clock.now();
+        let sources = self.inner().running.iter().map(|running| running.status()).collect();
+        Status { version: env!("CARGO_PKG_VERSION"), now, sources }
+    }
+
+    /// Stops polling and waits for the commit under way.
+    pub async fn stop(&self) {
+        let running = self.inner().running.clone();
+        for running in &running {
+            running.stop.cancel();
+        }
+        for running in &running {
+            running.stop().await;
+        }
+        self.ledger.settle().await;
+    }
+}
+
+fn secret_of(config: &SourceConfig) -> &Secret {
+    match &config.service {
+        Service::Canvas(service) => &service.access_token,
+        Service::Informatica(service) => &service.password,
+        Service::Activid(service) => &service.client_secret,
+        Service::Losant(service) => &service.api_token,
+        Service::IndexExchange(service) => &service.client_key,
+    }
+}
+
+/// `/api/v1/status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The program's version.
+    pub version: &'static str,
+    /// The present, as the ages on the page are counted from it.
+    pub now: DateTime<Utc>,
+    /// One entry per source, in the order of the configuration.
+    pub sources: Vec<SourceStatus>,
+}
+
+/// One source in `/api/v1/status`. Times are RFC 3339; `null` where nothing is known.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its system.
+    pub system: System,
+    /// `starting`, `ok`, `catching_up`, `error` or `throttled`.
+    pub state: &'static str,
+    /// When a poll last succeeded.
+    pub last_success: Option<DateTime<Utc>>,
+    /// The newest counted event's own time.
+    pub last_event: Option<DateTime<Utc>>,
+    /// Everything up to here is counted.
+    pub watermark: Option<DateTime<Utc>>,
+    /// Whether history older than the overlap is being read.
+    pub catching_up: bool,
+    /// What last went wrong.
+    pub last_error: Option<String>,
+    /// When.
+    pub last_error_at: Option<DateTime<Utc>>,
+    /// When the next poll is due.
+    pub next_poll: Option<DateTime<Utc>>,
+    /// Events counted, ever.
+    pub events: u64,
+    /// What is left of the budget.
+    pub rate_limit_remaining: f64,
+    /// The budget, in words.
+    pub rate_limit: String,
+    /// The service's clock less ours, in seconds.
+    pub clock_skew_seconds: Option<i64>,
+    /// The signals this system cannot report.
+    pub cannot_report: Vec<&'static str>,
+}
+
+impl Running {
+    fn key(&self) -> (SourceName, System) {
+        (self.config.name.clone(), self.config.system())
+    }
+
+    async fn stop(&self) {
+        self.stop.cancel();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+    }
+
+    fn status(&self) -> SourceStatus {
+        let rest = self.stats.rest().clone();
+        let state = self.book.state();
+        let catching_up = state.checkpoint().is_none_or(crate::window::Checkpoint::catching_up);
+        let failing = rest.next_poll.is_some() && !self.stats.up();
+        let limit = self.config.common.rate_limit;
+        SourceStatus {
+            name: self.config.name.to_string(),
+            system: self.config.system(),
+            state: match () {
+                () if rest.next_poll.is_none() && !self.stats.up() => "starting",
+                () if failing && rest.throttled_last => "throttled",
+                () if failing => "error",
+                () if catching_up => "catching_up",
+                () => "ok",
+            },
+            last_success: rest.last_success,
+            last_event: state.last_event(),
+            watermark: state.checkpoint().map(crate::window::Checkpoint::watermark),
+            catching_up,
+            last_error: rest.last_error.as_ref().map(|(_, error)| error.clone()),
+            last_error_at: rest.last_error.as_ref().map(|(at, _)| *at),
+            next_poll: rest.next_poll,
+            events: state.total(Counter::Events),
+            rate_limit_remaining: rest.remaining.unwrap_or_else(|| self.api.own_budget()),
+            rate_limit: format!("{} per {}", limit.requests, crate::config::duration_text(limit.per)),
+            clock_skew_seconds: rest.clock_skew.map(|skew| skew.num_seconds()),
+            cannot_report: self.spec.signals.rows().iter().filter(|(_, can)| !can).map(|(signal, _)| *signal).collect(),
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! What `/metrics` shows: a projection of what the ledger committed and the frame observed.
+//!
+//! Promises: every source shows the same families, made here and never by a source; event
+//! counters show committed values only; a number the program does not know is left out.
+//!
+//! Leaves to others: the counting (`ledger.rs`), the bytes (`exposition.rs`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use prometheus::core::Collector;
+
+use crate::clock::{milliseconds_as_seconds, unix_seconds};
+use crate::event::System;
+use crate::exposition::{Family, Kind, Sample, Value, from_proto};
+use crate::ledger::{Counter, LATENESS_BOUNDS, Shown, SourceLedger};
+use crate::source::Spec;
+use crate::stats::{ErrorKind, POLL_DURATION_BOUNDS, PollResult, SourceStats};
+
+/// One source as it is shown.
+pub struct SourceView<'a> {
+    /// What was committed.
+    pub book: &'a SourceLedger,
+    /// Its counters as this scrape sees them.
+    pub counters: Vec<Shown>,
+    /// What was observed.
+    pub stats: &'a SourceStats,
+    /// What is always true of it.
+    pub spec: &'a Spec,
+    /// What is left of our own budget.
+    pub own_budget: f64,
+}
+
+/// What is known of the exporter itself.
+#[derive(Clone, Debug)]
+pub struct ExporterView {
+    /// Whether the last reload succeeded.
+    pub reload_successful: bool,
+    /// When the configuration in force was loaded.
+    pub reloaded_at: DateTime<Utc>,
+}
+
+type Labels = Vec<(&'static str, Arc<str>)>;
+
+/// Collects samples by family, in the order in which families are first named.
+#[derive(Default)]
+struct Page {
+    families: Vec<Family>,
+    places: BTreeMap<&'static str, usize>,
+}
+
+impl Page {
+    fn family(&mut self, name: &'static str, kind: Kind, help: &'static str) -> &mut Vec<Sample> {
+        let place = *self.places.entry(name).or_insert_with(|| {
+            self.families.push(Family { name, help, kind, samples: Vec::new() });
+            self.families.len() - 1
+        });
+        &mut self.families[place].samples
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &'static str, labels: Labels, value: Option<f64>) {
+        let samples = self.family(name, Kind::Gauge, help);
+        if let Some(value) = value {
+            samples.push(Sample { labels, value: Value::Number(value), created: None });
+        }
+    }
+
+    fn counter(&mut self, name: &'static str, help: &'static str, labels: Labels, value: Value) {
+        self.family(name, Kind::Counter, help).push(Sample { labels, value, created: None });
+    }
+
+    fn histogram(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: Labels,
+        bounds: &[f64],
+        counts: &[u64],
+        sum: f64,
+    ) {
+        let mut cumulative = 0;
+        let mut buckets = Vec::with_capacity(bounds.len());
+        for (bound, count) in bounds.iter().zip(counts) {
+            cumulative += count;
+            buckets.push((*bound, cumulative));
+        }
+        let value = Value::Histogram { buckets, sum, count: counts.iter().sum() };
+        self.family(name, Kind::Histogram, help).push(Sample { labels, value, created: None });
+    }
+}
+
+fn time(at: Option<DateTime<Utc>>) -> Option<f64> {
+    at.map(unix_seconds)
+}
+
+fn flag(fact: bool) -> Option<f64> {
+    Some(if fact { 1.0 } else { 0.0 })
+}
+
+fn counter_help(counter: Counter) -> &'static str {
+    match counter {
+        Counter::Events => {
+            "Audit events, each counted exactly once when its commit was durable. The exporter polls on its own timer, because these services are rate-limited logs that must be read once; a scrape shows what has been committed."
+        }
+        Counter::Logins => {
+            "Logins among the audit events, polled on the exporter's own timer; failures only where the service records them (see audit_source_signal_available)."
+        }
+        Counter::Logouts => "Logouts among the audit events, polled on the exporter's own timer.",
+        Counter::Failures => "Audit events whose outcome is failure, polled on the exporter's own timer.",
+        Counter::Actions => {
+            "Changes among the audit events: every action but login and logout, polled on the exporter's own timer."
+        }
+        Counter::Tainted => {
+            "Integrity failures newly found: a record the service reports as tainted counts once, however often it is read again."
+        }
+        Counter::Duplicate => {
+            "Events that were read again, by the overlap or because a service repeated them, and not counted again."
+        }
+        Counter::Late => "Events older than the watermark when first seen.",
+        Counter::Ignored => "Events of the actors in ignore_actors, which are not counted as events.",
+        Counter::Rejected => "Events that could not be understood; a redacted sample is in the log.",
+        Counter::LabelOverflow => {
+            "Events counted under the label value other, because the label had reached its limit of distinct values."
+        }
+        Counter::LostSeconds => "Seconds of history that could no longer be read (retention, max_catch_up).",
+    }
+}
+
+/// Everything `/metrics` shows.
+pub fn families(exporter: &ExporterView, sources: &[SourceView<'_>]) -> Vec<Family> {
+    let mut page = Page::default();
+    event_counters(&mut page, sources);
+    for source in sources {
+        let base: Labels =
+            vec![("source", source.book.name().shared()), ("system", source.book.system().as_str().into())];
+        state_of_history(&mut page, source, &base);
+        state_of_polling(&mut page, source, &base);
+    }
+    own(&mut page, exporter);
+    page.families
+}
+
+fn event_counters(page: &mut Page, sources: &[SourceView<'_>]) {
+    for counter in Counter::ALL {
+        page.family(counter.name(), Kind::Counter, counter_help(counter));
+    }
+    for source in sources {
+        let name = source.book.name().shared();
+        let system: Arc<str> = source.book.system().as_str().into();
+        for shown in &source.counters {
+            let counter = shown.key.counter;
+            let mut labels: Labels = Vec::with_capacity(5);
+            labels.push(("source", Arc::clone(&name)));
+            if counter != Counter::LabelOverflow {
+                labels.push(("system", Arc::clone(&system)));
+            }
+            labels.extend(counter.label_names().iter().copied().zip(shown.key.values.iter().cloned()));
+            let sample = Sample { labels, value: Value::Count(shown.value), created: Some(shown.born) };
+            page.family(counter.name(), Kind::Counter, "").push(sample);
+        }
+    }
+}
+
+fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
+    let state = source.book.state();
+    let with = |name: &'static str, value: &str| {
+        let mut labels = base.clone();
+        labels.push((name, value.into()));
+        labels
+    };
+    let checkpoint = state.checkpoint();
+    page.gauge(
+        "audit_source_watermark_timestamp_seconds",
+        "Everything the service reported up to here is counted.",
+        base.clone(),
+        time(checkpoint.map(crate::window::Checkpoint::watermark)),
+    );
+    page.gauge(
+        "audit_source_catching_up",
+        "1 while history older than the overlap is being read.",
+        base.clone(),
+        flag(checkpoint.is_none_or(crate::window::Checkpoint::catching_up)),
+    );
+    page.gauge(
+        "audit_source_last_event_timestamp_seconds",
+        "The newest counted event's own time.",
+        base.clone(),
+        time(state.last_event()),
+    );
+    if source.book.system() != System::IndexExchange {
+        let lateness = state.lateness();
+        page.histogram(
+            "audit_event_lateness_seconds",
+            "When an event was first seen less its own time.",
+            base.clone(),
+            &LATENESS_BOUNDS,
+            &lateness.buckets,
+            milliseconds_as_seconds(lateness.sum_ms),
+        );
+    }
+    for (signal, available) in source.spec.signals.rows() {
+        page.gauge(
+            "audit_source_signal_available",
+            "1 if the service can report this signal, 0 if it never does, so that a 0 elsewhere is not mistaken for calm.",
+            with("signal", signal),
+            flag(available),
+        );
+    }
+    let facts = state.facts();
+    if source.spec.signals.integrity {
+        page.gauge(
+            "audit_feed_tainted",
+            "1 while the last verified read reported taint.",
+            base.clone(),
+            facts.tainted.and_then(flag),
+        );
+    }
+    if let Some(feed) = &facts.feed {
+        page.gauge(
+            "audit_feed_newest_hour_timestamp_seconds",
+            "Start of the newest hour for which a file is listed.",
+            base.clone(),
+            time(feed.newest_hour),
+        );
+        #[expect(clippy::cast_precision_loss, reason = "a list of 14 days has few files")]
+        let number = |count: u64| Some(count as f64);
+        page.gauge(
+            "audit_feed_missing_hours",
+            "Hours between the oldest and the newest listed for which no file is listed.",
+            base.clone(),
+            number(feed.missing_hours),
+        );
+        for (status, files) in &feed.files {
+            page.gauge(
+                "audit_feed_files",
+                "Files in the service's list, by its own status.",
+                with("status", status),
+                number(*files),
+            );
+        }
+    }
+}
+
+fn state_of_polling(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
+    let stats = source.stats;
+    let rest = stats.rest().clone();
+    let with = |name: &'static str, value: &str| {
+        let mut labels = base.clone();
+        labels.push((name, value.into()));
+        labels
+    };
+    page.gauge("audit_source_up", "1 if the last poll succeeded.", base.clone(), flag(stats.up()));
+    for result in PollResult::ALL {
+        page.counter(
+            "audit_source_polls_total",
+            "Polls since the start, by result.",
+            with("result", result.as_str()),
+            Value::Count(stats.polls(result)),
+        );
+    }
+    page.histogram(
+        "audit_source_poll_duration_seconds",
+        "How long polls took, waiting for the budget included.",
+        base.clone(),
+        &POLL_DURATION_BOUNDS,
+        &rest.poll_durations,
+        rest.poll_seconds,
+    );
+    page.gauge(
+        "audit_source_last_success_timestamp_seconds",
+        "When a poll last succeeded.",
+        base.clone(),
+        time(rest.last_success),
+    );
+    for kind in ErrorKind::ALL {
+        page.counter(
+            "audit_source_errors_total",
+            "Failed requests and polls since the start, by kind.",
+            with("kind", kind.as_str()),
+            Value::Count(stats.errors(kind)),
+        );
+    }
+    let mut requests = BTreeMap::from([(200, 0), (401, 0), (403, 0), (429, 0), (500, 0), (503, 0)]);
+    requests.extend(&rest.requests);
+    for (code, count) in requests {
+        page.counter(
+            "audit_source_requests_total",
+            "Upstream requests that were answered, by HTTP status.",
+            with("code", &code.to_string()),
+            Value::Count(count),
+        );
+    }
+    page.counter(
+        "audit_source_throttled_total",
+        "Times the service asked to slow down.",
+        base.clone(),
+        Value::Count(stats.throttled()),
+    );
+    page.counter(
+        "audit_source_rate_limit_wait_seconds_total",
+        "Time spent waiting for the budget, or because the service asked for it.",
+        base.clone(),
+        Value::Number(stats.waited_seconds()),
+    );
+    page.gauge(
+        "audit_source_rate_limit_remaining",
+        "What is left of the budget: the service's own where it tells (canvas: X-Rate-Limit-Remaining), else the requests that rate_limit would allow at once.",
+        base.clone(),
+        Some(rest.remaining.unwrap_or(source.own_budget)),
+    );
+    page.gauge(
+        "audit_source_credential_expiry_timestamp_seconds",
+        "When the configured credential ends, where it tells.",
+        base.clone(),
+        time(rest.credential_expiry),
+    );
+    page.gauge(
+        "audit_source_clock_skew_seconds",
+        "The service's clock less ours, by its Date header; 0 where they agree within 2 s.",
+        base.clone(),
+        rest.clock_skew.as_ref().map(TimeDelta::num_milliseconds).map(milliseconds_as_seconds),
+    );
+    page.counter(
+        "audit_source_events_outside_window_total",
+        "Events the service returned outside the window that was asked for; they are not counted.",
+        base.clone(),
+        Value::Count(rest.outside_window),
+    );
+}
+
+fn own(page: &mut Page, exporter: &ExporterView) {
+    page.gauge(
+        "audit_exporter_build_info",
+        "The program: 1, with its version and revision.",
+        vec![("version", env!("CARGO_PKG_VERSION").into()), ("revision", revision().into())],
+        Some(1.0),
+    );
+    page.gauge(
+        "audit_exporter_config_last_reload_successful",
+        "Whether the last configuration reload succeeded.",
+        Vec::new(),
+        flag(exporter.reload_successful),
+    );
+    page.gauge(
+        "audit_exporter_config_last_reload_success_timestamp_seconds",
+        "When the configuration in force was loaded.",
+        Vec::new(),
+        Some(unix_seconds(exporter.reloaded_at)),
+    );
+    let process = prometheus::process_collector::ProcessCollector::for_self();
+    page.families.extend(from_proto(process.collect()));
+}
+
+/// The commit this program was built from, where the build was told.
+pub fn revision() -> &'static str {
+    option_env!("AUDIT_EXPORTER_REVISION").unwrap_or("unknown")
+}

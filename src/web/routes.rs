@@ -1,0 +1,110 @@
+//! The pages: `/metrics`, the status page and its JSON, health, readiness, reload.
+//!
+//! Promises: a scrape never causes a request to a service; nothing here waits for a poll.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tower_http::compression::CompressionLayer;
+use tracing::{error, info};
+
+use super::status_page;
+use crate::config;
+use crate::exporter::Exporter;
+use crate::exposition::negotiate;
+
+/// What the pages need.
+#[derive(Clone)]
+pub struct Pages {
+    /// The program.
+    pub exporter: Arc<Exporter>,
+    /// The configuration file, where there is one to read again.
+    pub config_file: Option<Arc<PathBuf>>,
+}
+
+/// All pages.
+pub fn router(pages: Pages) -> Router {
+    Router::new()
+        .route("/", get(status))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/status", get(status_json))
+        .route("/-/healthy", get(async || "audit-exporter is healthy.\n"))
+        .route("/-/ready", get(async || "audit-exporter is ready.\n"))
+        .route("/-/reload", post(reload).put(reload).fallback(reload_by_get))
+        .fallback(async || (StatusCode::NOT_FOUND, "404 page not found\n"))
+        .layer(CompressionLayer::new().gzip(true))
+        .with_state(pages)
+}
+
+async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> Response {
+    let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let accept = accept.join(", ");
+    let format = negotiate(Some(accept.as_str()).filter(|accept| !accept.is_empty()));
+    let body = pages.exporter.metrics(format).await;
+    let vary = HeaderValue::from_static("accept");
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type())), (header::VARY, vary)], body)
+        .into_response()
+}
+
+async fn status(State(pages): State<Pages>) -> Response {
+    let html = status_page::render(&pages.exporter.status());
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, html).into_response()
+}
+
+async fn status_json(State(pages): State<Pages>) -> Response {
+    match serde_json::to_vec_pretty(&pages.exporter.status()) {
+        Ok(json) => {
+            let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+            (headers, json).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn reload(State(pages): State<Pages>) -> Response {
+    match pages.reload().await {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config:\n{why}\n")).into_response(),
+    }
+}
+
+async fn reload_by_get() -> Response {
+    let allow = (header::ALLOW, "POST, PUT");
+    (StatusCode::METHOD_NOT_ALLOWED, [allow], "This endpoint requires a POST request.\n").into_response()
+}
+
+impl Pages {
+    /// Reads the configuration file again and puts it in force; on an error the one before stays.
+    pub async fn reload(&self) -> Result<(), String> {
+        let outcome = self.try_reload().await;
+        match &outcome {
+            Ok(()) => info!("configuration reloaded"),
+            Err(why) => {
+                self.exporter.reload_failed();
+                error!(%why, "the new configuration is refused; the one before stays in force");
+            }
+        }
+        outcome
+    }
+
+    async fn try_reload(&self) -> Result<(), String> {
+        let Some(file) = self.config_file.clone() else {
+            return Err("there is no configuration file to read: this is a demo".into());
+        };
+        let config =
+            tokio::task::spawn_blocking(move || config::load(&file)).await.map_err(|error| error.to_string())?;
+        let config = config.map_err(|errors| errors.to_string())?;
+        self.exporter.apply(config).await.map_err(|error| error.to_string())
+    }
+}

@@ -18,8 +18,8 @@ async fn main() {
     let world = World::new(Options {
         seed,
         clock: Clock::machine(),
-        history: Duration::from_secs(2 * 3600),
-        day: Duration::from_secs(600),
+        history: Duration::from_hours(2),
+        day: Duration::from_mins(10),
         rate: 0.5,
         faults,
         quiet: false,

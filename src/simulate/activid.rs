@@ -18,7 +18,10 @@ use http::{Method, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::world::{Ask, Call, Cell, Dice, EventCall, Expect, Inner, Placed, Refusal, Reply, Timeline, World};
+use super::chance::{Cell, Dice};
+use super::message::{Ask, Refusal, Reply};
+use super::truth::{Expect, Placed, Timeline};
+use super::world::{Call, EventCall, Inner, World};
 use crate::event::{Class, Outcome, Principal, System};
 
 /// The one tenant there is.
@@ -149,10 +152,9 @@ fn login(world: &mut Inner, ask: &Ask) -> Reply {
     if form.get("grant_type").map(String::as_str) != Some("client_credentials") {
         return oauth_error("unsupported_grant_type", "The grant type is not supported.");
     }
-    let given = ask.basic().map_or_else(
-        || Some((form.get("client_id")?.clone(), form.get("client_secret")?.clone())),
-        basic_credentials,
-    );
+    let given = ask
+        .basic()
+        .map_or_else(|| Some((form.get("client_id")?.clone(), form.get("client_secret")?.clone())), basic_credentials);
     let lock_after = world.faults.activid.lock_after;
     let locked = lock_after > 0 && world.activid.refused >= lock_after;
     if locked || given != Some((CLIENT_ID.to_owned(), CLIENT_SECRET.to_owned())) {
@@ -883,8 +885,12 @@ mod tests {
         }
         let (_, failed) = search_for(&world, "type co Authenticate and status eq RESPONSE_FAILURE", 10_000).await;
         let truth = world.truth();
-        let expected: u64 =
-            truth.logins.iter().filter(|((s, _, o), _)| (*s, *o) == (System::Activid, Outcome::Failure)).map(|(_, n)| n).sum();
+        let expected: u64 = truth
+            .logins
+            .iter()
+            .filter(|((s, _, o), _)| (*s, *o) == (System::Activid, Outcome::Failure))
+            .map(|(_, n)| n)
+            .sum();
         assert_eq!(tokens(&failed).len() as u64, expected);
     }
 

@@ -16,8 +16,11 @@ use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, Seconds
 use http::{HeaderName, Method, StatusCode, header};
 use serde_json::{Value, json};
 
+use super::chance::{Cell, Dice};
 use super::faults::ServiceFaults;
-use super::world::{Ask, Call, Cell, Dice, EventCall, Expect, Inner, Placed, Refusal, Reply, Timeline, World};
+use super::message::{Ask, Refusal, Reply};
+use super::truth::{Expect, Placed, Timeline};
+use super::world::{Call, EventCall, Inner, World};
 use crate::event::{Class, Outcome, Principal, System};
 
 /// The token that is let in.
@@ -126,8 +129,7 @@ fn list(world: &mut Inner, ask: &Ask, of: Of) -> Reply {
         Some(ACCESS_TOKEN) => {}
         Some(_) => return refuse(Refusal::Unauthorized, &world.faults.canvas),
         None => {
-            let error =
-                json!({"status": "unauthenticated", "errors": [{"message": "user authorization required"}]});
+            let error = json!({"status": "unauthenticated", "errors": [{"message": "user authorization required"}]});
             return Reply::json(StatusCode::UNAUTHORIZED, error)
                 .with(header::WWW_AUTHENTICATE, "Bearer realm=\"canvas-lms\"");
         }
@@ -151,7 +153,8 @@ fn list(world: &mut Inner, ask: &Ask, of: Of) -> Reply {
     if faults.ignore_time_filter {
         (from, to) = (None, None);
     }
-    let most = if faults.count_cap > 0 { i64::try_from(faults.count_cap).unwrap_or(PER_PAGE_MAX) } else { PER_PAGE_MAX };
+    let most =
+        if faults.count_cap > 0 { i64::try_from(faults.count_cap).unwrap_or(PER_PAGE_MAX) } else { PER_PAGE_MAX };
     // a text that is no number is 0, as in Ruby, and 0 is 1
     let per_page = last(ask, "per_page").map_or(PER_PAGE, |text| text.parse().unwrap_or(0)).clamp(1, most);
     let per_page = usize::try_from(per_page).unwrap_or(1);
@@ -206,7 +209,12 @@ fn list(world: &mut Inner, ask: &Ask, of: Of) -> Reply {
 
 /// The last value of a parameter, which is the one Rails keeps.
 fn last<'a>(ask: &'a Ask, name: &str) -> Option<&'a str> {
-    ask.query.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    ask.query
+        .iter()
+        .rev()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.as_str())
+        .filter(|value| !value.is_empty())
 }
 
 /// A time as Rails' zone reads it: with its offset, or in the account's zone. `None` is ignored.

@@ -21,7 +21,10 @@ use flate2::write::GzEncoder;
 use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::world::{Ask, Call, Content, Dice, EventCall, Expect, Inner, Refusal, Reply, Truth, TruthOf, World};
+use super::chance::Dice;
+use super::message::{Ask, Content, Refusal, Reply};
+use super::truth::{Expect, Truth, TruthOf};
+use super::world::{Call, EventCall, Inner, World};
 use crate::event::{Class, Outcome, System};
 
 /// The base64 key, as issued.
@@ -256,8 +259,8 @@ fn file(world: &mut Inner, ask: &Ask) -> Reply {
     let seed = world.index_exchange.seed;
     let found = world.index_exchange.files.iter_mut().find_map(|((number, hour), parts)| {
         let at = parts.iter().position(|part| part.id == wanted && part.appeared(now))?;
-        let parts = if whole_hours { &mut parts[..] } else { &mut parts[at..=at] };
-        (*hour + RETENTION > now).then_some((*number, *hour, parts))
+        let sent = if whole_hours { &mut parts[..] } else { &mut parts[at..=at] };
+        (*hour + RETENTION > now).then_some((*number, *hour, sent))
     });
     let Some((number, hour, parts)) = found else {
         return Reply::json(StatusCode::NOT_FOUND, json!({"message": "File not found"}));
@@ -266,16 +269,17 @@ fn file(world: &mut Inner, ask: &Ask) -> Reply {
         part.downloaded = Some(part.visible_rows(now));
     }
     let csv = csv(seed, &SUBSCRIPTIONS[number], hour, parts, now);
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
     // writing to a Vec cannot fail
-    let _ = encoder.write_all(csv.as_bytes());
-    let bytes = encoder.finish().unwrap_or_default();
+    let _ = packer.write_all(csv.as_bytes());
+    let bytes = packer.finish().unwrap_or_default();
     let mut reply = Reply::new(StatusCode::OK);
     reply.content = Content::Bytes(bytes.into());
     if encoded {
         return reply.with(header::CONTENT_TYPE, "text/csv").with(header::CONTENT_ENCODING, "gzip");
     }
-    let name = format!("attachment; filename=\"{}-{}.csv.gz\"", SUBSCRIPTIONS[number].category, hour.format("%Y%m%d%H"));
+    let name =
+        format!("attachment; filename=\"{}-{}.csv.gz\"", SUBSCRIPTIONS[number].category, hour.format("%Y%m%d%H"));
     reply.with(header::CONTENT_TYPE, "application/gzip").with(header::CONTENT_DISPOSITION, name)
 }
 
@@ -353,14 +357,7 @@ impl Part {
 
 impl Feed {
     pub(super) fn new(seed: u64, begin: DateTime<Utc>, rate: f64) -> Self {
-        Self {
-            seed,
-            rate,
-            next_hour: whole_hour(begin),
-            files: BTreeMap::new(),
-            tokens: BTreeMap::new(),
-            refused: 0,
-        }
+        Self { seed, rate, next_hour: whole_hour(begin), files: BTreeMap::new(), tokens: BTreeMap::new(), refused: 0 }
     }
 
     pub(super) fn end_tokens(&mut self) -> bool {
@@ -387,7 +384,12 @@ impl Feed {
         #[expect(clippy::cast_precision_loss, reason = "two or three")]
         let mean = self.rate * 3600.0 * subscription.share / part_count as f64;
         for part in 0..part_count {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive number of rows")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_precision_loss,
+                clippy::cast_sign_loss,
+                reason = "a positive number of rows, give or take a few"
+            )]
             let total = (mean * (80 + dice.below(41)) as f64 / 100.0) as u64;
             let mut visible_at = hour + TimeDelta::hours(1) + minutes(&mut dice, 3, 25);
             let mut left = total / 10;
@@ -422,8 +424,8 @@ impl Feed {
 
     pub(super) fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
         for ((_, hour), parts) in &self.files {
-            let held = of.from.is_none_or(|from| *hour + TimeDelta::hours(1) > from)
-                && of.to.is_none_or(|to| *hour < to);
+            let held =
+                of.from.is_none_or(|from| *hour + TimeDelta::hours(1) > from) && of.to.is_none_or(|to| *hour < to);
             for rows in parts.iter().flat_map(|part| &part.rows).filter(|rows| held && rows.visible_at <= now) {
                 truth.add(System::IndexExchange, &rows.expect, rows.count);
             }
@@ -484,7 +486,8 @@ mod tests {
     const PARTS: &str = "/api/cal/v1/downloads/bidevents";
 
     async fn ask_token(world: &World, key: &str) -> (StatusCode, Value) {
-        let headers = [("authorization", &*format!("Basic {key}")), ("content-type", "application/x-www-form-urlencoded")];
+        let headers =
+            [("authorization", &*format!("Basic {key}")), ("content-type", "application/x-www-form-urlencoded")];
         body(call(world, request("POST", TOKEN, &headers, "grant_type=client_credentials")).await).await
     }
 
@@ -544,10 +547,13 @@ mod tests {
             }
         }
         assert!(list(&world, &token, "/api/cal/v1/downloads?subscriptionName=bid%20events").await.is_empty());
-        let truth: BTreeMap<(&str, String), u64> = found.keys().map(|(category, action)| {
-            let key = (System::IndexExchange, (*category).to_owned(), action.clone(), Outcome::Unknown);
-            ((*category, action.clone()), world.truth().events[&key])
-        }).collect();
+        let truth: BTreeMap<(&str, String), u64> = found
+            .keys()
+            .map(|(category, action)| {
+                let key = (System::IndexExchange, (*category).to_owned(), action.clone(), Outcome::Unknown);
+                ((*category, action.clone()), world.truth().events[&key])
+            })
+            .collect();
         assert_eq!(found, truth);
         assert_eq!(found.values().sum::<u64>(), world.truth().total(System::IndexExchange));
         assert!(found.len() == 2 && found.values().all(|rows| *rows > 20), "{found:?}");
@@ -609,7 +615,7 @@ mod tests {
         let world = with_traffic();
         let token = log_in(&world).await;
         let oldest = list(&world, &token, SINGLE).await.last().unwrap()["hour"].clone();
-        tokio::time::advance(Duration::from_secs(14 * 86_400)).await;
+        tokio::time::advance(Duration::from_hours(14 * 24)).await;
         let token = log_in(&world).await;
         let listed = list(&world, &token, SINGLE).await;
         assert!(listed.len() > 330 && listed.len() <= 14 * 24, "{}", listed.len());

@@ -14,8 +14,10 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::faults::ServiceFaults;
-use super::world::{Ask, Call, Cell, Dice, EventCall, Expect, Inner, Placed, Refusal, Reply, Timeline, World};
+use super::chance::{Cell, Dice};
+use super::message::{Ask, Refusal, Reply};
+use super::truth::{Expect, Placed, Timeline};
+use super::world::{Call, EventCall, Inner, World};
 use crate::event::{Class, Outcome, System};
 
 /// The one instance there is.
@@ -30,7 +32,7 @@ pub const API_TOKEN: &str = concat!(
     "c2ltdWxhdGVkLW5vdC1zaWduZWQ"
 );
 
-const PER_PAGE: usize = 100;
+const PER_PAGE: i64 = 100;
 const PER_PAGE_MAX: usize = 1000;
 
 /// Target types: on the wire, as category, as `requestResource`, and as an actor would name one.
@@ -136,7 +138,7 @@ fn listed(world: &Inner, ask: &Ask) -> Result<Value, String> {
     let faults = &world.faults.losant;
     let skew = world.skew(System::Losant);
     let page = number(ask, "page")?.map_or(Ok(0), usize::try_from).map_err(|_| "page must not be negative")?;
-    let wanted = number(ask, "perPage")?.unwrap_or(PER_PAGE as i64);
+    let wanted = number(ask, "perPage")?.unwrap_or(PER_PAGE);
     let wanted = usize::try_from(wanted).ok().filter(|n| *n > 0).ok_or("perPage must be positive")?;
     let cap = if faults.count_cap > 0 { faults.count_cap } else { PER_PAGE_MAX };
     let per_page = wanted.min(cap);
@@ -281,14 +283,7 @@ impl Log {
         self.put(dice, deed, Expect::new(category, action, outcome, Class::Change), at, visible_at);
     }
 
-    fn put(
-        &mut self,
-        dice: &mut Dice,
-        deed: &Deed<'_>,
-        expect: Expect,
-        at: DateTime<Utc>,
-        visible_at: DateTime<Utc>,
-    ) {
+    fn put(&mut self, dice: &mut Dice, deed: &Deed<'_>, expect: Expect, at: DateTime<Utc>, visible_at: DateTime<Utc>) {
         // an id begins with its second, as theirs do
         let id = format!("{:08x}{}", at.timestamp() & 0xffff_ffff, dice.hex(16));
         let target_id = dice.hex(24);
@@ -380,7 +375,7 @@ pub(super) fn ordinary(log: &mut Log, dice: &mut Dice, at: DateTime<Utc>, visibl
         target_name,
         action: (!dice.chance(0.01)).then_some((wire_action, action)),
         status,
-        actor: *dice.pick(&ACTORS),
+        actor: dice.pick::<&str>(&ACTORS),
     };
     log.add(dice, &deed, at, visible_at);
 }
@@ -401,7 +396,10 @@ pub(super) fn deletion_burst(log: &mut Log, dice: &mut Dice, times: &[DateTime<U
 }
 
 pub(super) fn privilege_escalation(log: &mut Log, dice: &mut Dice, at: DateTime<Utc>, now: DateTime<Utc>) -> usize {
-    let steps = [("User", "user", "instanceMember", "patch", "update"), ("ApiToken", "api_token", "instanceApiToken", "post", "create")];
+    let steps = [
+        ("User", "user", "instanceMember", "patch", "update"),
+        ("ApiToken", "api_token", "instanceApiToken", "post", "create"),
+    ];
     for (number, (kind, category, resource, wire_action, action)) in steps.into_iter().enumerate() {
         let at = at + TimeDelta::milliseconds(1500 * i64::try_from(number).unwrap_or(0));
         let deed = Deed {
@@ -418,8 +416,9 @@ pub(super) fn privilege_escalation(log: &mut Log, dice: &mut Dice, at: DateTime<
 }
 
 pub(super) fn unlisted(log: &mut Log, dice: &mut Dice, number: Option<u32>, at: DateTime<Utc>, now: DateTime<Utc>) {
-    let (kind, category) = number
-        .map_or(("SSOConfig".to_owned(), "sso_config".to_owned()), |n| (format!("Novelty {n}"), format!("novelty_{n}")));
+    let (kind, category) = number.map_or(("SSOConfig".to_owned(), "sso_config".to_owned()), |n| {
+        (format!("Novelty {n}"), format!("novelty_{n}"))
+    });
     let deed = Deed {
         target: Some((&kind, &category)),
         resource: "instance",

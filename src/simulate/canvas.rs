@@ -400,7 +400,7 @@ impl Log {
         };
         // whole seconds, as written
         let at = at - TimeDelta::nanoseconds(i64::from(at.timestamp_subsec_nanos()));
-        self.events.insert(Placed { at, visible_at, actor: user.to_string(), expect, tainted: false, wire });
+        self.events.insert(Placed { at, visible_at, actors: vec![user.to_string()], expect, tainted: false, wire });
     }
 }
 

@@ -429,7 +429,7 @@ impl Log {
         };
         // whole seconds, as in all samples
         let at = at - TimeDelta::nanoseconds(i64::from(at.timestamp_subsec_nanos()));
-        self.events.insert(Placed { at, visible_at, actor: actor.to_owned(), expect, tainted: false, wire });
+        self.events.insert(Placed { at, visible_at, actors: vec![actor.to_owned()], expect, tainted: false, wire });
     }
 }
 

@@ -288,6 +288,9 @@ impl Log {
         let id = format!("{:08x}{}", at.timestamp() & 0xffff_ffff, dice.hex(16));
         let target_id = dice.hex(24);
         let actor_id = Dice::of(0, deed.actor, 0).hex(24);
+        let named = !dice.chance(0.03);
+        let mut actors = vec![actor_id.clone()];
+        actors.extend(named.then(|| deed.actor.to_owned()));
         let by_token = !deed.actor.contains('@');
         let mut path = Map::new();
         path.insert(format!("{}Id", deed.resource), Value::from(target_id.as_str()));
@@ -308,7 +311,7 @@ impl Log {
         }
         set("actorId", json!(actor_id));
         set("actorType", json!(if by_token { "ApiToken" } else { "User" }));
-        if !dice.chance(0.03) {
+        if named {
             set("actorName", json!(deed.actor));
         }
         set("requestResource", json!(deed.resource));
@@ -324,8 +327,7 @@ impl Log {
         }
         set("_type", json!("instanceAuditLog"));
         set("_links", json!({"self": {"href": format!("/instance/{INSTANCE_ID}/audit-logs/{id}")}}));
-        let actor = deed.actor.to_owned();
-        self.events.insert(Placed { at, visible_at, actor, expect, tainted: false, wire: Item { id, fields } });
+        self.events.insert(Placed { at, visible_at, actors, expect, tainted: false, wire: Item { id, fields } });
     }
 }
 

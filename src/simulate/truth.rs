@@ -53,7 +53,8 @@ pub(super) struct Expect {
 pub(super) struct Placed<E> {
     pub(super) at: DateTime<Utc>,
     pub(super) visible_at: DateTime<Utc>,
-    pub(super) actor: String,
+    /// Every name by which the service tells who did it; none where it does not say.
+    pub(super) actors: Vec<String>,
     pub(super) expect: Expect,
     pub(super) tainted: bool,
     pub(super) wire: E,
@@ -119,7 +120,10 @@ impl TruthOf {
     fn holds<E>(&self, event: &Placed<E>) -> bool {
         self.from.is_none_or(|from| event.at >= from)
             && self.to.is_none_or(|to| event.at < to)
-            && !self.ignored_actors.iter().any(|actor| actor.eq_ignore_ascii_case(&event.actor))
+            && !self
+                .ignored_actors
+                .iter()
+                .any(|ignored| event.actors.iter().any(|actor| actor.eq_ignore_ascii_case(ignored)))
     }
 }
 

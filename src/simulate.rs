@@ -11,14 +11,18 @@
 
 mod activid;
 mod canvas;
+mod chance;
 mod faults;
 mod index_exchange;
 mod informatica;
 mod losant;
+mod message;
+mod truth;
 mod world;
 
 pub use faults::{BadFault, ErrorShape, Faults, ServiceFaults, SessionEnd};
-pub use world::{EventCall, Injection, Options, Scenario, ScenarioCall, Seen, Truth, TruthOf, World};
+pub use truth::{Truth, TruthOf};
+pub use world::{EventCall, Injection, Options, Scenario, ScenarioCall, Seen, World};
 
 /// What a reader needs in order to be let in, and where.
 pub mod credentials {

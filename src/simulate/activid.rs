@@ -18,7 +18,10 @@ use http::{Method, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::world::{Ask, Call, Cell, Dice, EventCall, Expect, Inner, Placed, Refusal, Reply, Timeline, World};
+use super::chance::{Cell, Dice};
+use super::message::{Ask, Refusal, Reply};
+use super::truth::{Expect, Placed, Timeline};
+use super::world::{Call, EventCall, Inner, World};
 use crate::event::{Class, Outcome, Principal, System};
 
 /// The one tenant there is.
@@ -528,8 +531,9 @@ impl Log {
 
     fn add(&mut self, deed: &Deed<'_>, expect: Expect, at: DateTime<Utc>, visible_at: DateTime<Utc>) {
         let wire = Record::new(deed);
-        let actor = deed.actor.clone();
-        self.events.insert(Placed { at, visible_at, actor, expect, tainted: deed.tainted, wire });
+        // shape (b) has no place for the direct user
+        let actors = deed.status.map(|_| deed.actor.clone()).into_iter().collect();
+        self.events.insert(Placed { at, visible_at, actors, expect, tainted: deed.tainted, wire });
     }
 }
 
@@ -563,12 +567,12 @@ pub(super) fn traffic(log: &mut Log, cell: &mut Cell) {
         let visible_at = cell.visible_at(at);
         ordinary(log, &mut cell.dice, at, visible_at);
     }
-    if cell.sometimes(2.0) {
+    if cell.sometimes(1.0) {
         let start = cell.moment();
         let times: Vec<_> = (0..40).map(|n| start + TimeDelta::milliseconds(1_400 * n)).collect();
         password_spray(log, &mut cell.dice, &times, start);
     }
-    if cell.sometimes(1.5) {
+    if cell.sometimes(0.3) {
         let at = cell.moment();
         tainted_record(log, &mut cell.dice, at, at);
     }

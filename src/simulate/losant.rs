@@ -14,8 +14,10 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::faults::ServiceFaults;
-use super::world::{Ask, Call, Cell, Dice, EventCall, Expect, Inner, Placed, Refusal, Reply, Timeline, World};
+use super::chance::{Cell, Dice};
+use super::message::{Ask, Refusal, Reply};
+use super::truth::{Expect, Placed, Timeline};
+use super::world::{Call, EventCall, Inner, World};
 use crate::event::{Class, Outcome, System};
 
 /// The one instance there is.
@@ -30,7 +32,7 @@ pub const API_TOKEN: &str = concat!(
     "c2ltdWxhdGVkLW5vdC1zaWduZWQ"
 );
 
-const PER_PAGE: usize = 100;
+const PER_PAGE: i64 = 100;
 const PER_PAGE_MAX: usize = 1000;
 
 /// Target types: on the wire, as category, as `requestResource`, and as an actor would name one.
@@ -136,7 +138,7 @@ fn listed(world: &Inner, ask: &Ask) -> Result<Value, String> {
     let faults = &world.faults.losant;
     let skew = world.skew(System::Losant);
     let page = number(ask, "page")?.map_or(Ok(0), usize::try_from).map_err(|_| "page must not be negative")?;
-    let wanted = number(ask, "perPage")?.unwrap_or(PER_PAGE as i64);
+    let wanted = number(ask, "perPage")?.unwrap_or(PER_PAGE);
     let wanted = usize::try_from(wanted).ok().filter(|n| *n > 0).ok_or("perPage must be positive")?;
     let cap = if faults.count_cap > 0 { faults.count_cap } else { PER_PAGE_MAX };
     let per_page = wanted.min(cap);
@@ -286,6 +288,9 @@ impl Log {
         let id = format!("{:08x}{}", at.timestamp() & 0xffff_ffff, dice.hex(16));
         let target_id = dice.hex(24);
         let actor_id = Dice::of(0, deed.actor, 0).hex(24);
+        let named = !dice.chance(0.03);
+        let mut actors = vec![actor_id.clone()];
+        actors.extend(named.then(|| deed.actor.to_owned()));
         let by_token = !deed.actor.contains('@');
         let mut path = Map::new();
         path.insert(format!("{}Id", deed.resource), Value::from(target_id.as_str()));
@@ -306,7 +311,7 @@ impl Log {
         }
         set("actorId", json!(actor_id));
         set("actorType", json!(if by_token { "ApiToken" } else { "User" }));
-        if !dice.chance(0.03) {
+        if named {
             set("actorName", json!(deed.actor));
         }
         set("requestResource", json!(deed.resource));
@@ -322,8 +327,7 @@ impl Log {
         }
         set("_type", json!("instanceAuditLog"));
         set("_links", json!({"self": {"href": format!("/instance/{INSTANCE_ID}/audit-logs/{id}")}}));
-        let actor = deed.actor.to_owned();
-        self.events.insert(Placed { at, visible_at, actor, expect, tainted: false, wire: Item { id, fields } });
+        self.events.insert(Placed { at, visible_at, actors, expect, tainted: false, wire: Item { id, fields } });
     }
 }
 
@@ -373,7 +377,7 @@ pub(super) fn ordinary(log: &mut Log, dice: &mut Dice, at: DateTime<Utc>, visibl
         target_name,
         action: (!dice.chance(0.01)).then_some((wire_action, action)),
         status,
-        actor: *dice.pick(&ACTORS),
+        actor: dice.pick::<&str>(&ACTORS),
     };
     log.add(dice, &deed, at, visible_at);
 }

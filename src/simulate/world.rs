@@ -8,8 +8,6 @@
 //! Leaves to others: what an event of a service looks like and how it is asked for (one file each).
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,28 +16,21 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
-use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::stream;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use http::{HeaderValue, Method, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::chance::{CELL_MS, Cell, Dice};
 use super::faults::{BadFault, Faults, ServiceFaults};
+use super::message::{Ask, Content, Delivery, REQUEST_BYTES_MAX, Refusal, Reply};
+use super::truth::{Expect, Truth, TruthOf};
 use super::{activid, canvas, index_exchange, informatica, losant};
 use crate::clock::{Clock, delta};
-use crate::event::{Class, Outcome, Principal, System};
+use crate::event::System;
 
-/// Traffic is made in cells of so many milliseconds.
-const CELL_MS: i64 = 10_000;
-/// A request to a simulated service is never longer.
-const REQUEST_BYTES_MAX: usize = 1 << 20;
 /// Requests remembered per service for `/simulator/requests`.
 const SEEN_MAX: usize = 100_000;
-/// How far a body is blown up by the faults `huge` and `bomb`.
-const BLOWN_UP_BYTES: usize = 256 << 20;
 /// How deep the fault `deep` nests.
 const DEEP_LEVELS: usize = 200_000;
 
@@ -65,32 +56,6 @@ pub struct Options {
 /// The five services; clones share one world.
 #[derive(Clone)]
 pub struct World(Arc<Mutex<Inner>>);
-
-/// What an exact reader must show.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Truth {
-    /// Events by (system, category, action, outcome).
-    pub events: BTreeMap<(System, String, String, Outcome), u64>,
-    /// Logins among them.
-    pub logins: BTreeMap<(System, Principal, Outcome), u64>,
-    /// Logouts among them.
-    pub logouts: BTreeMap<System, u64>,
-    /// Changes among them (neither login, logout nor row of a feed).
-    pub changes: BTreeMap<System, u64>,
-    /// Records the service would report as tainted.
-    pub tainted: BTreeMap<System, u64>,
-}
-
-/// Which events a [`Truth`] is of; by default all that are visible.
-#[derive(Clone, Debug, Default)]
-pub struct TruthOf {
-    /// Only events at or after this moment (files: hours that end after it).
-    pub from: Option<DateTime<Utc>>,
-    /// Only events before this moment (files: hours that begin before it).
-    pub to: Option<DateTime<Utc>>,
-    /// Without events of these actors (compared without case).
-    pub ignored_actors: Vec<String>,
-}
 
 /// Something that is made to happen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -202,79 +167,6 @@ pub struct Seen {
     pub status: u16,
 }
 
-/// What an event must be counted as: written by hand where the event is made.
-#[derive(Clone, Debug)]
-pub(super) struct Expect {
-    pub(super) category: String,
-    pub(super) action: String,
-    pub(super) outcome: Outcome,
-    pub(super) class: Class,
-}
-
-/// An event in its place: when it happened, from when on it can be read, who did it.
-#[derive(Clone, Debug)]
-pub(super) struct Placed<E> {
-    pub(super) at: DateTime<Utc>,
-    pub(super) visible_at: DateTime<Utc>,
-    pub(super) actor: String,
-    pub(super) expect: Expect,
-    pub(super) tainted: bool,
-    pub(super) wire: E,
-}
-
-/// The events of one service by time.
-pub(super) struct Timeline<E> {
-    events: BTreeMap<(i64, u64), Placed<E>>,
-    inserted: u64,
-}
-
-/// Chance that depends on nothing but its seed.
-pub(super) struct Dice(StdRng);
-
-/// Ten seconds in which a service's traffic is made.
-pub(super) struct Cell {
-    pub(super) dice: Dice,
-    start_ms: i64,
-    mean: f64,
-    day: Duration,
-}
-
-/// A request as a service sees it.
-pub(super) struct Ask {
-    pub(super) path: String,
-    /// The path's segments, percent-decoded.
-    pub(super) segments: Vec<String>,
-    /// The query's pairs, percent-decoded.
-    pub(super) query: Vec<(String, String)>,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
-    /// `http://HOST`, as the client called it.
-    pub(super) origin: String,
-}
-
-/// What a service answers.
-pub(super) struct Reply {
-    pub(super) status: StatusCode,
-    pub(super) headers: Vec<(HeaderName, String)>,
-    pub(super) content: Content,
-}
-
-/// A body that faults can still be put into, or bytes.
-pub(super) enum Content {
-    Json(Value),
-    Bytes(Bytes),
-}
-
-/// Why a service refuses.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
-    Unauthorized,
-    Forbidden,
-    Throttled,
-    Broken,
-    Unavailable,
-}
-
 /// What a request is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
@@ -284,16 +176,6 @@ pub(super) enum Call {
 
 /// How a service answers.
 pub(super) type Serve = fn(&mut Inner, &Ask) -> Reply;
-
-/// How the bytes of an answer get out.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Delivery {
-    Plain,
-    Never,
-    Drip,
-    Huge,
-    Bomb,
-}
 
 /// Everything there is.
 pub(super) struct Inner {
@@ -536,12 +418,8 @@ impl Inner {
         let intensity = 1.0 - 0.8 * (std::f64::consts::TAU * phase).cos();
         #[expect(clippy::cast_precision_loss, reason = "ten thousand is exact")]
         let seconds = CELL_MS as f64 / 1000.0;
-        Cell {
-            dice: Dice::of(self.seed, system.as_str(), start_ms.unsigned_abs()),
-            start_ms,
-            mean: self.rate * intensity * seconds,
-            day: self.day,
-        }
+        let dice = Dice::of(self.seed, system.as_str(), start_ms.unsigned_abs());
+        Cell::new(dice, start_ms, self.rate * intensity * seconds, self.day)
     }
 
     /// Chance for what is not traffic; never the same twice.
@@ -788,409 +666,6 @@ fn refuse(system: System, refusal: Refusal, faults: &ServiceFaults, ask: &Ask) -
     }
 }
 
-// === impl Truth ===
-
-impl Truth {
-    /// Adds `count` events.
-    pub(super) fn add(&mut self, system: System, expect: &Expect, count: u64) {
-        if count == 0 {
-            return;
-        }
-        let key = (system, expect.category.clone(), expect.action.clone(), expect.outcome);
-        *self.events.entry(key).or_default() += count;
-        match expect.class {
-            Class::Login(principal) => *self.logins.entry((system, principal, expect.outcome)).or_default() += count,
-            Class::Logout => *self.logouts.entry(system).or_default() += count,
-            Class::Change => *self.changes.entry(system).or_default() += count,
-            Class::Row => {}
-        }
-    }
-
-    /// All events of a system.
-    pub fn total(&self, system: System) -> u64 {
-        self.events.iter().filter(|((of, ..), _)| *of == system).map(|(_, count)| count).sum()
-    }
-
-    /// As `/simulator/truth` answers it.
-    pub fn to_json(&self) -> Value {
-        let events: Vec<Value> = self
-            .events
-            .iter()
-            .map(|((system, category, action, outcome), count)| {
-                json!({"system": system, "category": category, "action": action,
-                       "outcome": outcome.as_str(), "count": count})
-            })
-            .collect();
-        let logins: Vec<Value> = self
-            .logins
-            .iter()
-            .map(|((system, principal, outcome), count)| {
-                json!({"system": system, "principal": principal.as_str(), "outcome": outcome.as_str(),
-                       "count": count})
-            })
-            .collect();
-        let totals: BTreeMap<&str, u64> =
-            System::ALL.into_iter().map(|system| (system.as_str(), self.total(system))).collect();
-        json!({"events": events, "logins": logins, "logouts": self.logouts, "changes": self.changes,
-               "tainted": self.tainted, "totals": totals})
-    }
-}
-
-// === impl TruthOf ===
-
-impl TruthOf {
-    fn holds<E>(&self, event: &Placed<E>) -> bool {
-        self.from.is_none_or(|from| event.at >= from)
-            && self.to.is_none_or(|to| event.at < to)
-            && !self.ignored_actors.iter().any(|actor| actor.eq_ignore_ascii_case(&event.actor))
-    }
-}
-
-// === impl Expect ===
-
-impl Expect {
-    pub(super) fn new(category: &str, action: &str, outcome: Outcome, class: Class) -> Self {
-        Self { category: category.to_owned(), action: action.to_owned(), outcome, class }
-    }
-
-    fn called(call: &EventCall) -> Self {
-        let outcome = match call.outcome.as_str() {
-            "success" => Outcome::Success,
-            "failure" => Outcome::Failure,
-            _ => Outcome::Unknown,
-        };
-        let class = match (call.system, call.action.as_str(), call.principal.as_deref()) {
-            (System::IndexExchange, ..) => Class::Row,
-            (_, "login", Some("agent")) => Class::Login(Principal::Agent),
-            (_, "login", Some("device")) => Class::Login(Principal::Device),
-            (_, "login", _) => Class::Login(Principal::User),
-            (_, "logout", _) => Class::Logout,
-            _ => Class::Change,
-        };
-        Self::new(&call.category, &call.action, outcome, class)
-    }
-}
-
-// === impl Timeline ===
-
-impl<E> Timeline<E> {
-    pub(super) fn new() -> Self {
-        Self { events: BTreeMap::new(), inserted: 0 }
-    }
-
-    pub(super) fn insert(&mut self, event: Placed<E>) {
-        self.inserted += 1;
-        self.events.insert((event.at.timestamp_millis(), self.inserted), event);
-    }
-
-    /// What can be read `now` and happened from `from` to `to`, both inclusive.
-    pub(super) fn visible(
-        &self,
-        now: DateTime<Utc>,
-        from: DateTime<Utc>,
-        to: DateTime<Utc>,
-    ) -> impl Iterator<Item = &Placed<E>> {
-        let (first, last) = (from.timestamp_millis(), to.timestamp_millis());
-        let range = if first <= last { (first, 0)..=(last, u64::MAX) } else { (0, 0)..=(0, 0) };
-        self.events
-            .range(range)
-            .map(|(_, event)| event)
-            .filter(move |event| event.visible_at <= now && event.at >= from && event.at <= to)
-    }
-
-    fn tell(&self, system: System, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
-        for event in self.events.values().filter(|event| event.visible_at <= now && of.holds(event)) {
-            truth.add(system, &event.expect, 1);
-            if event.tainted {
-                *truth.tainted.entry(system).or_default() += 1;
-            }
-        }
-    }
-}
-
-// === impl Dice ===
-
-impl Dice {
-    /// The chance of (seed, what, number).
-    pub(super) fn of(seed: u64, what: &str, number: u64) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&seed.to_le_bytes());
-        hasher.update(&number.to_le_bytes());
-        hasher.update(what.as_bytes());
-        Self(StdRng::from_seed(*hasher.finalize().as_bytes()))
-    }
-
-    /// 0 to `n` - 1; 0 where `n` is 0.
-    pub(super) fn below(&mut self, n: u64) -> u64 {
-        if n == 0 { 0 } else { self.0.random_range(0..n) }
-    }
-
-    pub(super) fn chance(&mut self, probability: f64) -> bool {
-        // drawn in any case, so that a switch does not change what is drawn after it
-        self.0.random::<f64>() < probability
-    }
-
-    pub(super) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        let at = usize::try_from(self.below(from.len() as u64)).unwrap_or(0);
-        &from[at]
-    }
-
-    fn text(&mut self, alphabet: &[u8], length: usize) -> String {
-        (0..length).map(|_| char::from(*self.pick(alphabet))).collect()
-    }
-
-    pub(super) fn hex(&mut self, length: usize) -> String {
-        self.text(b"0123456789abcdef", length)
-    }
-
-    pub(super) fn base62(&mut self, length: usize) -> String {
-        self.text(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", length)
-    }
-
-    pub(super) fn uuid(&mut self) -> String {
-        format!("{}-{}-4{}-a{}-{}", self.hex(8), self.hex(4), self.hex(3), self.hex(3), self.hex(12))
-    }
-
-    /// A Poisson-distributed number of the given mean.
-    fn poisson(&mut self, mean: f64) -> u64 {
-        let mut left = mean;
-        let mut count = 0;
-        // in pieces, because exp(-mean) of a large mean is 0
-        while left > 0.0 {
-            let limit = (-left.min(30.0)).exp();
-            let mut product: f64 = self.0.random();
-            while product > limit {
-                count += 1;
-                product *= self.0.random::<f64>();
-            }
-            left -= 30.0;
-        }
-        count
-    }
-}
-
-// === impl Cell ===
-
-impl Cell {
-    /// The times of this cell's ordinary events: any, and now and then exactly on a second or on
-    /// the cell's first millisecond, where windows of readers begin and end.
-    pub(super) fn times(&mut self) -> Vec<DateTime<Utc>> {
-        let count = self.dice.poisson(self.mean);
-        (0..count)
-            .map(|_| {
-                let offset = i64::try_from(self.dice.below(CELL_MS.unsigned_abs())).unwrap_or(0);
-                let offset = match self.dice.below(40) {
-                    0 => 0,
-                    1..4 => offset - offset % 1000,
-                    _ => offset,
-                };
-                DateTime::from_timestamp_millis(self.start_ms + offset).unwrap_or_default()
-            })
-            .collect()
-    }
-
-    /// A moment in this cell.
-    pub(super) fn moment(&mut self) -> DateTime<Utc> {
-        let offset = i64::try_from(self.dice.below(CELL_MS.unsigned_abs())).unwrap_or(0);
-        DateTime::from_timestamp_millis(self.start_ms + offset).unwrap_or_default()
-    }
-
-    /// Whether something that happens so many times a day happens in this cell.
-    pub(super) fn sometimes(&mut self, times_a_day: f64) -> bool {
-        let cell = Duration::from_millis(CELL_MS.unsigned_abs()).as_secs_f64();
-        self.mean > 0.0 && self.dice.chance(times_a_day * cell / self.day.as_secs_f64().max(cell))
-    }
-
-    /// From when on an event can be read: mostly at once or within 2 s, 3 in 100 after 5 s to 4 min.
-    pub(super) fn visible_at(&mut self, at: DateTime<Utc>) -> DateTime<Utc> {
-        let ms = if self.dice.chance(0.03) { 5_000 + self.dice.below(235_000) } else { self.dice.below(2_000) };
-        at + TimeDelta::milliseconds(i64::try_from(ms).unwrap_or(0))
-    }
-}
-
-// === impl Ask ===
-
-impl Ask {
-    async fn read(request: Request) -> Result<Self, String> {
-        let (parts, body) = request.into_parts();
-        let body = axum::body::to_bytes(body, REQUEST_BYTES_MAX).await.map_err(|error| error.to_string())?;
-        let host = parts
-            .headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok())
-            .or_else(|| parts.uri.authority().map(http::uri::Authority::as_str))
-            .unwrap_or("localhost");
-        let query = parts.uri.query().unwrap_or("");
-        Ok(Self {
-            path: parts.uri.path().to_owned(),
-            segments: parts.uri.path().split('/').skip(1).map(percent_decoded).collect(),
-            query: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
-            origin: format!("{}://{host}", parts.uri.scheme_str().unwrap_or("http")),
-            headers: parts.headers,
-            body,
-        })
-    }
-
-    /// The first value of a query parameter.
-    pub(super) fn param(&self, name: &str) -> Option<&str> {
-        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-
-    pub(super) fn bearer(&self) -> Option<&str> {
-        let (scheme, token) = self.header("authorization")?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    }
-
-    /// The base64 text after `Basic`.
-    pub(super) fn basic(&self) -> Option<&str> {
-        let (scheme, key) = self.header("authorization")?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("basic").then(|| key.trim())
-    }
-
-    /// The fields of a form, if the request says it is one.
-    pub(super) fn form(&self) -> Option<BTreeMap<String, String>> {
-        let kind = self.header("content-type")?;
-        kind.starts_with("application/x-www-form-urlencoded")
-            .then(|| url::form_urlencoded::parse(&self.body).into_owned().collect())
-    }
-}
-
-/// A text with its percent-encoding undone and `+` kept.
-pub(super) fn percent_decoded(text: &str) -> String {
-    let plus_kept = text.replace('+', "%2B");
-    url::form_urlencoded::parse(plus_kept.as_bytes()).next().map_or_else(String::new, |(key, _)| key.into_owned())
-}
-
-// === impl Reply ===
-
-impl Reply {
-    pub(super) fn new(status: StatusCode) -> Self {
-        Self { status, headers: Vec::new(), content: Content::Bytes(Bytes::new()) }
-    }
-
-    pub(super) fn json(status: StatusCode, value: Value) -> Self {
-        Self {
-            status,
-            headers: vec![(header::CONTENT_TYPE, "application/json; charset=utf-8".to_owned())],
-            content: Content::Json(value),
-        }
-    }
-
-    pub(super) fn text(status: StatusCode, text: &str) -> Self {
-        Self {
-            status,
-            headers: vec![(header::CONTENT_TYPE, "text/plain; charset=utf-8".to_owned())],
-            content: Content::Bytes(text.to_owned().into()),
-        }
-    }
-
-    /// A login page, as gateways like to send with 200.
-    pub(super) fn html() -> Self {
-        let page = "<!DOCTYPE html><html><head><title>Sign in</title></head><body><form></form></body></html>";
-        Self {
-            status: StatusCode::OK,
-            headers: vec![(header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned())],
-            content: Content::Bytes(page.into()),
-        }
-    }
-
-    pub(super) fn with(mut self, name: HeaderName, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
-        self
-    }
-
-    /// Puts something that is no event into the list of events.
-    fn spoil(&mut self, system: System) {
-        let Content::Json(whole) = &mut self.content else { return };
-        let (list, no_event) = match system {
-            System::Canvas => ("events", json!({"id": "bad-time", "created_at": "soon", "event_type": "login"})),
-            System::Informatica => ("entries", json!({"id": ["not", "an", "entry"], "entryTime": 7})),
-            System::Activid => ("eventTokens", json!("eyJhbGciOiJub25lIn0.bm90IGpzb24.")),
-            System::Losant => ("items", json!("not an item")),
-            System::IndexExchange => ("availableDownloads", json!({"subscriptionID": "not a download", "hour": 1})),
-        };
-        if let Some(events) = whole.get_mut(list).and_then(Value::as_array_mut) {
-            events.insert(events.len() / 2, no_event);
-        } else if let Some(events) = whole.as_array_mut() {
-            events.insert(events.len() / 2, no_event);
-        }
-    }
-
-    async fn deliver(self, delivery: Delivery, date: DateTime<Utc>) -> Response {
-        let bytes = self.content.bytes();
-        let body = match delivery {
-            Delivery::Plain => Body::from(bytes),
-            Delivery::Never => std::future::pending().await,
-            Delivery::Drip => drip(bytes),
-            Delivery::Huge => {
-                let blanks = Bytes::from(vec![b' '; 1 << 20]);
-                let pieces = (0..BLOWN_UP_BYTES >> 20).map(move |_| blanks.clone()).chain([bytes]);
-                Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)))
-            }
-            Delivery::Bomb => Body::from(bomb()),
-        };
-        let mut response = Response::new(body);
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        for (name, value) in self.headers {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                headers.append(name, value);
-            }
-        }
-        if delivery == Delivery::Bomb {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        }
-        if let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(date.into())) {
-            headers.insert(header::DATE, value);
-        }
-        response
-    }
-}
-
-// === impl Content ===
-
-impl Content {
-    fn bytes(&self) -> Bytes {
-        match self {
-            Content::Json(value) => value.to_string().into(),
-            Content::Bytes(bytes) => bytes.clone(),
-        }
-    }
-}
-
-/// The bytes one by one, two per second.
-fn drip(bytes: Bytes) -> Body {
-    Body::from_stream(stream::unfold(bytes, |mut rest| async move {
-        if rest.is_empty() {
-            return None;
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let first = rest.split_to(1);
-        Some((Ok::<_, Infallible>(first), rest))
-    }))
-}
-
-/// A gzip stream that unpacks to [`BLOWN_UP_BYTES`] blanks: one flushed block, repeated. Its
-/// checksum is wrong, which only who unpacks all of it will see.
-fn bomb() -> Bytes {
-    let piece = BLOWN_UP_BYTES / 256;
-    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
-    // writing to a Vec cannot fail
-    let _ = encoder.write_all(&vec![b' '; piece]);
-    let _ = encoder.flush();
-    let block = std::mem::take(encoder.get_mut());
-    let mut stream = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
-    for _ in 0..256 {
-        stream.extend_from_slice(&block);
-    }
-    stream.extend_from_slice(&[3, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    stream.into()
-}
-
 async fn read_json(request: Request) -> Result<Value, String> {
     let body = axum::body::to_bytes(request.into_body(), REQUEST_BYTES_MAX).await.map_err(|error| error.to_string())?;
     serde_json::from_slice(&body).map_err(|error| error.to_string())
@@ -1211,6 +686,7 @@ fn complaint(what: &str) -> Response {
 /// What the tests of the services share.
 #[cfg(test)]
 pub(super) mod testing {
+    use bytes::Bytes;
     use tower::ServiceExt;
 
     use super::*;
@@ -1226,12 +702,21 @@ pub(super) mod testing {
         World::new(Options {
             seed: 7,
             clock: Clock::starting_at(noon),
-            history: Duration::from_secs(2 * 3600),
-            day: Duration::from_secs(86_400),
+            history: Duration::from_hours(2),
+            day: Duration::from_hours(24),
             rate,
             faults: Faults::default(),
             quiet,
         })
+    }
+
+    /// A world with traffic in which something is wrong.
+    pub(crate) fn with_fault(flag: &str) -> World {
+        let world = with_traffic();
+        let mut faults = Faults::default();
+        faults.set(flag).unwrap();
+        world.set_faults(faults);
+        world
     }
 
     /// Two hours with traffic, at noon.
@@ -1269,5 +754,212 @@ pub(super) mod testing {
         let status = response.status();
         let bytes = bytes(response).await;
         (status, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{body, bytes, call, get, quiet, request, with_fault, with_traffic};
+    use super::*;
+    use crate::event::Outcome;
+
+    const LOSANT: &str = "/instance/575ec7417ae143cd83dc4a96/audit-logs?perPage=1000&sortDirection=asc";
+
+    async fn losant(world: &World) -> Response {
+        let token = format!("Bearer {}", losant::API_TOKEN);
+        call(world, get(LOSANT, &[("authorization", &token)])).await
+    }
+
+    async fn post(world: &World, path: &str, what: Value) -> (StatusCode, Value) {
+        body(call(world, request("POST", path, &[], what.to_string())).await).await
+    }
+
+    fn scenario(name: &str, more: &Value) -> Injection {
+        let mut call = json!({ "name": name });
+        for (key, value) in more.as_object().unwrap() {
+            call[key] = value.clone();
+        }
+        serde_json::from_value(json!({ "scenario": call })).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_do_not_change_what_happens() {
+        let (watched, alone) = (with_traffic(), with_traffic());
+        for _ in 0..50 {
+            tokio::time::advance(Duration::from_secs(7)).await;
+            losant(&watched).await;
+            watched.truth();
+        }
+        assert_eq!(body(losant(&watched).await).await, body(losant(&alone).await).await);
+        assert_eq!(watched.truth(), alone.truth());
+        for system in System::ALL {
+            assert!(alone.truth().total(system) > 100, "{system}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn truth_never_decreases_and_grows_in_every_service() {
+        let world = with_traffic();
+        let mut before = world.truth();
+        let first = before.clone();
+        for _ in 0..60 {
+            tokio::time::advance(Duration::from_mins(2)).await;
+            let now = world.truth();
+            assert!(before.events.iter().all(|(key, count)| now.events[key] >= *count));
+            before = now;
+        }
+        for system in System::ALL {
+            assert!(before.total(system) > first.total(system), "{system}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_truth_of_two_halves_is_the_truth() {
+        let world = with_traffic();
+        let cut = Some(world.now() - TimeDelta::hours(1));
+        let older = world.truth_of(&TruthOf { to: cut, ..TruthOf::default() });
+        let newer = world.truth_of(&TruthOf { from: cut, ..TruthOf::default() });
+        for system in System::ALL {
+            assert!(older.total(system) > 0, "{system}");
+            assert_eq!(older.total(system) + newer.total(system), world.truth().total(system), "{system}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_quiet_world_holds_what_is_injected_and_nothing_else() {
+        let world = quiet();
+        assert_eq!(world.truth(), Truth::default());
+        for (name, more, system, events) in [
+            ("password_spray", json!({}), System::Activid, 41),
+            ("deletion_burst", json!({"system": "informatica", "count": 3}), System::Informatica, 3),
+            ("deletion_burst", json!({}), System::Losant, 25),
+            ("privilege_escalation", json!({"at": world.now() - TimeDelta::minutes(1)}), System::Informatica, 3),
+            ("category_flood", json!({"count": 70}), System::Losant, 70),
+            ("late_events", json!({"system": "canvas"}), System::Canvas, 5),
+            ("updated_file", json!({"count": 9}), System::IndexExchange, 18),
+        ] {
+            let before = world.truth().total(system);
+            assert_eq!(world.inject(&scenario(name, &more)), events, "{name}");
+            assert_eq!(world.truth().total(system) - before, events as u64, "{name}");
+        }
+        let truth = world.truth();
+        let key = (System::Activid, crate::event::Principal::User, Outcome::Failure);
+        assert_eq!(truth.logins[&key], 40);
+        assert_eq!(truth.events.keys().filter(|(_, category, ..)| category.starts_with("novelty")).count(), 70);
+    }
+
+    #[tokio::test]
+    async fn the_simulators_own_routes_take_json_and_say_what_is_wrong_with_it() {
+        let world = quiet();
+        let (status, answer) = post(&world, "/simulator/inject", json!("tainted_record")).await;
+        assert_eq!((status, answer), (StatusCode::OK, json!({"events": 1})));
+        let many = json!([{"scenario": {"name": "new_category"}}, "deletion_burst"]);
+        assert_eq!(post(&world, "/simulator/inject", many).await.1, json!({"events": 29}));
+        let (status, answer) = post(&world, "/simulator/inject", json!("earthquake")).await;
+        assert!(status == StatusCode::BAD_REQUEST && answer["error"].as_str().unwrap().contains("earthquake"));
+        let (status, answer) = post(&world, "/simulator/faults", json!({"losant": {"gravity": 1}})).await;
+        assert!(status == StatusCode::BAD_REQUEST && answer["error"].as_str().unwrap().contains("gravity"));
+        let (_, answer) = post(&world, "/simulator/faults", json!({"losant": {"error": 1}})).await;
+        assert_eq!(answer["losant"]["error"], 1.0);
+        assert_eq!(losant(&world).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        post(&world, "/simulator/faults", json!({"losant": null})).await;
+        assert_eq!(losant(&world).await.status(), StatusCode::OK);
+        let (_, truth) = body(call(&world, get("/simulator/truth", &[])).await).await;
+        assert_eq!((&truth["totals"]["losant"], &truth["tainted"]["activid"]), (&json!(26), &json!(1)));
+        let (_, requests) = body(call(&world, get("/simulator/requests", &[])).await).await;
+        assert_eq!((&requests["losant"]["count"], &requests["canvas"]["count"]), (&json!(2), &json!(0)));
+        assert_eq!(requests["losant"]["by_status"], json!({"200": 1, "500": 1}));
+        let bad = call(&world, get("/simulator/truth?from=soon", &[])).await;
+        assert_eq!(bad.status(), StatusCode::BAD_REQUEST);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_down_comes_back() {
+        let world = quiet();
+        world.inject(&scenario("service_down", &json!({"system": "losant"})));
+        assert_eq!(losant(&world).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        world.inject(&scenario("service_up", &json!({})));
+        assert_eq!(losant(&world).await.status(), StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn each_fault_of_an_answer_is_what_it_says() {
+        let throttled = losant(&with_fault("losant:throttle,retry_after=9")).await;
+        assert_eq!(throttled.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(throttled.headers()["retry-after"], "9");
+        assert_eq!(losant(&with_fault("losant:unauthorized")).await.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(losant(&with_fault("losant:forbidden")).await.status(), StatusCode::FORBIDDEN);
+        let redirect = losant(&with_fault("losant:redirect")).await;
+        assert!(redirect.status().is_redirection());
+        assert!(redirect.headers()["location"].to_str().unwrap().starts_with("https://elsewhere.invalid/"));
+        let html = losant(&with_fault("losant:html")).await;
+        assert!(html.status() == StatusCode::OK && bytes(html).await.starts_with(b"<!DOCTYPE html>"));
+        let truncated = bytes(losant(&with_fault("losant:truncated")).await).await;
+        assert!(serde_json::from_slice::<Value>(&truncated).unwrap_err().is_eof());
+        assert!(bytes(losant(&with_fault("losant:deep")).await).await.starts_with(b"[[[[[["));
+        let (_, good) = body(losant(&with_traffic()).await).await;
+        let (_, spoilt) = body(losant(&with_fault("losant:malformed")).await).await;
+        let [good, spoilt] = [good, spoilt].map(|list| list["items"].as_array().unwrap().len());
+        assert_eq!(spoilt, good + 1);
+        let (_, doubled) = body(losant(&with_fault("losant:duplicates=1")).await).await;
+        assert_eq!(doubled["totalCount"], 2 * good);
+        let (_, capped) = body(losant(&with_fault("losant:count_cap=3")).await).await;
+        assert_eq!((&capped["perPage"], &capped["count"]), (&json!(3), &json!(3)));
+    }
+
+    #[tokio::test]
+    async fn a_bomb_is_small_until_it_is_unpacked() {
+        let response = losant(&with_fault("losant:bomb")).await;
+        assert_eq!(response.headers()["content-encoding"], "gzip");
+        let packed = bytes(response).await;
+        assert!(packed.len() < 1 << 20, "{}", packed.len());
+        let mut first = vec![0; 8 << 20];
+        std::io::Read::read_exact(&mut flate2::read::GzDecoder::new(&packed[..]), &mut first).unwrap();
+        assert!(first.iter().all(|byte| *byte == b' '));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_hangs_is_never_answered_and_one_that_drips_is_slow() {
+        let hanging = with_fault("losant:hang");
+        assert!(tokio::time::timeout(Duration::from_hours(1), losant(&hanging)).await.is_err());
+        assert_eq!(hanging.requests(System::Losant)[0].status, 0);
+        let dripping = losant(&with_fault("losant:drip")).await;
+        assert_eq!(dripping.status(), StatusCode::OK);
+        assert!(tokio::time::timeout(Duration::from_mins(1), bytes(dripping)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_skewed_clock_shows_in_the_date_the_events_and_the_bounds() {
+        let world = with_fault("losant:clock_skew_seconds=3600");
+        let (_, plain) = body(losant(&with_traffic()).await).await;
+        let response = losant(&world).await;
+        assert_eq!(response.headers()["date"], "Wed, 04 Mar 2026 13:00:00 GMT");
+        let (_, skewed) = body(response).await;
+        let [was, is] = [&plain, &skewed]
+            .map(|list| list["items"][0]["creationDate"].as_str().unwrap().parse::<DateTime<Utc>>().unwrap());
+        assert_eq!(is - was, TimeDelta::hours(1));
+        let token = format!("Bearer {}", losant::API_TOKEN);
+        let ms = is.timestamp_millis();
+        let path = format!("{LOSANT}&start={ms}&end={ms}");
+        let (_, found) = body(call(&world, get(&path, &[("authorization", &token)])).await).await;
+        assert_eq!(found["items"][0]["id"], skewed["items"][0]["id"]);
+    }
+
+    #[tokio::test]
+    async fn every_service_is_on_one_origin_and_refuses_strangers() {
+        let world = with_traffic();
+        let json = ("content-type", "application/json");
+        for (method, path) in [
+            ("GET", "/api/v1/audit/authentication/accounts/1"),
+            ("GET", "/saas/public/core/v3/securityLog"),
+            ("POST", "/scim/ACME/v2/Event/.search"),
+            ("GET", LOSANT),
+            ("GET", "/api/cal/v1/downloads"),
+            ("GET", "/api/cal/v1/downloads/bidevents"),
+            ("GET", "/api/cal/v1/files/1"),
+        ] {
+            let response = call(&world, request(method, path, &[json], "{}")).await;
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{path}");
+        }
     }
 }

@@ -1,0 +1,256 @@
+//! Requests and answers as the services see them, and what any HTTP server can do to an answer.
+//!
+//! Promises: a request is read whole (it is small); an answer is built without a socket in sight, so
+//! that faults can be put into it before it is sent.
+//!
+//! Leaves to others: which fault when (`world.rs`), what is answered (the five services).
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io::Write;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::stream;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::event::System;
+
+/// A request to a simulated service is never longer.
+pub(super) const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// How far a body is blown up by the faults `huge` and `bomb`.
+const BLOWN_UP_BYTES: usize = 256 << 20;
+
+/// A request as a service sees it.
+pub(super) struct Ask {
+    pub(super) path: String,
+    /// The path's segments, percent-decoded.
+    pub(super) segments: Vec<String>,
+    /// The query's pairs, percent-decoded.
+    pub(super) query: Vec<(String, String)>,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    /// `http://HOST`, as the client called it.
+    pub(super) origin: String,
+}
+
+/// What a service answers.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: Vec<(HeaderName, String)>,
+    pub(super) content: Content,
+}
+
+/// A body that faults can still be put into, or bytes.
+pub(super) enum Content {
+    Json(Value),
+    Bytes(Bytes),
+}
+
+/// Why a service refuses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Unauthorized,
+    Forbidden,
+    Throttled,
+    Broken,
+    Unavailable,
+}
+
+/// How the bytes of an answer get out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delivery {
+    Plain,
+    Never,
+    Drip,
+    Huge,
+    Bomb,
+}
+
+// === impl Ask ===
+
+impl Ask {
+    pub(super) async fn read(request: Request) -> Result<Self, String> {
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, REQUEST_BYTES_MAX).await.map_err(|error| error.to_string())?;
+        let host = parts
+            .headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .or_else(|| parts.uri.authority().map(http::uri::Authority::as_str))
+            .unwrap_or("localhost");
+        let query = parts.uri.query().unwrap_or("");
+        Ok(Self {
+            path: parts.uri.path().to_owned(),
+            segments: parts.uri.path().split('/').skip(1).map(percent_decoded).collect(),
+            query: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
+            origin: format!("{}://{host}", parts.uri.scheme_str().unwrap_or("http")),
+            headers: parts.headers,
+            body,
+        })
+    }
+
+    /// The first value of a query parameter.
+    pub(super) fn param(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    pub(super) fn bearer(&self) -> Option<&str> {
+        let (scheme, token) = self.header("authorization")?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+
+    /// The base64 text after `Basic`.
+    pub(super) fn basic(&self) -> Option<&str> {
+        let (scheme, key) = self.header("authorization")?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("basic").then(|| key.trim())
+    }
+
+    /// The fields of a form, if the request says it is one.
+    pub(super) fn form(&self) -> Option<BTreeMap<String, String>> {
+        let kind = self.header("content-type")?;
+        kind.starts_with("application/x-www-form-urlencoded")
+            .then(|| url::form_urlencoded::parse(&self.body).into_owned().collect())
+    }
+}
+
+/// A text with its percent-encoding undone and `+` kept.
+pub(super) fn percent_decoded(text: &str) -> String {
+    let plus_kept = text.replace('+', "%2B");
+    url::form_urlencoded::parse(plus_kept.as_bytes()).next().map_or_else(String::new, |(key, _)| key.into_owned())
+}
+
+// === impl Reply ===
+
+impl Reply {
+    pub(super) fn new(status: StatusCode) -> Self {
+        Self { status, headers: Vec::new(), content: Content::Bytes(Bytes::new()) }
+    }
+
+    pub(super) fn json(status: StatusCode, value: Value) -> Self {
+        Self {
+            status,
+            headers: vec![(header::CONTENT_TYPE, "application/json; charset=utf-8".to_owned())],
+            content: Content::Json(value),
+        }
+    }
+
+    pub(super) fn text(status: StatusCode, text: &str) -> Self {
+        Self {
+            status,
+            headers: vec![(header::CONTENT_TYPE, "text/plain; charset=utf-8".to_owned())],
+            content: Content::Bytes(text.to_owned().into()),
+        }
+    }
+
+    /// A login page, as gateways like to send with 200.
+    pub(super) fn html() -> Self {
+        let page = "<!DOCTYPE html><html><head><title>Sign in</title></head><body><form></form></body></html>";
+        Self {
+            status: StatusCode::OK,
+            headers: vec![(header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned())],
+            content: Content::Bytes(page.into()),
+        }
+    }
+
+    pub(super) fn with(mut self, name: HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Puts something that is no event into the list of events.
+    pub(super) fn spoil(&mut self, system: System) {
+        let Content::Json(whole) = &mut self.content else { return };
+        let (list, no_event) = match system {
+            System::Canvas => ("events", json!({"id": "bad-time", "created_at": "soon", "event_type": "login"})),
+            System::Informatica => ("entries", json!({"id": ["not", "an", "entry"], "entryTime": 7})),
+            System::Activid => ("eventTokens", json!("eyJhbGciOiJub25lIn0.bm90IGpzb24.")),
+            System::Losant => ("items", json!("not an item")),
+            System::IndexExchange => ("availableDownloads", json!({"subscriptionID": "not a download", "hour": 1})),
+        };
+        if let Some(events) = whole.get_mut(list).and_then(Value::as_array_mut) {
+            events.insert(events.len() / 2, no_event);
+        } else if let Some(events) = whole.as_array_mut() {
+            events.insert(events.len() / 2, no_event);
+        }
+    }
+
+    pub(super) async fn deliver(self, delivery: Delivery, date: DateTime<Utc>) -> Response {
+        let bytes = self.content.bytes();
+        let body = match delivery {
+            Delivery::Plain => Body::from(bytes),
+            Delivery::Never => std::future::pending().await,
+            Delivery::Drip => drip(bytes),
+            Delivery::Huge => {
+                let blanks = Bytes::from(vec![b' '; 1 << 20]);
+                let pieces = (0..BLOWN_UP_BYTES >> 20).map(move |_| blanks.clone()).chain([bytes]);
+                Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)))
+            }
+            Delivery::Bomb => Body::from(bomb()),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        for (name, value) in self.headers {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.append(name, value);
+            }
+        }
+        if delivery == Delivery::Bomb {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        if let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(date.into())) {
+            headers.insert(header::DATE, value);
+        }
+        response
+    }
+}
+
+// === impl Content ===
+
+impl Content {
+    pub(super) fn bytes(&self) -> Bytes {
+        match self {
+            Content::Json(value) => value.to_string().into(),
+            Content::Bytes(bytes) => bytes.clone(),
+        }
+    }
+}
+
+/// The bytes one by one, two per second.
+fn drip(bytes: Bytes) -> Body {
+    Body::from_stream(stream::unfold(bytes, |mut rest| async move {
+        if rest.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let first = rest.split_to(1);
+        Some((Ok::<_, Infallible>(first), rest))
+    }))
+}
+
+/// A gzip stream that unpacks to [`BLOWN_UP_BYTES`] blanks: one flushed block, repeated. Its
+/// checksum is wrong, which only who unpacks all of it will see.
+fn bomb() -> Bytes {
+    let piece = BLOWN_UP_BYTES / 256;
+    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    // writing to a Vec cannot fail
+    let _ = encoder.write_all(&vec![b' '; piece]);
+    let _ = encoder.flush();
+    let block = std::mem::take(encoder.get_mut());
+    let mut stream = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    for _ in 0..256 {
+        stream.extend_from_slice(&block);
+    }
+    stream.extend_from_slice(&[3, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    stream.into()
+}

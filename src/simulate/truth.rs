@@ -1,0 +1,190 @@
+//! What happened, and what an exact reader must show of it.
+//!
+//! Promises: an event counts from the moment it can be read; what it counts as was written by hand
+//! where it was made.
+//!
+//! Leaves to others: making events.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+
+use super::world::EventCall;
+use crate::event::{Class, Outcome, Principal, System};
+
+/// What an exact reader must show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Truth {
+    /// Events by (system, category, action, outcome).
+    pub events: BTreeMap<(System, String, String, Outcome), u64>,
+    /// Logins among them.
+    pub logins: BTreeMap<(System, Principal, Outcome), u64>,
+    /// Logouts among them.
+    pub logouts: BTreeMap<System, u64>,
+    /// Changes among them (neither login, logout nor row of a feed).
+    pub changes: BTreeMap<System, u64>,
+    /// Records the service would report as tainted.
+    pub tainted: BTreeMap<System, u64>,
+}
+
+/// Which events a [`Truth`] is of; by default all that are visible.
+#[derive(Clone, Debug, Default)]
+pub struct TruthOf {
+    /// Only events at or after this moment (files: hours that end after it).
+    pub from: Option<DateTime<Utc>>,
+    /// Only events before this moment (files: hours that begin before it).
+    pub to: Option<DateTime<Utc>>,
+    /// Without events of these actors (compared without case).
+    pub ignored_actors: Vec<String>,
+}
+
+/// What an event must be counted as: written by hand where the event is made.
+#[derive(Clone, Debug)]
+pub(super) struct Expect {
+    pub(super) category: String,
+    pub(super) action: String,
+    pub(super) outcome: Outcome,
+    pub(super) class: Class,
+}
+
+/// An event in its place: when it happened, from when on it can be read, who did it.
+#[derive(Clone, Debug)]
+pub(super) struct Placed<E> {
+    pub(super) at: DateTime<Utc>,
+    pub(super) visible_at: DateTime<Utc>,
+    /// Every name by which the service tells who did it; none where it does not say.
+    pub(super) actors: Vec<String>,
+    pub(super) expect: Expect,
+    pub(super) tainted: bool,
+    pub(super) wire: E,
+}
+
+/// The events of one service by time.
+pub(super) struct Timeline<E> {
+    events: BTreeMap<(i64, u64), Placed<E>>,
+    inserted: u64,
+}
+
+// === impl Truth ===
+
+impl Truth {
+    /// Adds `count` events.
+    pub(super) fn add(&mut self, system: System, expect: &Expect, count: u64) {
+        if count == 0 {
+            return;
+        }
+        let key = (system, expect.category.clone(), expect.action.clone(), expect.outcome);
+        *self.events.entry(key).or_default() += count;
+        match expect.class {
+            Class::Login(principal) => *self.logins.entry((system, principal, expect.outcome)).or_default() += count,
+            Class::Logout => *self.logouts.entry(system).or_default() += count,
+            Class::Change => *self.changes.entry(system).or_default() += count,
+            Class::Row => {}
+        }
+    }
+
+    /// All events of a system.
+    pub fn total(&self, system: System) -> u64 {
+        self.events.iter().filter(|((of, ..), _)| *of == system).map(|(_, count)| count).sum()
+    }
+
+    /// As `/simulator/truth` answers it.
+    pub fn to_json(&self) -> Value {
+        let events: Vec<Value> = self
+            .events
+            .iter()
+            .map(|((system, category, action, outcome), count)| {
+                json!({"system": system, "category": category, "action": action,
+                       "outcome": outcome.as_str(), "count": count})
+            })
+            .collect();
+        let logins: Vec<Value> = self
+            .logins
+            .iter()
+            .map(|((system, principal, outcome), count)| {
+                json!({"system": system, "principal": principal.as_str(), "outcome": outcome.as_str(),
+                       "count": count})
+            })
+            .collect();
+        let totals: BTreeMap<&str, u64> =
+            System::ALL.into_iter().map(|system| (system.as_str(), self.total(system))).collect();
+        json!({"events": events, "logins": logins, "logouts": self.logouts, "changes": self.changes,
+               "tainted": self.tainted, "totals": totals})
+    }
+}
+
+// === impl TruthOf ===
+
+impl TruthOf {
+    fn holds<E>(&self, event: &Placed<E>) -> bool {
+        self.from.is_none_or(|from| event.at >= from)
+            && self.to.is_none_or(|to| event.at < to)
+            && !self
+                .ignored_actors
+                .iter()
+                .any(|ignored| event.actors.iter().any(|actor| actor.eq_ignore_ascii_case(ignored)))
+    }
+}
+
+// === impl Expect ===
+
+impl Expect {
+    pub(super) fn new(category: &str, action: &str, outcome: Outcome, class: Class) -> Self {
+        Self { category: category.to_owned(), action: action.to_owned(), outcome, class }
+    }
+
+    pub(super) fn called(call: &EventCall) -> Self {
+        let outcome = match call.outcome.as_str() {
+            "success" => Outcome::Success,
+            "failure" => Outcome::Failure,
+            _ => Outcome::Unknown,
+        };
+        let class = match (call.system, call.action.as_str(), call.principal.as_deref()) {
+            (System::IndexExchange, ..) => Class::Row,
+            (_, "login", Some("agent")) => Class::Login(Principal::Agent),
+            (_, "login", Some("device")) => Class::Login(Principal::Device),
+            (_, "login", _) => Class::Login(Principal::User),
+            (_, "logout", _) => Class::Logout,
+            _ => Class::Change,
+        };
+        Self::new(&call.category, &call.action, outcome, class)
+    }
+}
+
+// === impl Timeline ===
+
+impl<E> Timeline<E> {
+    pub(super) fn new() -> Self {
+        Self { events: BTreeMap::new(), inserted: 0 }
+    }
+
+    pub(super) fn insert(&mut self, event: Placed<E>) {
+        self.inserted += 1;
+        self.events.insert((event.at.timestamp_millis(), self.inserted), event);
+    }
+
+    /// What can be read `now` and happened from `from` to `to`, both inclusive.
+    pub(super) fn visible(
+        &self,
+        now: DateTime<Utc>,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+    ) -> impl Iterator<Item = &Placed<E>> {
+        let (first, last) = (from.timestamp_millis(), to.timestamp_millis());
+        let range = if first <= last { (first, 0)..=(last, u64::MAX) } else { (0, 0)..=(0, 0) };
+        self.events
+            .range(range)
+            .map(|(_, event)| event)
+            .filter(move |event| event.visible_at <= now && event.at >= from && event.at <= to)
+    }
+
+    pub(super) fn tell(&self, system: System, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
+        for event in self.events.values().filter(|event| event.visible_at <= now && of.holds(event)) {
+            truth.add(system, &event.expect, 1);
+            if event.tainted {
+                *truth.tainted.entry(system).or_default() += 1;
+            }
+        }
+    }
+}

@@ -5,20 +5,20 @@ use std::path::Path;
 use crate::config::{Config, ConfigErrors, parse};
 use crate::simulate::credentials as c;
 
-/// Lines that are the same for every source of the demo: fast polls, and a budget to match.
-const COMMON: &str = "poll_interval: 2s\n      rate_limit: {requests: 40, per: 1s, burst: 10}";
+/// Keys that are the same for every source of the demo: fast polls, and a budget to match.
+pub const FAST: &str = "poll_interval: 2s\n      rate_limit: {requests: 40, per: 1s, burst: 10}";
 
 /// The configuration as text: all five systems at `origin` (`http://127.0.0.1:PORT`), the store
-/// in `storage`, new series held for `hold`.
-pub fn config_text(origin: &str, storage: &Path, hold: &str) -> String {
+/// in `storage`, new series held for `hold`, each source with the lines `common` beside its own.
+pub fn config_text(origin: &str, storage: &Path, hold: &str, common: &str) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     format!(
         "global:\n  hold_new_series: {hold}\nstorage:\n  path: {storage}\nsources:\n  \
-         canvas:\n    - name: campus\n      base_url: {origin}\n      access_token: {canvas}\n      accounts: [{account}]\n      {COMMON}\n  \
-         informatica:\n    - name: etl\n      login_url: {origin}\n      username: {username}\n      password: {password}\n      {COMMON}\n  \
-         activid:\n    - name: badge\n      base_url: {origin}\n      tenant: {tenant}\n      client_id: {client_id}\n      client_secret: {client_secret}\n      {COMMON}\n  \
-         losant:\n    - name: iot\n      base_url: {origin}\n      instance_id: {instance}\n      api_token: {losant}\n      {COMMON}\n  \
-         index_exchange:\n    - name: ads\n      base_url: {origin}\n      token_url: {origin}/auth/realms/eventlog/protocol/openid-connect/token\n      client_key: {key}\n      subscriptions: [impressions, \"bid events\"]\n      {COMMON}\n",
+         canvas:\n    - name: campus\n      base_url: {origin}\n      access_token: {canvas}\n      accounts: [{account}]\n      {common}\n  \
+         informatica:\n    - name: etl\n      login_url: {origin}\n      username: {username}\n      password: {password}\n      {common}\n  \
+         activid:\n    - name: badge\n      base_url: {origin}\n      tenant: {tenant}\n      client_id: {client_id}\n      client_secret: {client_secret}\n      {common}\n  \
+         losant:\n    - name: iot\n      base_url: {origin}\n      instance_id: {instance}\n      api_token: {losant}\n      {common}\n  \
+         index_exchange:\n    - name: ads\n      base_url: {origin}\n      token_url: {origin}/auth/realms/eventlog/protocol/openid-connect/token\n      client_key: {key}\n      subscriptions: [impressions, \"bid events\"]\n      {common}\n",
         storage = quoted(&storage.display().to_string()),
         canvas = quoted(c::CANVAS_ACCESS_TOKEN),
         account = c::CANVAS_ACCOUNT,
@@ -35,7 +35,7 @@ pub fn config_text(origin: &str, storage: &Path, hold: &str) -> String {
 
 /// The configuration, read.
 pub fn config(origin: &str, storage: &Path, hold: &str) -> Result<Config, ConfigErrors> {
-    parse(&config_text(origin, storage, hold), Path::new("demo.yml"))
+    parse(&config_text(origin, storage, hold, FAST), Path::new("demo.yml"))
 }
 
 #[cfg(test)]

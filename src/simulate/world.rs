@@ -259,6 +259,12 @@ impl World {
         inner.truth(of)
     }
 
+    /// No traffic from now on but what is injected; what happened so far stays, and what is late
+    /// still comes.
+    pub fn fall_silent(&self) {
+        self.lock().quiet = true;
+    }
+
     /// What goes wrong from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.lock().faults = faults;

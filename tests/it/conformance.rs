@@ -1,0 +1,210 @@
+//! Every source against its simulated service in simulated time: after hours of traffic and
+//! trouble the counters equal what happened, event by event. The services, their network, the
+//! clock and the ledger's page commits are all real code; only sockets and waiting are not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit_exporter::clock::Clock;
+use audit_exporter::config::{Config, parse};
+use audit_exporter::demo;
+use audit_exporter::event::System;
+use audit_exporter::exporter::{Connect, Exporter};
+use audit_exporter::exposition::Format;
+use audit_exporter::ledger::Ledger;
+use audit_exporter::simulate::{Faults, Options, Truth, World};
+use audit_exporter::transport::{InMemory, Transport};
+use chrono::DateTime;
+
+use crate::exposed::Exposed;
+
+/// A week of polls costs a second or two, so the interval is that of real life.
+const COMMON: &str = "poll_interval: 60s\n      rate_limit: {requests: 10, per: 1s}\n      initial_lookback: 2h";
+
+struct Run {
+    world: World,
+    clock: Clock,
+    folder: tempfile::TempDir,
+    system: System,
+    common: String,
+}
+
+impl Run {
+    fn new(system: System, seed: u64, rate: f64) -> Self {
+        let clock = Clock::starting_at(DateTime::from_timestamp(1_790_000_000, 0).unwrap());
+        let world = World::new(Options {
+            seed,
+            clock: clock.clone(),
+            history: Duration::from_secs(2 * 3600),
+            day: Duration::from_secs(24 * 3600),
+            rate,
+            faults: Faults::default(),
+            quiet: false,
+        });
+        Self { world, clock, folder: tempfile::tempdir().unwrap(), system, common: COMMON.to_owned() }
+    }
+
+    fn config(&self) -> Config {
+        let text = demo::config_text("http://127.0.0.1:1", self.folder.path(), "0s", &self.common);
+        let mut config = parse(&text, std::path::Path::new("test.yml")).unwrap();
+        config.sources.retain(|source| source.system() == self.system);
+        config
+    }
+
+    async fn start(&self) -> Arc<Exporter> {
+        let router = self.world.router();
+        let connect: Connect = Box::new(move |_| Ok(Arc::new(InMemory(router.clone())) as Arc<dyn Transport>));
+        let ledger = Ledger::open(self.folder.path()).unwrap();
+        Exporter::start(self.config(), ledger, self.clock.clone(), connect).await.unwrap()
+    }
+
+    fn fault(&self, flags: &[&str]) {
+        let mut faults = Faults::default();
+        for flag in flags {
+            faults.set(flag).unwrap();
+        }
+        self.world.set_faults(faults);
+    }
+
+    /// Lets everything be read: no new traffic, no trouble, and time for what is late.
+    async fn settle(&self) {
+        self.world.fall_silent();
+        self.world.set_faults(Faults::default());
+        minutes(20).await;
+    }
+}
+
+async fn minutes(minutes: u64) {
+    tokio::time::sleep(Duration::from_secs(minutes * 60)).await;
+}
+
+async fn exposed(exporter: &Exporter) -> Exposed {
+    exporter.metrics(Format::Text).await; // a scrape that sees the zeros
+    Exposed::parse(std::str::from_utf8(&exporter.metrics(Format::Text).await).unwrap())
+}
+
+/// What a page shows of `audit_events_total`, with the labels of a truth.
+fn counted(page: &Exposed) -> BTreeMap<(String, String, String), f64> {
+    let label = |name: &str, label: &str| {
+        let start = name.find(&format!("{label}=\"")).unwrap() + label.len() + 2;
+        name[start..].split('"').next().unwrap().to_owned()
+    };
+    page.0
+        .iter()
+        .filter(|(name, value)| name.starts_with("audit_events_total{") && **value > 0.0)
+        .map(|(name, value)| ((label(name, "category"), label(name, "action"), label(name, "outcome")), *value))
+        .collect()
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn expected(truth: &Truth, system: System) -> BTreeMap<(String, String, String), f64> {
+    truth
+        .events
+        .iter()
+        .filter(|((of, ..), _)| *of == system)
+        .map(|((_, category, action, outcome), count)| {
+            ((category.clone(), action.clone(), outcome.as_str().to_owned()), *count as f64)
+        })
+        .collect()
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn assert_exact(page: &Exposed, truth: &Truth, system: System) {
+    assert_eq!(counted(page), expected(truth, system), "{system}");
+    let logins: u64 = truth.logins.iter().filter(|((of, ..), _)| *of == system).map(|(_, count)| count).sum();
+    assert_eq!(page.sum("audit_logins_total", &[]), logins as f64);
+    assert_eq!(page.sum("audit_logouts_total", &[]), truth.logouts.get(&system).copied().unwrap_or(0) as f64);
+    assert_eq!(page.sum("audit_actions_total", &[]), truth.changes.get(&system).copied().unwrap_or(0) as f64);
+    assert_eq!(page.sum("audit_tainted_feeds_total", &[]), truth.tainted.get(&system).copied().unwrap_or(0) as f64);
+    assert_eq!(
+        page.sum("audit_failures_total", &[]),
+        page.sum("audit_events_total", &["outcome=\"failure\""]),
+        "failures are the events that failed"
+    );
+}
+
+async fn hours_of_traffic(system: System, seed: u64, rate: f64, flags: &[&str]) -> Exposed {
+    let run = Run::new(system, seed, rate);
+    run.fault(flags);
+    let exporter = run.start().await;
+    minutes(180).await;
+    run.settle().await;
+    let page = exposed(&exporter).await;
+    assert!(run.world.truth().total(system) > 100, "there was traffic");
+    assert_exact(&page, &run.world.truth(), system);
+    assert_eq!(page.sum("audit_source_up", &[]), 1.0);
+    assert_eq!(page.sum("audit_source_catching_up", &[]), 0.0);
+    exporter.stop().await;
+    page
+}
+
+/// Trouble that every service can make; each kind must show as an error of its own kind.
+const TROUBLE: [(&str, &str); 10] = [
+    ("throttle=0.2,retry_after=3", "throttled"),
+    ("throttle=0.2", "throttled"),
+    ("unavailable=0.2", "server"),
+    ("error=0.2", "server"),
+    ("hang=0.05", "timeout"),
+    ("truncated=0.1", "decode"),
+    ("deep=0.05", "decode"),
+    ("huge=0.02", "too_large"),
+    ("redirect=0.05", "redirect"),
+    ("expire_every=7", ""),
+];
+
+async fn survives_trouble(system: System) {
+    for (n, (fault, kind)) in TROUBLE.into_iter().enumerate() {
+        let flag = format!("{system}:{fault}");
+        let page = hours_of_traffic(system, 100 + n as u64, 0.05, &[&flag]).await;
+        if !kind.is_empty() {
+            let errors = page.sum("audit_source_errors_total", &[&format!("kind=\"{kind}\"")]);
+            assert!(errors > 0.0, "{flag}: no error of kind {kind}");
+        }
+    }
+}
+
+/// Stopped for six hours, then started again on the same store.
+async fn outage(system: System) {
+    let run = Run::new(system, 7, 0.05);
+    let exporter = run.start().await;
+    minutes(60).await;
+    exporter.stop().await;
+    drop(exporter);
+    minutes(360).await;
+    let exporter = run.start().await;
+    run.settle().await;
+    let page = exposed(&exporter).await;
+    assert_exact(&page, &run.world.truth(), system);
+    assert_eq!(page.sum("audit_source_lost_seconds_total", &[]), 0.0);
+    exporter.stop().await;
+}
+
+macro_rules! conforms {
+    ($($name:ident: $system:expr;)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[tokio::test(start_paused = true)]
+            async fn every_event_is_counted_exactly_once() {
+                let page = hours_of_traffic($system, 1, 0.3, &[]).await;
+                assert_eq!(page.sum("audit_source_errors_total", &[]), 0.0);
+                assert_eq!(page.sum("audit_source_events_rejected_total", &[]), 0.0);
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn trouble_of_every_kind_loses_and_doubles_nothing() {
+                survives_trouble($system).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn an_outage_is_read_back_whole() {
+                outage($system).await;
+            }
+        }
+    )*};
+}
+
+conforms! {
+    losant: System::Losant;
+}

@@ -1,0 +1,4 @@
+//! Whole-program tests, each named after the promise it keeps.
+
+mod conformance;
+mod exposed;

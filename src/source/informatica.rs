@@ -366,14 +366,15 @@ impl Informatica {
             let understood = items.iter().filter(|item| !matches!(item.what, What::Rejected(_))).count();
             let fresh = items.iter().filter(|item| seen.insert(item.key)).count();
             full = entries >= limit;
-            let is_last = !full && !entries.is_multiple_of(ROUND) && !understood.is_multiple_of(ROUND);
-            if entries > 0 && !is_last && (fresh == 0 || reply.body == previous) {
+            let is_round = |entries: usize| entries > 0 && entries.is_multiple_of(ROUND);
+            let is_last = !full && !is_round(entries) && !is_round(understood);
+            if !is_last && (fresh == 0 || reply.body == previous) {
                 return Ok(End::Stuck { full });
             }
             let is_outside = |item: &&Item| item.at.is_some_and(|at| at < asked.from || asked.to < at);
             progress.outside += items.iter().filter(is_outside).count();
             sink.page(Page { items, ..Page::default() }).await?;
-            if entries == 0 || is_last {
+            if is_last {
                 return Ok(End::Whole);
             }
             // what could not be understood may not be in the service's count: rather read an

@@ -611,16 +611,19 @@ async fn an_ignored_range_is_reported_and_does_not_keep_the_reading_from_its_end
 
 #[tokio::test(start_paused = true)]
 async fn entries_that_are_none_neither_end_a_reading_nor_shift_it() {
-    let log = entries(1500, 1000);
-    let script = Script::open(move |_, asked| {
-        let (status, body) = page(&log, asked, asked.skip, 100);
-        let mut body: Value = serde_json::from_str(&body).unwrap();
-        body["entries"].as_array_mut().unwrap().insert(3.min(asked.skip), json!({"id": ["no"], "entryTime": 7}));
-        (status, body.to_string())
-    });
-    let (result, collected) = Reader::of(&script).read(hours(1)).await;
-    result.unwrap();
-    assert_eq!((collected.events.len(), collected.rejected.len()), (1500, 1));
+    for (count, reads) in [(0, 1), (7, 1), (10, 2), (1500, 16), (1505, 16)] {
+        let log = entries(count, 1000);
+        let script = Script::open(move |_, asked| {
+            let (status, body) = page(&log, asked, asked.skip, 100);
+            let mut body: Value = serde_json::from_str(&body).unwrap();
+            body["entries"].as_array_mut().unwrap().insert(0, json!({"id": ["no"], "entryTime": 7}));
+            (status, body.to_string())
+        });
+        let (result, collected) = Reader::of(&script).read(hours(1)).await;
+        result.unwrap();
+        assert_eq!((collected.events.len(), collected.rejected.len()), (count, 1));
+        assert_eq!(script.reads().len(), reads, "{count}");
+    }
 }
 
 proptest! {

@@ -235,7 +235,7 @@ impl Failure {
             ErrorKind::Server => "it is tried again",
             ErrorKind::NotFound => "check the address and the ids in the configuration",
             ErrorKind::Decode => {
-                "the answer is not what the service documents; nothing of it is counted, it is read again"
+                "the answer is not what the service documents; what cannot be understood is not counted, and is read again"
             }
             ErrorKind::TooLarge => "raise max_response_bytes if this is really the service's answer",
             ErrorKind::Truncated => "events beyond the service's limit cannot be read",
@@ -467,7 +467,9 @@ impl Api {
                             continue;
                         }
                     }
-                    reply.failure(ErrorKind::Auth)
+                    // a page where an answer belongs, even with a new session: nothing is wrong with the credential
+                    let page = reply.status.is_success() && reply.body.trim_ascii_start().first() == Some(&b'<');
+                    reply.failure(if page { ErrorKind::Decode } else { ErrorKind::Auth })
                 }
                 Ok((Answer::Whole(reply), Verdict::Bad(kind), _)) => reply.failure(kind),
                 Ok((Answer::Streamed(_), _, _)) => unreachable!("only good answers are streamed"),

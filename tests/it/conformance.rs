@@ -207,4 +207,5 @@ macro_rules! conforms {
 
 conforms! {
     losant: System::Losant;
+    informatica: System::Informatica;
 }

@@ -436,7 +436,8 @@ async fn a_session_that_is_refused_anew_is_not_renewed_again() {
     for (status, body) in endings() {
         let answer = body.clone();
         let script = Script::open(move |_, _| (status, answer.clone()));
-        assert_eq!(Reader::of(&script).ends().await, "auth", "{status} {body}");
+        let kind = if body.trim_start().starts_with('<') { "decode" } else { "auth" };
+        assert_eq!(Reader::of(&script).ends().await, kind, "{status} {body}");
         assert_eq!((script.logins(), script.reads().len()), (2, 2), "{status} {body}");
     }
 }

@@ -1,23 +1,659 @@
-//! stub
-#![allow(unused, missing_docs)]
+//! Canvas LMS, Authentications Log: `GET /api/v1/audit/authentication/{accounts|users|logins}/{id}`.
+//!
+//! Promises: the compound document of the source code (`events`, `linked`, `links`), newest first
+//! by (`created_at`, `id`), whole seconds, both bounds inclusive, a malformed time ignored, one
+//! without an offset read in the account's zone, pages by opaque bookmarks in the `Link` header, of
+//! which one that cannot be decoded is page 1.
+//!
+//! Leaves to others: failed logins, which Canvas does not record.
+
+use std::collections::BTreeMap;
+
 use axum::Router;
-use chrono::{DateTime, Utc};
-use http::StatusCode;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, TimeDelta, Utc};
+use http::{HeaderName, Method, StatusCode, header};
+use serde_json::{Value, json};
+
 use super::faults::ServiceFaults;
-use super::world::*;
-pub const ACCESS_TOKEN: &str = "t";
+use super::world::{Ask, Call, Cell, Dice, EventCall, Expect, Inner, Placed, Refusal, Reply, Timeline, World};
+use crate::event::{Class, Outcome, Principal, System};
+
+/// The token that is let in.
+pub const ACCESS_TOKEN: &str = "1016~sImUlAtEdCaNvAsToKeN0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";
+
+/// The one root account; also known as `self`.
 pub const ACCOUNT: u64 = 1;
 
-pub(super) struct Log { pub(super) events: Timeline<()> }
-impl Log { pub(super) fn new() -> Self { Self { events: Timeline::new() } }
- pub(super) fn end_sessions(&mut self)->bool{true} pub(super) fn end_tokens(&mut self)->bool{true} }
-pub(super) fn routes(_w: &World) -> Router { Router::new() }
-pub(super) fn refuse(_r: Refusal, _f: &ServiceFaults) -> Reply { Reply::new(StatusCode::UNAUTHORIZED) }
-pub(super) fn traffic(_l: &mut Log, _c: &mut Cell) {}
-pub(super) fn ordinary(_l: &mut Log, _d: &mut Dice, _a: DateTime<Utc>, _v: DateTime<Utc>) {}
-pub(super) fn unlisted(_l: &mut Log, _d: &mut Dice, _n: Option<u32>, _a: DateTime<Utc>, _v: DateTime<Utc>) {}
-pub(super) fn inject(_l: &mut Log, _d: &mut Dice, _c: &EventCall, _e: Expect, _a: DateTime<Utc>, _v: DateTime<Utc>) {}
-pub(super) fn password_spray(_l: &mut Log, _d: &mut Dice, _t: &[DateTime<Utc>], _v: DateTime<Utc>) -> usize {0}
-pub(super) fn deletion_burst(_l: &mut Log, _d: &mut Dice, _t: &[DateTime<Utc>], _v: DateTime<Utc>) -> usize {0}
-pub(super) fn privilege_escalation(_l: &mut Log, _d: &mut Dice, _t: DateTime<Utc>, _v: DateTime<Utc>) -> usize {0}
-pub(super) fn tainted_record(_l: &mut Log, _d: &mut Dice, _t: DateTime<Utc>, _v: DateTime<Utc>) -> usize {0}
+const PER_PAGE: i64 = 10;
+const PER_PAGE_MAX: i64 = 100;
+/// The leaky bucket: what it holds, and what flows out per second.
+const BUCKET: f64 = 700.0;
+const OUTFLOW: f64 = 10.0;
+/// The account's zone: seven hours behind.
+const ZONE_SECONDS: i32 = -7 * 3600;
+/// Users of another shard have ids beyond 2^53.
+const FOREIGN_SHARD: u64 = 21_070_000_000_000_000;
+const USERS: u64 = 60;
+
+const COST: HeaderName = HeaderName::from_static("x-request-cost");
+const REMAINING: HeaderName = HeaderName::from_static("x-rate-limit-remaining");
+
+/// The account's log.
+pub(super) struct Log {
+    pub(super) events: Timeline<Login>,
+    /// How full the bucket is, and since when.
+    level: f64,
+    level_at: DateTime<Utc>,
+}
+
+/// An event as it is sent, but for its time.
+pub(super) struct Login {
+    id: String,
+    event_type: String,
+    user: u64,
+    page_view: Option<String>,
+}
+
+/// The collections that can be asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Account,
+    User,
+    Login,
+}
+
+pub(super) fn routes(world: &World) -> Router {
+    let read = |serve| world.handler(&Method::GET, System::Canvas, Call::Read, serve);
+    Router::new()
+        .route("/api/v1/audit/authentication/accounts/{id}", read(of_account))
+        .route("/api/v1/audit/authentication/users/{id}", read(of_user))
+        .route("/api/v1/audit/authentication/logins/{id}", read(of_login))
+        .route("/api/v1/audit/authentication/pseudonyms/{id}", read(of_pseudonym))
+}
+
+pub(super) fn refuse(refusal: Refusal, faults: &ServiceFaults) -> Reply {
+    match refusal {
+        Refusal::Unauthorized => {
+            Reply::json(StatusCode::UNAUTHORIZED, json!({"errors": [{"message": "Invalid access token."}]}))
+                .with(header::WWW_AUTHENTICATE, "Bearer realm=\"canvas-lms\"")
+        }
+        Refusal::Forbidden => Reply::json(
+            StatusCode::UNAUTHORIZED,
+            json!({"status": "unauthorized", "errors": [{"message": "user not authorized to perform that action"}]}),
+        ),
+        Refusal::Throttled if faults.old_throttle => {
+            Reply::text(StatusCode::FORBIDDEN, "403 Forbidden (Rate Limit Exceeded)\n").with(REMAINING, "0.0")
+        }
+        Refusal::Throttled => {
+            Reply::text(StatusCode::TOO_MANY_REQUESTS, "429 Forbidden (Rate Limit Exceeded)\n").with(REMAINING, "0.0")
+        }
+        Refusal::Broken => Reply::json(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            json!({"errors": [{"message": "An error occurred.", "error_code": "internal_server_error"}],
+                   "error_report_id": 4711}),
+        ),
+        Refusal::Unavailable => Reply::text(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
+    }
+}
+
+fn not_found() -> Reply {
+    let error = json!({"errors": [{"message": "The specified resource does not exist."}]});
+    Reply::json(StatusCode::NOT_FOUND, error)
+}
+
+fn of_account(world: &mut Inner, ask: &Ask) -> Reply {
+    list(world, ask, Of::Account)
+}
+
+fn of_user(world: &mut Inner, ask: &Ask) -> Reply {
+    list(world, ask, Of::User)
+}
+
+fn of_login(world: &mut Inner, ask: &Ask) -> Reply {
+    if world.faults.canvas.pseudonyms_route { not_found() } else { list(world, ask, Of::Login) }
+}
+
+fn of_pseudonym(world: &mut Inner, ask: &Ask) -> Reply {
+    if world.faults.canvas.pseudonyms_route { list(world, ask, Of::Login) } else { not_found() }
+}
+
+// === reading ===
+
+fn list(world: &mut Inner, ask: &Ask, of: Of) -> Reply {
+    match ask.bearer().or_else(|| last(ask, "access_token")) {
+        Some(ACCESS_TOKEN) => {}
+        Some(_) => return refuse(Refusal::Unauthorized, &world.faults.canvas),
+        None => {
+            let error =
+                json!({"status": "unauthenticated", "errors": [{"message": "user authorization required"}]});
+            return Reply::json(StatusCode::UNAUTHORIZED, error)
+                .with(header::WWW_AUTHENTICATE, "Bearer realm=\"canvas-lms\"");
+        }
+    }
+    let id = ask.segments.last().map_or("", String::as_str);
+    let id = if of == Of::Account && id == "self" { Some(ACCOUNT) } else { id.parse().ok() };
+    let user = match (of, id) {
+        (Of::Account, Some(ACCOUNT)) => None,
+        (Of::User, Some(id)) if (0..USERS).any(|user| user_id(user) == id) => Some(id),
+        (Of::Login, Some(id)) => match (0..USERS).find(|user| login_id(*user) == id) {
+            Some(user) => Some(user_id(user)),
+            None => return not_found(),
+        },
+        _ => return not_found(),
+    };
+
+    let faults = world.faults.canvas.clone();
+    let skew = world.skew(System::Canvas);
+    let bound = |name: &str| last(ask, name).and_then(canvas_time).map(|at| at - skew);
+    let (mut from, mut to) = (bound("start_time"), bound("end_time"));
+    if faults.ignore_time_filter {
+        (from, to) = (None, None);
+    }
+    let most = if faults.count_cap > 0 { i64::try_from(faults.count_cap).unwrap_or(PER_PAGE_MAX) } else { PER_PAGE_MAX };
+    // a text that is no number is 0, as in Ruby, and 0 is 1
+    let per_page = last(ask, "per_page").map_or(PER_PAGE, |text| text.parse().unwrap_or(0)).clamp(1, most);
+    let per_page = usize::try_from(per_page).unwrap_or(1);
+    let page = last(ask, "page").unwrap_or("first");
+    let bookmark = Bookmark::of(page);
+
+    let mut events: Vec<&Placed<Login>> = world
+        .canvas
+        .events
+        .visible(world.now, from.unwrap_or(DateTime::UNIX_EPOCH), to.unwrap_or(DateTime::<Utc>::MAX_UTC))
+        .filter(|event| user.is_none_or(|user| event.wire.user == user))
+        .filter(|event| bookmark.as_ref().is_none_or(|bookmark| bookmark.precedes(event.at + skew, &event.wire.id)))
+        .collect();
+    events.sort_by(|a, b| (b.at, &b.wire.id).cmp(&(a.at, &a.wire.id)));
+    let more = events.len() > per_page;
+    events.truncate(per_page);
+
+    let next = match events.last() {
+        Some(_) if more && faults.restarting => Some("bookmark:!!!".to_owned()),
+        Some(_) if more && faults.looping && bookmark.is_some() => Some(page.to_owned()),
+        Some(event) if more => Some(bookmark_of(event.at + skew, &event.wire.id)),
+        _ => None,
+    };
+    let current = if bookmark.is_some() { page } else { "first" };
+    let mut links = vec![link(ask, current, per_page, "current")];
+    links.extend(next.map(|next| link(ask, &next, per_page, "next")));
+    links.push(link(ask, "first", per_page, "first"));
+
+    if faults.duplicates > 0.0 {
+        events = events
+            .into_iter()
+            .flat_map(|event| {
+                let twice = Dice::of(0, &event.wire.id, 0).chance(faults.duplicates);
+                std::iter::repeat_n(event, 1 + usize::from(twice))
+            })
+            .collect();
+    }
+    let as_text = faults.string_ids || ask.header("accept").is_some_and(|kind| kind.contains("canvas-string-ids"));
+    let shape = Shape { as_text, flat: faults.flat || faults.bare_list, skew };
+    let document = if faults.bare_list {
+        Value::Array(events.iter().map(|event| shape.event(event)).collect())
+    } else {
+        shape.document(&events, &ask.origin)
+    };
+    let cost = 0.031 + 0.000_7 * f64::from(u32::try_from(events.len()).unwrap_or(0));
+    let remaining = world.canvas.take(cost, world.now);
+    Reply::json(StatusCode::OK, document)
+        .with(header::LINK, links.join(","))
+        .with(COST, cost.to_string())
+        .with(REMAINING, remaining.to_string())
+}
+
+/// The last value of a parameter, which is the one Rails keeps.
+fn last<'a>(ask: &'a Ask, name: &str) -> Option<&'a str> {
+    ask.query.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+}
+
+/// A time as Rails' zone reads it: with its offset, or in the account's zone. `None` is ignored.
+fn canvas_time(text: &str) -> Option<DateTime<Utc>> {
+    if let Ok(at) = text.parse::<DateTime<Utc>>() {
+        return Some(at);
+    }
+    let zone = FixedOffset::east_opt(ZONE_SECONDS)?;
+    let local = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f")
+        .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f"))
+        .or_else(|_| NaiveDate::parse_from_str(text, "%Y-%m-%d").map(|day| day.and_time(NaiveTime::MIN)))
+        .ok()?;
+    local.and_local_timezone(zone).single().map(|at| at.with_timezone(&Utc))
+}
+
+/// Behind which event a page begins.
+struct Bookmark {
+    at: DateTime<Utc>,
+    /// Not there in the bookmarks of older versions.
+    id: Option<String>,
+}
+
+impl Bookmark {
+    /// `None` for page 1, and for anything that cannot be decoded.
+    fn of(page: &str) -> Option<Self> {
+        let json = URL_SAFE_NO_PAD.decode(page.strip_prefix("bookmark:")?.trim_end_matches('=')).ok()?;
+        let (at, id) = match serde_json::from_slice(&json).ok()? {
+            Value::String(at) => (at, None),
+            Value::Array(parts) => (parts.first()?.as_str()?.to_owned(), Some(parts.get(1)?.as_str()?.to_owned())),
+            _ => return None,
+        };
+        let at = NaiveDateTime::parse_from_str(&at, "%Y-%m-%d %H:%M:%S UTC").ok()?.and_utc();
+        Some(Self { at, id })
+    }
+
+    fn precedes(&self, at: DateTime<Utc>, id: &str) -> bool {
+        match &self.id {
+            Some(mark) => (at, id) < (self.at, mark.as_str()),
+            None => at < self.at,
+        }
+    }
+}
+
+fn bookmark_of(at: DateTime<Utc>, id: &str) -> String {
+    let parts = json!([at.format("%Y-%m-%d %H:%M:%S UTC").to_string(), id]);
+    format!("bookmark:{}", URL_SAFE_NO_PAD.encode(parts.to_string()))
+}
+
+/// One link of the header: all parameters but the token, then the page.
+fn link(ask: &Ask, page: &str, per_page: usize, rel: &str) -> String {
+    let kept = ask.query.iter().filter(|(name, _)| !["access_token", "page", "per_page"].contains(&name.as_str()));
+    let query: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).finish();
+    let joint = if query.is_empty() { "" } else { "&" };
+    format!("<{}{}?{query}{joint}page={page}&per_page={per_page}>; rel=\"{rel}\"", ask.origin, ask.path)
+}
+
+// === documents ===
+
+struct Shape {
+    as_text: bool,
+    flat: bool,
+    skew: TimeDelta,
+}
+
+impl Shape {
+    fn id(&self, id: u64) -> Value {
+        if self.as_text { Value::from(id.to_string()) } else { Value::from(id) }
+    }
+
+    fn event(&self, event: &Placed<Login>) -> Value {
+        let at = event.at + self.skew;
+        let login = login_of(event.wire.user);
+        if self.flat {
+            let zone = FixedOffset::east_opt(ZONE_SECONDS);
+            let at = zone.map_or_else(|| at.to_rfc3339(), |zone| at.with_timezone(&zone).to_rfc3339());
+            return json!({"created_at": at, "event_type": event.wire.event_type, "pseudonym_id": self.id(login),
+                          "account_id": self.id(ACCOUNT), "user_id": self.id(event.wire.user)});
+        }
+        json!({
+            "id": event.wire.id,
+            "created_at": at.to_rfc3339_opts(SecondsFormat::Secs, true),
+            "event_type": event.wire.event_type,
+            "links": {"login": self.id(login), "account": self.id(ACCOUNT), "user": self.id(event.wire.user),
+                      "page_view": event.wire.page_view},
+        })
+    }
+
+    fn document(&self, events: &[&Placed<Login>], origin: &str) -> Value {
+        let mut users = BTreeMap::new();
+        let mut logins = BTreeMap::new();
+        let mut page_views = BTreeMap::new();
+        for event in events {
+            let user = event.wire.user;
+            let login = login_of(user);
+            let name = format!("User {login}");
+            let address = format!("user{login}@example.edu");
+            users.insert(
+                user,
+                json!({"id": self.id(user), "name": name, "sortable_name": name, "short_name": name,
+                       "login_id": address}),
+            );
+            logins.insert(
+                login,
+                json!({"id": self.id(login), "account_id": self.id(ACCOUNT), "user_id": self.id(user),
+                       "unique_id": address, "sis_user_id": null}),
+            );
+            if let Some(id) = &event.wire.page_view {
+                page_views.insert(
+                    id.clone(),
+                    json!({"id": id, "remote_ip": "198.51.100.7", "user_agent": "Mozilla/5.0 (\"x\")"}),
+                );
+            }
+        }
+        let account = json!({"id": self.id(ACCOUNT), "name": "Example", "parent_account_id": null,
+                             "root_account_id": null, "workflow_state": "active",
+                             "default_time_zone": "America/Phoenix"});
+        json!({
+            "links": {"events.login": null, "events.account": format!("{origin}/api/v1/accounts/{{events.account}}"),
+                      "events.user": null, "events.page_view": null},
+            "events": events.iter().map(|event| self.event(event)).collect::<Vec<_>>(),
+            "linked": {
+                "logins": logins.into_values().collect::<Vec<_>>(),
+                "accounts": if events.is_empty() { vec![] } else { vec![account] },
+                "users": users.into_values().collect::<Vec<_>>(),
+                "page_views": page_views.into_values().collect::<Vec<_>>(),
+            },
+        })
+    }
+}
+
+fn user_id(user: u64) -> u64 {
+    if user.is_multiple_of(20) { FOREIGN_SHARD + 362 + user } else { 362 + user }
+}
+
+fn login_id(user: u64) -> u64 {
+    9_478 + user
+}
+
+/// The login of a user id.
+fn login_of(user_id: u64) -> u64 {
+    login_id(user_id % FOREIGN_SHARD - 362)
+}
+
+// === impl Log ===
+
+impl Log {
+    pub(super) fn new() -> Self {
+        Self { events: Timeline::new(), level: 0.0, level_at: DateTime::UNIX_EPOCH }
+    }
+
+    /// Fills the bucket by a request's cost; what is left of it.
+    fn take(&mut self, cost: f64, now: DateTime<Utc>) -> f64 {
+        let seconds = (now - self.level_at).to_std().map_or(0.0, |elapsed| elapsed.as_secs_f64());
+        self.level = (self.level - OUTFLOW * seconds).max(0.0) + cost;
+        self.level_at = now;
+        BUCKET - self.level
+    }
+
+    fn add(&mut self, dice: &mut Dice, event_type: &str, user: u64, at: DateTime<Utc>, visible_at: DateTime<Utc>) {
+        let class = match event_type {
+            "login" => Class::Login(Principal::User),
+            "logout" => Class::Logout,
+            _ => Class::Change,
+        };
+        let expect = Expect::new("authentication", event_type, Outcome::Success, class);
+        self.put(dice, event_type, user, expect, at, visible_at);
+    }
+
+    fn put(
+        &mut self,
+        dice: &mut Dice,
+        event_type: &str,
+        user: u64,
+        expect: Expect,
+        at: DateTime<Utc>,
+        visible_at: DateTime<Utc>,
+    ) {
+        let wire = Login {
+            id: dice.uuid(),
+            event_type: event_type.to_owned(),
+            user,
+            page_view: dice.chance(0.3).then(|| dice.uuid()),
+        };
+        // whole seconds, as written
+        let at = at - TimeDelta::nanoseconds(i64::from(at.timestamp_subsec_nanos()));
+        self.events.insert(Placed { at, visible_at, actor: user.to_string(), expect, tainted: false, wire });
+    }
+}
+
+// === what happens ===
+
+pub(super) fn traffic(log: &mut Log, cell: &mut Cell) {
+    for at in cell.times() {
+        let visible_at = cell.visible_at(at);
+        let user = user_id(cell.dice.below(USERS));
+        if cell.dice.chance(0.2) {
+            // a login before the second factor, and one after it
+            log.add(&mut cell.dice, "login", user, at, visible_at);
+            let after = at + TimeDelta::milliseconds(i64::try_from(cell.dice.below(25_000)).unwrap_or(0));
+            log.add(&mut cell.dice, "login", user, after, visible_at.max(after));
+        } else {
+            let event_type = if cell.dice.chance(0.3) { "logout" } else { "login" };
+            log.add(&mut cell.dice, event_type, user, at, visible_at);
+        }
+    }
+    if cell.sometimes(2.0) {
+        // a lecture begins: many within few seconds
+        let start = cell.moment();
+        for number in 0..30 {
+            let at = start + TimeDelta::milliseconds(i64::try_from(cell.dice.below(4_000)).unwrap_or(0));
+            log.add(&mut cell.dice, "login", user_id(number), at, at);
+        }
+    }
+}
+
+pub(super) fn ordinary(log: &mut Log, dice: &mut Dice, at: DateTime<Utc>, visible_at: DateTime<Utc>) {
+    let user = user_id(dice.below(USERS));
+    let event_type = if dice.chance(0.3) { "logout" } else { "login" };
+    log.add(dice, event_type, user, at, visible_at);
+}
+
+pub(super) fn unlisted(log: &mut Log, dice: &mut Dice, number: Option<u32>, at: DateTime<Utc>, now: DateTime<Utc>) {
+    let event_type = number.map_or("api_login".to_owned(), |n| format!("novelty_{n}"));
+    let user = user_id(dice.below(USERS));
+    log.add(dice, &event_type, user, at, now.max(at));
+}
+
+pub(super) fn inject(
+    log: &mut Log,
+    dice: &mut Dice,
+    call: &EventCall,
+    expect: Expect,
+    at: DateTime<Utc>,
+    visible_at: DateTime<Utc>,
+) {
+    let known = |id: &u64| (0..USERS).any(|user| user_id(user) == *id);
+    let user = call.actor.as_ref().and_then(|actor| actor.parse().ok()).filter(known);
+    let user = user.unwrap_or_else(|| user_id(dice.below(USERS)));
+    log.put(dice, &call.verb, user, expect, at, visible_at);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use axum::response::Response;
+
+    use super::super::world::testing::{body, call, get, quiet, with_traffic};
+    use super::super::{EventCall, Injection};
+    use super::*;
+
+    const BASE: &str = "/api/v1/audit/authentication/accounts/1";
+
+    async fn ask(world: &World, path: &str) -> Response {
+        call(world, get(path, &[("authorization", &format!("Bearer {ACCESS_TOKEN}"))])).await
+    }
+
+    fn rel(response: &Response, wanted: &str) -> Option<String> {
+        let links = response.headers()["link"].to_str().unwrap();
+        let link = links.split(',').find(|link| link.ends_with(&format!("rel=\"{wanted}\"")))?;
+        let url = link.split(['<', '>']).nth(1).unwrap();
+        Some(url.strip_prefix("http://sim.example:1234").unwrap().to_owned())
+    }
+
+    fn with_faults(world: &World, flags: &str) {
+        let mut faults = world.faults();
+        faults.set(flags).unwrap();
+        world.set_faults(faults);
+    }
+
+    fn login_at(at: DateTime<Utc>, count: u32) -> Injection {
+        let call: EventCall = serde_json::from_value(json!({"system": "canvas", "verb": "login", "at": at,
+            "count": count, "category": "authentication", "action": "login", "outcome": "success"}))
+        .unwrap();
+        Injection::Event(call)
+    }
+
+    /// All events from a path on, page by page.
+    async fn all(world: &World, first: &str) -> (Vec<Value>, usize) {
+        let (mut events, mut pages) = (Vec::new(), 0);
+        let mut next = Some(first.to_owned());
+        while let Some(path) = next {
+            let response = ask(world, &path).await;
+            next = rel(&response, "next");
+            pages += 1;
+            let (status, mut document) = body(response).await;
+            assert_eq!(status, StatusCode::OK);
+            let keys: Vec<&str> = document.as_object().unwrap().keys().map(String::as_str).collect();
+            assert_eq!(keys, ["events", "linked", "links"]);
+            events.extend(document["events"].as_array_mut().map(std::mem::take).unwrap());
+        }
+        (events, pages)
+    }
+
+    #[tokio::test]
+    async fn bookmarks_lead_through_every_event_once_newest_first() {
+        let world = with_traffic();
+        let (events, pages) = all(&world, &format!("{BASE}?per_page=7")).await;
+        let total = world.truth().total(System::Canvas);
+        assert_eq!(events.len() as u64, total);
+        assert_eq!(pages as u64, total.div_ceil(7));
+        let ids: BTreeSet<&str> = events.iter().map(|event| event["id"].as_str().unwrap()).collect();
+        assert_eq!(ids.len(), events.len());
+        let times: Vec<&str> = events.iter().map(|event| event["created_at"].as_str().unwrap()).collect();
+        assert!(times.iter().rev().is_sorted());
+        assert!(times.iter().all(|at| at.len() == "2026-03-04T12:00:00Z".len()));
+    }
+
+    #[tokio::test]
+    async fn ten_by_default_a_hundred_at_most_one_at_least() {
+        let world = with_traffic();
+        for (query, count) in
+            [("", 10), ("?per_page=1000", 100), ("?per_page=0", 1), ("?per_page=-3", 1), ("?per_page=3&per_page=4", 4)]
+        {
+            let (_, document) = body(ask(&world, &format!("{BASE}{query}")).await).await;
+            assert_eq!(document["events"].as_array().unwrap().len(), count, "{query}");
+        }
+    }
+
+    #[tokio::test]
+    async fn both_bounds_are_inclusive_and_a_malformed_one_is_ignored() {
+        let world = quiet();
+        let at: DateTime<Utc> = "2026-03-04T11:00:05.700Z".parse().unwrap();
+        world.inject(&login_at(at, 1));
+        for (query, count) in [
+            ("start_time=2026-03-04T11:00:05Z&end_time=2026-03-04T11:00:05Z", 1),
+            ("start_time=2026-03-04T11:00:06Z", 0),
+            ("end_time=2026-03-04T11:00:04Z", 0),
+            ("start_time=2026-03-04T04:00:05", 1),
+            ("start_time=2026-03-04T04:00:06", 0),
+            ("start_time=2026-03-04T12:00:05%2B01:00", 1),
+            ("start_time=2026-03-05&end_time=tomorrow", 0),
+            ("start_time=soon&end_time=tomorrow", 1),
+        ] {
+            let (events, _) = all(&world, &format!("{BASE}?{query}")).await;
+            assert_eq!(events.len(), count, "{query}");
+        }
+    }
+
+    #[tokio::test]
+    async fn links_repeat_all_parameters_but_the_token() {
+        let world = with_traffic();
+        let path = format!("{BASE}?access_token={ACCESS_TOKEN}&start_time=2026-03-04T00:00:00Z&per_page=5");
+        let response = call(&world, get(&path, &[])).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let links = response.headers()["link"].to_str().unwrap();
+        assert!(!links.contains("access_token") && !links.contains("rel=\"last\""), "{links}");
+        let next = rel(&response, "next").unwrap();
+        assert!(next.starts_with(&format!("{BASE}?start_time=2026-03-04T00%3A00%3A00Z&page=bookmark:")), "{next}");
+        assert!(next.ends_with("&per_page=5"), "{next}");
+        assert!(rel(&response, "first").unwrap().contains("page=first"));
+        assert!(rel(&response, "current").unwrap().contains("page=first"));
+        assert!(response.headers().contains_key("x-request-cost"));
+        let remaining: f64 = response.headers()["x-rate-limit-remaining"].to_str().unwrap().parse().unwrap();
+        assert!((600.0..700.0).contains(&remaining));
+    }
+
+    #[tokio::test]
+    async fn a_bookmark_that_cannot_be_decoded_is_page_1() {
+        let world = with_traffic();
+        let (_, first) = body(ask(&world, BASE).await).await;
+        for page in ["bookmark:W1td", "bookmark:!!!", "2", "first"] {
+            let (_, document) = body(ask(&world, &format!("{BASE}?page={page}")).await).await;
+            assert_eq!(document, first, "{page}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_bookmark_of_older_versions_skips_the_rest_of_its_second() {
+        let world = quiet();
+        world.inject(&login_at("2026-03-04T11:00:05Z".parse().unwrap(), 3));
+        world.inject(&login_at("2026-03-04T11:00:04Z".parse().unwrap(), 1));
+        let old = URL_SAFE_NO_PAD.encode("\"2026-03-04 11:00:05 UTC\"");
+        let (events, _) = all(&world, &format!("{BASE}?page=bookmark:{old}")).await;
+        assert_eq!(events.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn refusals_tell_a_bad_token_from_a_missing_permission() {
+        let world = quiet();
+        let bad = call(&world, get(BASE, &[("authorization", "Bearer no")])).await;
+        assert_eq!(bad.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(bad.headers()["www-authenticate"], "Bearer realm=\"canvas-lms\"");
+        with_faults(&world, "canvas:forbidden");
+        let barred = ask(&world, BASE).await;
+        assert_eq!(barred.status(), StatusCode::UNAUTHORIZED);
+        assert!(!barred.headers().contains_key("www-authenticate"));
+        with_faults(&world, "canvas:throttle,old_throttle");
+        let old = ask(&world, BASE).await;
+        assert_eq!(old.status(), StatusCode::FORBIDDEN);
+        assert_eq!(old.headers()["x-rate-limit-remaining"], "0.0");
+        assert!(!old.headers().contains_key("x-request-cost") && !old.headers().contains_key("retry-after"));
+        with_faults(&world, "canvas:old_throttle=false,retry_after=7");
+        let new = ask(&world, BASE).await;
+        assert_eq!(new.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(new.headers()["retry-after"], "7");
+    }
+
+    #[tokio::test]
+    async fn only_one_of_the_two_names_of_logins_is_there() {
+        let world = with_traffic();
+        let (events, _) = all(&world, &format!("{BASE}?per_page=100")).await;
+        let [login, user] = ["login", "user"].map(|name| events[0]["links"][name].as_u64().unwrap());
+        let of = |name: &str, id: u64| format!("/api/v1/audit/authentication/{name}/{id}?per_page=100");
+        let (of_login, _) = all(&world, &of("logins", login)).await;
+        assert!(!of_login.is_empty() && of_login.iter().all(|event| event["links"]["user"] == user));
+        assert_eq!(of_login, all(&world, &of("users", user)).await.0);
+        assert_eq!(ask(&world, &of("pseudonyms", login)).await.status(), StatusCode::NOT_FOUND);
+        with_faults(&world, "canvas:pseudonyms_route");
+        assert_eq!(ask(&world, &of("logins", login)).await.status(), StatusCode::NOT_FOUND);
+        assert_eq!(all(&world, &of("pseudonyms", login)).await.0, of_login);
+        assert_eq!(ask(&world, &of("accounts", 2)).await.status(), StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn flat_events_have_no_id_and_ids_may_be_texts() {
+        let world = with_traffic();
+        let path = format!("{BASE}?per_page=100");
+        let token = format!("Bearer {ACCESS_TOKEN}");
+        let headers = [("authorization", token.as_str()), ("accept", "application/json+canvas-string-ids")];
+        let (_, document) = body(call(&world, get(&path, &headers)).await).await;
+        assert!(document["events"][0]["links"]["user"].is_string());
+        with_faults(&world, "canvas:flat");
+        let (_, document) = body(ask(&world, &path).await).await;
+        let event = &document["events"][0];
+        assert!(event.get("id").is_none() && event["user_id"].is_u64() && event["pseudonym_id"].is_u64(), "{event}");
+        assert!(event["created_at"].as_str().unwrap().ends_with("-07:00"));
+        with_faults(&world, "canvas:bare_list");
+        assert!(body(ask(&world, &path).await).await.1.is_array());
+    }
+
+    #[tokio::test]
+    async fn the_looping_and_the_restarting_bookmark_never_end() {
+        let world = with_traffic();
+        with_faults(&world, "canvas:looping");
+        let second = rel(&ask(&world, BASE).await, "next").unwrap();
+        assert_eq!(rel(&ask(&world, &second).await, "next").unwrap(), second);
+        with_faults(&world, "canvas:looping=false,restarting");
+        let first = ask(&world, BASE).await;
+        let again = ask(&world, &rel(&first, "next").unwrap()).await;
+        assert_eq!(body(first).await.1, body(again).await.1);
+    }
+
+    #[tokio::test]
+    async fn some_ids_are_beyond_two_to_the_53() {
+        let world = with_traffic();
+        let (events, _) = all(&world, &format!("{BASE}?per_page=100")).await;
+        assert!(events.iter().any(|event| event["links"]["user"].as_u64().unwrap() > 1 << 53));
+    }
+}

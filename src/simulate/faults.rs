@@ -83,8 +83,11 @@ pub struct ServiceFaults {
     pub count_cap: usize,
     /// Losant: `start` and `end` are exclusive (the documentation does not say).
     pub exclusive_bounds: bool,
-    /// Canvas: the flat documents of the old documentation instead of the compound ones.
+    /// Canvas: flat events as in the old documentation (no `id`, times with an offset) in the compound
+    /// document.
     pub flat: bool,
+    /// Canvas: the flat events as a bare list.
+    pub bare_list: bool,
     /// Canvas: the old route `/pseudonyms/` instead of `/logins/`.
     pub pseudonyms_route: bool,
     /// Canvas: ids as strings even if nobody asked for them.

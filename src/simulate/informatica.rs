@@ -1,23 +1,707 @@
-//! stub
-#![allow(unused, missing_docs)]
-use axum::Router;
-use chrono::{DateTime, Utc};
-use http::StatusCode;
-use super::faults::ServiceFaults;
-use super::world::*;
-pub const USERNAME: &str = "u";
-pub const PASSWORD: &str = "p";
+//! Informatica Intelligent Cloud Services: `POST /saas/public/core/v3/login` and `…/logout`,
+//! `GET /saas/public/core/v3/securityLog`.
+//!
+//! Promises: sessions that end after 30 minutes without use, the documented `q` and nothing beyond
+//! it, `skip` and the filters only with a time range, ranges of 14 days at most, `limit` 100 to
+//! 1,000, no order, no total, three shapes of errors; each login and logout of a reader is an entry
+//! of the log it reads.
+//!
+//! Leaves to others: version 2 of the API.
 
-pub(super) struct Log { pub(super) events: Timeline<()> }
-impl Log { pub(super) fn new() -> Self { Self { events: Timeline::new() } }
- pub(super) fn end_sessions(&mut self)->bool{true} pub(super) fn end_tokens(&mut self)->bool{true} }
-pub(super) fn routes(_w: &World) -> Router { Router::new() }
-pub(super) fn refuse(_r: Refusal, _f: &ServiceFaults, _a: &Ask) -> Reply { Reply::new(StatusCode::UNAUTHORIZED) }
-pub(super) fn traffic(_l: &mut Log, _c: &mut Cell) {}
-pub(super) fn ordinary(_l: &mut Log, _d: &mut Dice, _a: DateTime<Utc>, _v: DateTime<Utc>) {}
-pub(super) fn unlisted(_l: &mut Log, _d: &mut Dice, _n: Option<u32>, _a: DateTime<Utc>, _v: DateTime<Utc>) {}
-pub(super) fn inject(_l: &mut Log, _d: &mut Dice, _c: &EventCall, _e: Expect, _a: DateTime<Utc>, _v: DateTime<Utc>) {}
-pub(super) fn password_spray(_l: &mut Log, _d: &mut Dice, _t: &[DateTime<Utc>], _v: DateTime<Utc>) -> usize {0}
-pub(super) fn deletion_burst(_l: &mut Log, _d: &mut Dice, _t: &[DateTime<Utc>], _v: DateTime<Utc>) -> usize {0}
-pub(super) fn privilege_escalation(_l: &mut Log, _d: &mut Dice, _t: DateTime<Utc>, _v: DateTime<Utc>) -> usize {0}
-pub(super) fn tainted_record(_l: &mut Log, _d: &mut Dice, _t: DateTime<Utc>, _v: DateTime<Utc>) -> usize {0}
+use std::collections::BTreeMap;
+
+use axum::Router;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, NaiveDateTime, SecondsFormat, TimeDelta, Utc};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::faults::{ErrorShape, ServiceFaults, SessionEnd};
+use super::world::{Ask, Call, Cell, Dice, EventCall, Expect, Inner, Placed, Refusal, Reply, Timeline, World};
+use crate::event::{Class, Outcome, Principal, System};
+
+/// The administrator who is let in; also the actor of the reader's own entries.
+pub const USERNAME: &str = "audit@example.com";
+
+/// The administrator's password.
+pub const PASSWORD: &str = "correct \"horse\" \\ battery \u{e9}";
+
+const IDLE: TimeDelta = TimeDelta::minutes(30);
+const RANGE_MAX: TimeDelta = TimeDelta::days(14);
+const LIMIT: usize = 200;
+const ORG_ID: &str = "9l10ywsSnqadMx1NtEEbKT";
+
+const AUTHENTICATION: (&str, &str) = ("Authentication", "authentication");
+const LOGIN_USER: Class = Class::Login(Principal::User);
+const LOGIN_AGENT: Class = Class::Login(Principal::Agent);
+
+/// Changes: category on the wire and as counted, event on the wire and as counted, how often.
+const CHANGES: [((&str, &str), (&str, &str), u64); 16] = [
+    (("User", "user"), ("CREATE", "create"), 16),
+    (("User", "user"), ("UPDATE", "update"), 30),
+    (("User", "user"), ("DELETE", "delete"), 6),
+    (("User", "user"), ("DISABLE", "disable"), 6),
+    (("User", "user"), ("PASSWORD_RESET", "password_reset"), 16),
+    (("User group", "user_group"), ("CREATE", "create"), 4),
+    (("User group", "user_group"), ("UPDATE", "update"), 10),
+    (("User group", "user_group"), ("DELETE", "delete"), 2),
+    (("Role", "role"), ("CREATE", "create"), 4),
+    (("Role", "role"), ("UPDATE", "update"), 10),
+    (("Role", "role"), ("DELETE", "delete"), 2),
+    (("Organization", "organization"), ("UPDATE", "update"), 6),
+    (("Organization", "organization"), ("CREATE", "create"), 2),
+    (("Organization", "organization"), ("DELETE", "delete"), 1),
+    (("Organization", "organization"), ("DISABLE", "disable"), 1),
+    (("User", "user"), ("UPDATE", "update"), 4),
+];
+
+/// The case of an actor is not always the same.
+const ACTORS: [&str; 8] = [
+    "admin",
+    "Admin",
+    "ada@example.com",
+    "Ada@Example.com",
+    "bo@example.com",
+    "chen@example.com",
+    "dana@example.com",
+    "eli@example.com",
+];
+
+/// The organization's log and who may read it.
+pub(super) struct Log {
+    pub(super) events: Timeline<Entry>,
+    sessions: BTreeMap<String, Session>,
+    /// Refused logins in a row.
+    refused: u32,
+}
+
+struct Session {
+    begun: DateTime<Utc>,
+    used: DateTime<Utc>,
+    /// Ends 30 minutes after it began, used or not.
+    absolute: bool,
+}
+
+/// An entry as it is sent, but for its time.
+pub(super) struct Entry {
+    id: String,
+    actor: String,
+    object_id: String,
+    object_name: String,
+    category: String,
+    event: String,
+}
+
+pub(super) fn routes(world: &World) -> Router {
+    let at = |method: Method, call, serve| world.handler(&method, System::Informatica, call, serve);
+    Router::new()
+        .route("/saas/public/core/v3/login", at(Method::POST, Call::Login, login))
+        .route("/saas/public/core/v3/logout", at(Method::POST, Call::Login, logout))
+        .route("/saas/public/core/v3/securityLog", at(Method::GET, Call::Read, security_log))
+        .route("/saas/public/core/v3/{*rest}", at(Method::GET, Call::Read, missing))
+}
+
+// === errors ===
+
+pub(super) fn refuse(refusal: Refusal, faults: &ServiceFaults, ask: &Ask) -> Reply {
+    match (refusal, faults.session_end) {
+        (Refusal::Unauthorized, SessionEnd::Unauthorized) => {
+            error(faults, ask, StatusCode::UNAUTHORIZED, "AUTH_02", "Session is invalid or expired.")
+        }
+        (Refusal::Unauthorized, SessionEnd::Auth01) => {
+            error(faults, ask, StatusCode::FORBIDDEN, "AUTH_01", "Session is invalid or expired.")
+        }
+        (Refusal::Unauthorized, SessionEnd::Html) => Reply::html(),
+        (Refusal::Forbidden, _) => {
+            error(faults, ask, StatusCode::FORBIDDEN, "AUTH_03", "The user lacks the necessary role.")
+        }
+        (Refusal::Throttled, _) => {
+            error(faults, ask, StatusCode::TOO_MANY_REQUESTS, "LIMIT_01", "Too many requests.")
+        }
+        (Refusal::Broken, _) => {
+            error(faults, ask, StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "Internal server error.")
+        }
+        (Refusal::Unavailable, _) => {
+            error(faults, ask, StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "Service unavailable.")
+        }
+    }
+}
+
+fn error(faults: &ServiceFaults, ask: &Ask, status: StatusCode, code: &str, message: &str) -> Reply {
+    let body = match faults.error_shape {
+        ErrorShape::V3 => json!({"error": {"code": code, "message": message,
+                                           "requestId": "9hr8e2ObIcChbwYftgDui7", "details": null}}),
+        ErrorShape::V2 => {
+            json!({"code": code, "description": message, "statusCode": status.as_u16(), "@type": "error"})
+        }
+        ErrorShape::Problem => problem(ask, status, message),
+    };
+    Reply::json(status, body)
+}
+
+fn problem(ask: &Ask, status: StatusCode, detail: &str) -> Value {
+    json!({"type": "about:blank", "title": status.canonical_reason(), "status": status.as_u16(), "detail": detail,
+           "instance": ask.path, "properties": null})
+}
+
+/// A path that is not there, as Spring says it.
+fn missing(_: &mut Inner, ask: &Ask) -> Reply {
+    let path = ask.path.trim_start_matches("/saas/public/");
+    let detail = format!("No static resource {path}.");
+    Reply::json(StatusCode::NOT_FOUND, problem(ask, StatusCode::NOT_FOUND, &detail))
+}
+
+// === sessions ===
+
+fn login(world: &mut Inner, ask: &Ask) -> Reply {
+    let faults = world.faults.informatica.clone();
+    let Ok(given) = serde_json::from_slice::<Value>(&ask.body) else {
+        return error(&faults, ask, StatusCode::BAD_REQUEST, "IDS_001", "The request body is not valid.");
+    };
+    let locked = faults.lock_after > 0 && world.informatica.refused >= faults.lock_after;
+    if locked || given["username"] != USERNAME || given["password"] != PASSWORD {
+        world.informatica.refused += 1;
+        let (status, code) = match faults.error_shape {
+            ErrorShape::V2 => (StatusCode::FORBIDDEN, "UI_10000"),
+            _ => (StatusCode::UNAUTHORIZED, "IDS_085"),
+        };
+        return error(&faults, ask, status, code, "User name or password is not valid.");
+    }
+    world.informatica.refused = 0;
+    let mut dice = world.draw("informatica session");
+    let now = world.now;
+    let id = if faults.jwt_sessions {
+        let ends = (now + world.skew(System::Informatica) + IDLE).timestamp();
+        let claims = json!({"sub": USERNAME, "exp": ends, "orgs": dice.base62(1200)});
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        format!("{}.{}.{}", part(&json!({"alg": "RS256"})), part(&claims), dice.base62(342))
+    } else {
+        dice.base62(22)
+    };
+    world.informatica.sessions.insert(id.clone(), Session { begun: now, used: now, absolute: faults.jwt_sessions });
+    note_self(world, "USER_LOGIN", "login", LOGIN_USER);
+    Reply::json(
+        StatusCode::OK,
+        json!({
+            "products": [{"name": "Integration Cloud", "baseApiUrl": format!("{}/saas", ask.origin)}],
+            "userInfo": {"sessionId": id, "id": "9L1GFroXSDHe2IIg7QhBaT", "name": USERNAME,
+                         "parentOrgId": "52ZSTB0IDK6dXxaEQLUaQu", "orgId": ORG_ID, "orgName": "MyOrg_INFA",
+                         "groups": {}, "status": "Active"},
+        }),
+    )
+}
+
+fn logout(world: &mut Inner, ask: &Ask) -> Reply {
+    let session = ask.header("infa-session-id").unwrap_or("");
+    if world.informatica.sessions.remove(session).is_none() {
+        return refuse(Refusal::Unauthorized, &world.faults.informatica, ask);
+    }
+    note_self(world, "LOGOUT", "logout", Class::Logout);
+    Reply::json(StatusCode::OK, json!({}))
+}
+
+/// The reader's own doings, in the log it reads.
+fn note_self(world: &mut Inner, event: &str, action: &str, class: Class) {
+    let mut dice = world.draw("informatica self");
+    let expect = Expect::new(AUTHENTICATION.1, action, Outcome::Success, class);
+    let now = world.now;
+    world.informatica.put(&mut dice, USERNAME, USERNAME, (AUTHENTICATION.0, event), expect, now, now);
+}
+
+// === reading ===
+
+fn security_log(world: &mut Inner, ask: &Ask) -> Reply {
+    let now = world.now;
+    let session = ask.header("infa-session-id").and_then(|id| world.informatica.sessions.get_mut(id));
+    let Some(session) = session.filter(|session| session.holds(now)) else {
+        return refuse(Refusal::Unauthorized, &world.faults.informatica, ask);
+    };
+    session.used = now;
+    match entries(world, ask) {
+        Ok(entries) => Reply::json(StatusCode::OK, json!({"entries": entries})),
+        Err(message) => error(&world.faults.informatica, ask, StatusCode::BAD_REQUEST, "V3API_400", &message),
+    }
+}
+
+fn entries(world: &Inner, ask: &Ask) -> Result<Vec<Value>, String> {
+    let faults = &world.faults.informatica;
+    let skew = world.skew(System::Informatica);
+    let number = |name: &str, usual: usize| {
+        ask.param(name).map_or(Ok(usual), |text| {
+            text.parse::<usize>().map_err(|_| format!("{name} {text:?} is not a whole number"))
+        })
+    };
+    let limit = number("limit", LIMIT)?;
+    if !(100..=1000).contains(&limit) {
+        return Err(format!("limit {limit} is not between 100 and 1000"));
+    }
+    let limit = if faults.count_cap > 0 { limit.min(faults.count_cap) } else { limit };
+    let skip = number("skip", 0)?;
+    let query = Query::parse(ask.param("q").unwrap_or(""))?;
+    let range = query.range(world.now + skew);
+    if range.is_none() && (ask.param("skip").is_some() || !query.texts.is_empty() || query.timed) {
+        return Err("a valid entryTime range is required".to_owned());
+    }
+    let (from, to) = range.unwrap_or((world.now + skew - TimeDelta::hours(24), world.now + skew));
+    if to - from > RANGE_MAX {
+        return Err("the entryTime range is longer than 14 days".to_owned());
+    }
+    if from > to {
+        return Err("the entryTime range ends before it begins".to_owned());
+    }
+    let (from, to) = if faults.ignore_time_filter {
+        (DateTime::UNIX_EPOCH, DateTime::<Utc>::MAX_UTC)
+    } else {
+        (from - skew, to - skew)
+    };
+    let mut found: Vec<(blake3::Hash, &Placed<Entry>)> = world
+        .informatica
+        .events
+        .visible(world.now, from, to)
+        .filter(|event| faults.ignore_time_filter || query.admits(event, skew))
+        .map(|event| (blake3::hash(event.wire.id.as_bytes()), event))
+        .collect();
+    // no order anyone could rely on, but the same for every page of the same question
+    found.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
+    let found = found.into_iter().flat_map(|(_, event)| {
+        let twice = faults.duplicates > 0.0 && Dice::of(0, &event.wire.id, 0).chance(faults.duplicates);
+        std::iter::repeat_n(event, 1 + usize::from(twice))
+    });
+    let skip = if faults.looping { 0 } else { skip };
+    Ok(found.skip(skip).take(limit).map(|event| shown(event, skew)).collect())
+}
+
+fn shown(event: &Placed<Entry>, skew: TimeDelta) -> Value {
+    let entry = &event.wire;
+    json!({
+        "id": entry.id,
+        "orgId": ORG_ID,
+        "actor": entry.actor,
+        "entryTime": (event.at + skew).to_rfc3339_opts(SecondsFormat::Millis, true),
+        "objectId": entry.object_id,
+        "objectName": entry.object_name,
+        "actionCategory": entry.category,
+        "actionEvent": entry.event,
+    })
+}
+
+/// What `q` asks for.
+#[derive(Default)]
+struct Query {
+    /// `entryTime` is asked for in any way.
+    timed: bool,
+    from: Option<DateTime<Utc>>,
+    to: Option<DateTime<Utc>>,
+    /// `entryTime` that is not meant.
+    not_at: Vec<DateTime<Utc>>,
+    /// Field, whether equal or not, value.
+    texts: Vec<(String, bool, String)>,
+}
+
+impl Query {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut query = Self::default();
+        for clause in clauses(text)? {
+            let (field, operator, value) = clause;
+            let bad = || format!("{field}{operator}{value} is not supported");
+            match (field.as_str(), operator) {
+                ("entryTime", _) => {
+                    let at = entry_time(&value)?;
+                    let after = at + TimeDelta::milliseconds(1);
+                    query.timed = true;
+                    match operator {
+                        "==" => (query.from, query.to) = (Some(at), Some(at)),
+                        "!=" => query.not_at.push(at),
+                        ">" => query.from = Some(query.from.map_or(after, |from| from.max(after))),
+                        "<=" => query.to = Some(query.to.map_or(at, |to| to.min(at))),
+                        // the documentation's table prints `=>`, its examples `>=`
+                        ">=" | "=>" => query.from = Some(query.from.map_or(at, |from| from.max(at))),
+                        _ => return Err(bad()),
+                    }
+                }
+                ("actionCategory" | "actor" | "objectName", "==" | "!=") => {
+                    query.texts.push((field.clone(), operator == "==", value.clone()));
+                }
+                _ => return Err(bad()),
+            }
+        }
+        Ok(query)
+    }
+
+    /// The time range, if there is a valid one: it may be open at its end.
+    fn range(&self, now: DateTime<Utc>) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+        self.from.map(|from| (from, self.to.unwrap_or(now.max(from))))
+    }
+
+    fn admits(&self, event: &Placed<Entry>, skew: TimeDelta) -> bool {
+        let texts = self.texts.iter().all(|(field, equal, value)| {
+            let held = match field.as_str() {
+                "actionCategory" => &event.wire.category,
+                "actor" => &event.wire.actor,
+                _ => &event.wire.object_name,
+            };
+            (held == value) == *equal
+        });
+        texts && !self.not_at.contains(&(event.at + skew))
+    }
+}
+
+/// The clauses of `q`: field, operator, value without its quotes. `;` between quotes is text.
+fn clauses(text: &str) -> Result<Vec<(String, &'static str, String)>, String> {
+    let mut clauses = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let name_end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+        let (field, behind) = rest.split_at(name_end);
+        let operator = ["<=", ">=", "=>", "==", "!=", ">"].into_iter().find(|operator| behind.starts_with(operator));
+        let operator = operator.ok_or_else(|| format!("q: no operator after {field:?}"))?;
+        let behind = &behind[operator.len()..];
+        let quote = behind.chars().next().filter(|c| *c == '"' || *c == '\'');
+        let quote = quote.ok_or_else(|| format!("q: the value of {field} is not quoted"))?;
+        let end = behind[1..].find(quote).ok_or_else(|| format!("q: the value of {field} does not end"))? + 1;
+        clauses.push((field.to_owned(), operator, behind[1..end].to_owned()));
+        rest = &behind[end + 1..];
+        if let Some(next) = rest.strip_prefix(';') {
+            rest = next;
+        } else if !rest.is_empty() {
+            return Err("q: clauses are joined by ';'".to_owned());
+        }
+    }
+    Ok(clauses)
+}
+
+/// `yyyy-MM-dd'T'HH:mm:ss['.SSS']('Z'|Z)`, where `Z` unquoted is an offset without a colon.
+fn entry_time(text: &str) -> Result<DateTime<Utc>, String> {
+    let local = |text: &str| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").ok();
+    let at = match text.strip_suffix('Z') {
+        Some(rest) => local(rest).map(|at| at.and_utc()),
+        None => DateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f%z")
+            .ok()
+            .filter(|_| text.len() > 5 && !text[text.len().saturating_sub(5)..].contains(':'))
+            .map(|at| at.with_timezone(&Utc)),
+    };
+    at.ok_or_else(|| format!("entryTime {text:?} is not in a documented format"))
+}
+
+// === impl Session ===
+
+impl Session {
+    fn holds(&self, now: DateTime<Utc>) -> bool {
+        now - if self.absolute { self.begun } else { self.used } <= IDLE
+    }
+}
+
+// === impl Log ===
+
+impl Log {
+    pub(super) fn new() -> Self {
+        Self { events: Timeline::new(), sessions: BTreeMap::new(), refused: 0 }
+    }
+
+    pub(super) fn end_sessions(&mut self) -> bool {
+        self.sessions.clear();
+        true
+    }
+
+    /// `what` is category and event as they are sent.
+    #[expect(clippy::too_many_arguments, reason = "an entry has so many parts")]
+    fn put(
+        &mut self,
+        dice: &mut Dice,
+        actor: &str,
+        object: &str,
+        what: (&str, &str),
+        expect: Expect,
+        at: DateTime<Utc>,
+        visible_at: DateTime<Utc>,
+    ) {
+        let wire = Entry {
+            id: dice.base62(22),
+            actor: actor.to_owned(),
+            object_id: dice.base62(22),
+            object_name: object.to_owned(),
+            category: what.0.to_owned(),
+            event: what.1.to_owned(),
+        };
+        // whole seconds, as in all samples
+        let at = at - TimeDelta::nanoseconds(i64::from(at.timestamp_subsec_nanos()));
+        self.events.insert(Placed { at, visible_at, actor: actor.to_owned(), expect, tainted: false, wire });
+    }
+}
+
+fn success(category: &str, action: &str, class: Class) -> Expect {
+    Expect::new(category, action, Outcome::Success, class)
+}
+
+// === what happens ===
+
+pub(super) fn traffic(log: &mut Log, cell: &mut Cell) {
+    for at in cell.times() {
+        let visible_at = cell.visible_at(at);
+        ordinary(log, &mut cell.dice, at, visible_at);
+    }
+    if cell.sometimes(1.0) {
+        let start = cell.moment();
+        let times: Vec<_> = (0..20).map(|n| start + TimeDelta::seconds(2 * n)).collect();
+        deletion_burst(log, &mut cell.dice, &times, start);
+    }
+    if cell.sometimes(1.0) {
+        let at = cell.moment();
+        privilege_escalation(log, &mut cell.dice, at, at);
+    }
+}
+
+pub(super) fn ordinary(log: &mut Log, dice: &mut Dice, at: DateTime<Utc>, visible_at: DateTime<Utc>) {
+    let actor = *dice.pick(&ACTORS);
+    let roll = dice.below(100);
+    if roll < 85 {
+        let agent = format!("agent-{:02}", dice.below(6));
+        let (who, event, action, class) = match roll {
+            0..55 => (agent.as_str(), "AGENT_LOGIN", "login", LOGIN_AGENT),
+            55..74 => (actor, "USER_LOGIN", "login", LOGIN_USER),
+            _ => (actor, "LOGOUT", "logout", Class::Logout),
+        };
+        let expect = success(AUTHENTICATION.1, action, class);
+        log.put(dice, who, who, (AUTHENTICATION.0, event), expect, at, visible_at);
+        return;
+    }
+    let mut roll = dice.below(CHANGES.iter().map(|(.., share)| share).sum());
+    let ((wire_category, category), (wire_event, action), _) = *CHANGES
+        .iter()
+        .find(|(.., share)| {
+            let hit = roll < *share;
+            roll = roll.saturating_sub(*share);
+            hit
+        })
+        .unwrap_or(&CHANGES[0]);
+    let object = format!("idsv3_{category}_{}", dice.below(100));
+    let expect = success(category, action, Class::Change);
+    log.put(dice, actor, &object, (wire_category, wire_event), expect, at, visible_at);
+}
+
+pub(super) fn deletion_burst(log: &mut Log, dice: &mut Dice, times: &[DateTime<Utc>], now: DateTime<Utc>) -> usize {
+    for at in times {
+        let expect = success("user", "delete", Class::Change);
+        log.put(dice, "mallory@example.com", "someone", ("User", "DELETE"), expect, *at, now.max(*at));
+    }
+    times.len()
+}
+
+pub(super) fn privilege_escalation(log: &mut Log, dice: &mut Dice, at: DateTime<Utc>, now: DateTime<Utc>) -> usize {
+    let steps = [
+        ("User", "user", "CREATE", "create"),
+        ("Role", "role", "UPDATE", "update"),
+        ("User group", "user_group", "UPDATE", "update"),
+    ];
+    for (number, (wire_category, category, event, action)) in steps.into_iter().enumerate() {
+        let at = at + TimeDelta::seconds(20 * i64::try_from(number).unwrap_or(0));
+        let expect = success(category, action, Class::Change);
+        log.put(dice, "mallory@example.com", "helpdesk2", (wire_category, event), expect, at, now.max(at));
+    }
+    steps.len()
+}
+
+pub(super) fn unlisted(log: &mut Log, dice: &mut Dice, number: Option<u32>, at: DateTime<Utc>, now: DateTime<Utc>) {
+    let (wire_category, category) = number.map_or(("SAML Config".to_owned(), "saml_config".to_owned()), |n| {
+        (format!("Novelty {n}"), format!("novelty_{n}"))
+    });
+    let expect = success(&category, "enable", Class::Change);
+    log.put(dice, "admin", "something new", (&wire_category, "ENABLE"), expect, at, now.max(at));
+}
+
+pub(super) fn inject(
+    log: &mut Log,
+    dice: &mut Dice,
+    call: &EventCall,
+    expect: Expect,
+    at: DateTime<Utc>,
+    visible_at: DateTime<Utc>,
+) {
+    let what = (call.kind.as_deref().unwrap_or(AUTHENTICATION.0), call.verb.as_str());
+    log.put(dice, call.actor.as_deref().unwrap_or("admin"), "injected", what, expect, at, visible_at);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use super::super::world::testing::{body, call, get, quiet, request, with_traffic};
+    use super::super::{Injection, TruthOf};
+    use super::*;
+
+    const LOG: &str = "/saas/public/core/v3/securityLog";
+
+    async fn log_in_as(world: &World, username: &str, password: &str) -> (StatusCode, Value) {
+        let given = json!({"username": username, "password": password}).to_string();
+        let headers = [("content-type", "application/json")];
+        body(call(world, request("POST", "/saas/public/core/v3/login", &headers, given)).await).await
+    }
+
+    async fn log_in(world: &World) -> String {
+        let (status, answer) = log_in_as(world, USERNAME, PASSWORD).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(answer["products"][0]["baseApiUrl"], "http://sim.example:1234/saas");
+        answer["userInfo"]["sessionId"].as_str().unwrap().to_owned()
+    }
+
+    async fn read(world: &World, session: &str, pairs: &[(&str, &str)]) -> (StatusCode, Value) {
+        let query: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+        body(call(world, get(&format!("{LOG}?{query}"), &[("INFA-SESSION-ID", session)])).await).await
+    }
+
+    fn with_faults(world: &World, flags: &str) {
+        let mut faults = world.faults();
+        faults.set(flags).unwrap();
+        world.set_faults(faults);
+    }
+
+    const DAY: &str = "entryTime>=\"2026-03-04T00:00:00.000Z\";entryTime<=\"2026-03-04T23:59:59.999Z\"";
+
+    #[tokio::test]
+    async fn skip_and_limit_lead_through_every_entry_once_in_no_order() {
+        let world = with_traffic();
+        let session = log_in(&world).await;
+        let (mut ids, mut times, mut skip) = (BTreeSet::new(), Vec::new(), 0_usize);
+        loop {
+            let (status, page) =
+                read(&world, &session, &[("q", DAY), ("limit", "100"), ("skip", &skip.to_string())]).await;
+            assert_eq!(status, StatusCode::OK);
+            let entries = page["entries"].as_array().unwrap();
+            for entry in entries {
+                assert!(ids.insert(entry["id"].as_str().unwrap().to_owned()));
+                times.push(entry["entryTime"].as_str().unwrap().to_owned());
+            }
+            skip += entries.len();
+            if entries.len() < 100 {
+                break;
+            }
+        }
+        assert_eq!(ids.len() as u64, world.truth().total(System::Informatica));
+        assert!(ids.len() > 200 && !times.is_sorted() && !times.iter().rev().is_sorted());
+        assert!(times.iter().all(|at| at.ends_with(".000Z")));
+    }
+
+    #[tokio::test]
+    async fn a_day_and_two_hundred_entries_by_default() {
+        let world = with_traffic();
+        let session = log_in(&world).await;
+        assert_eq!(read(&world, &session, &[]).await.1["entries"].as_array().unwrap().len(), 200);
+    }
+
+    #[tokio::test]
+    async fn what_the_documentation_does_not_allow_is_refused() {
+        let world = quiet();
+        let session = log_in(&world).await;
+        let fifteen_days = "entryTime>=\"2026-02-18T00:00:00Z\";entryTime<=\"2026-03-04T00:00:01Z\"";
+        let fourteen_days = "entryTime>=\"2026-02-18T00:00:00Z\";entryTime<=\"2026-03-04T00:00:00Z\"";
+        for (pairs, status) in [
+            (vec![("limit", "99")], 400),
+            (vec![("limit", "1001")], 400),
+            (vec![("limit", "100")], 200),
+            (vec![("skip", "0")], 400),
+            (vec![("q", "actor=='admin'")], 400),
+            (vec![("q", "entryTime<=\"2026-03-04T00:00:00Z\"")], 400),
+            (vec![("q", "entryTime<\"2026-03-04T00:00:00Z\"")], 400),
+            (vec![("q", fifteen_days)], 400),
+            (vec![("q", fourteen_days), ("skip", "0")], 200),
+            (vec![("q", "entryTime>=2026-03-04T00:00:00Z")], 400),
+            (vec![("q", "entryTime>=\"2026-03-04 00:00:00Z\"")], 400),
+            (vec![("q", "entryTime>=\"2026-03-04T00:00:00+00:00\"")], 400),
+            (vec![("q", "entryTime>=\"2026-03-04T00:00:00.000+0000\"")], 200),
+            (vec![("q", "entryTime=>\"2026-03-04T00:00:00Z\";actor!='x;y';actionCategory==\"User group\"")], 200),
+            (vec![("q", "entryTime>=\"2026-03-04T00:00:00Z\" AND actor=='x'")], 400),
+            (vec![("q", "entryTime>=\"2026-03-04T00:00:00Z\";mood=='x'")], 400),
+        ] {
+            let (got, answer) = read(&world, &session, &pairs).await;
+            assert_eq!(got.as_u16(), status, "{pairs:?}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn both_bounds_are_inclusive_and_filters_are_exact() {
+        let world = quiet();
+        let session = log_in(&world).await;
+        let entry = json!({"system": "informatica", "kind": "User group", "verb": "UPDATE", "actor": "Eve",
+            "at": "2026-03-04T11:00:00Z", "category": "user_group", "action": "update", "outcome": "success"});
+        world.inject(&Injection::Event(serde_json::from_value(entry).unwrap()));
+        let exact = "entryTime>=\"2026-03-04T11:00:00Z\";entryTime<=\"2026-03-04T11:00:00Z\"";
+        for (more, count) in [
+            ("", 1),
+            (";actor=='Eve'", 1),
+            (";actor=='eve'", 0),
+            (";actor!='Eve'", 0),
+            (";actionCategory==\"User group\"", 1),
+            (";entryTime!=\"2026-03-04T11:00:00Z\"", 0),
+            (";entryTime>\"2026-03-04T10:59:59Z\"", 1),
+        ] {
+            let (status, page) = read(&world, &session, &[("q", &format!("{exact}{more}"))]).await;
+            assert_eq!((status, page["entries"].as_array().map(Vec::len)), (StatusCode::OK, Some(count)), "{more}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_ends_when_it_is_not_used_for_half_an_hour() {
+        let world = quiet();
+        let session = log_in(&world).await;
+        for (minutes, status) in [(29, 200), (29, 200), (31, 401)] {
+            tokio::time::advance(Duration::from_secs(60 * minutes)).await;
+            assert_eq!(read(&world, &session, &[]).await.0.as_u16(), status);
+        }
+        with_faults(&world, "informatica:jwt_sessions");
+        let session = log_in(&world).await;
+        assert!(session.len() > 1500);
+        for (minutes, status) in [(29, 200), (2, 401)] {
+            tokio::time::advance(Duration::from_secs(60 * minutes)).await;
+            assert_eq!(read(&world, &session, &[]).await.0.as_u16(), status);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_ended_session_is_refused_in_one_of_three_ways() {
+        let world = quiet();
+        assert_eq!(read(&world, "no", &[]).await.0, StatusCode::UNAUTHORIZED);
+        with_faults(&world, "informatica:session_end=auth01");
+        let (status, error) = read(&world, "no", &[]).await;
+        assert_eq!((status, &error["error"]["code"]), (StatusCode::FORBIDDEN, &json!("AUTH_01")));
+        with_faults(&world, "informatica:session_end=html");
+        let page = call(&world, get(LOG, &[])).await;
+        assert_eq!((page.status(), page.headers()["content-type"].as_bytes()), (StatusCode::OK, &b"text/html; charset=utf-8"[..]));
+    }
+
+    #[tokio::test]
+    async fn errors_have_one_of_three_shapes() {
+        let world = quiet();
+        let (status, error) = log_in_as(&world, USERNAME, "no").await;
+        assert_eq!((status, &error["error"]["code"]), (StatusCode::UNAUTHORIZED, &json!("IDS_085")));
+        with_faults(&world, "informatica:error_shape=v2");
+        let (status, error) = log_in_as(&world, USERNAME, "no").await;
+        assert_eq!((status, &error["code"], &error["@type"]), (StatusCode::FORBIDDEN, &json!("UI_10000"), &json!("error")));
+        with_faults(&world, "informatica:error_shape=problem");
+        assert_eq!(log_in_as(&world, USERNAME, "no").await.1["title"], "Unauthorized");
+        let (status, error) = body(call(&world, get(&format!("{LOG}s"), &[])).await).await;
+        assert_eq!((status, &error["detail"]), (StatusCode::NOT_FOUND, &json!("No static resource core/v3/securityLogs.")));
+    }
+
+    #[tokio::test]
+    async fn the_readers_own_logins_and_logouts_are_entries() {
+        let world = quiet();
+        let first = log_in(&world).await;
+        let second = log_in(&world).await;
+        let headers = [("INFA-SESSION-ID", first.as_str())];
+        let gone = call(&world, request("POST", "/saas/public/core/v3/logout", &headers, "")).await;
+        assert_eq!(gone.status(), StatusCode::OK);
+        assert_eq!(read(&world, &first, &[]).await.0, StatusCode::UNAUTHORIZED);
+        let (_, page) = read(&world, &second, &[]).await;
+        let mut events: Vec<&str> =
+            page["entries"].as_array().unwrap().iter().map(|entry| entry["actionEvent"].as_str().unwrap()).collect();
+        events.sort_unstable();
+        assert_eq!(events, ["LOGOUT", "USER_LOGIN", "USER_LOGIN"]);
+        let truth = world.truth();
+        assert_eq!(truth.logins[&(System::Informatica, Principal::User, Outcome::Success)], 2);
+        assert_eq!(truth.logouts[&System::Informatica], 1);
+        let of = TruthOf { ignored_actors: vec![USERNAME.to_uppercase()], ..TruthOf::default() };
+        assert_eq!(world.truth_of(&of).total(System::Informatica), 0);
+    }
+}

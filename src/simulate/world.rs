@@ -940,10 +940,6 @@ impl Dice {
         &from[at]
     }
 
-    fn text(&mut self, alphabet: &[u8], length: usize) -> String {
-        (0..length).map(|_| char::from(*self.pick(alphabet))).collect()
-    }
-
     pub(super) fn hex(&mut self, length: usize) -> String {
         self.text(b"0123456789abcdef", length)
     }
@@ -952,8 +948,22 @@ impl Dice {
         self.text(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", length)
     }
 
+    /// Eight letters from each draw, because ids are most of what is drawn.
+    fn text(&mut self, alphabet: &[u8], length: usize) -> String {
+        let mut text = String::with_capacity(length);
+        let mut drawn = [0_u8; 8];
+        for place in 0..length {
+            if place % 8 == 0 {
+                drawn = self.0.random::<u64>().to_le_bytes();
+            }
+            text.push(char::from(alphabet[usize::from(drawn[place % 8]) % alphabet.len()]));
+        }
+        text
+    }
+
     pub(super) fn uuid(&mut self) -> String {
-        format!("{}-{}-4{}-a{}-{}", self.hex(8), self.hex(4), self.hex(3), self.hex(3), self.hex(12))
+        let hex = self.hex(30);
+        format!("{}-{}-4{}-a{}-{}", &hex[..8], &hex[8..12], &hex[12..15], &hex[15..18], &hex[18..])
     }
 
     /// A Poisson-distributed number of the given mean.

@@ -205,7 +205,8 @@ impl Canvas {
         while let Some(span) = spans.pop() {
             let walk = self.walk(scope, span, reading).await?;
             let alone = span.first == span.last;
-            if !walk.loops && !(alone && walk.cut.contains(&span.first)) {
+            let overfull = alone && walk.cut.contains(&span.first);
+            if !walk.loops && !overfull {
                 let cut = walk.cut.into_iter().filter(|_| !reading.filter_ignored);
                 spans.extend(cut.filter(|second| by_itself.insert(*second)).map(Span::second));
                 continue;
@@ -255,7 +256,7 @@ impl Canvas {
                 }
                 _ => return Ok(walk),
             }
-            reply = reading.api.call(|_| self.request(&url)).await?;
+            reply = reading.api.call(|_| request(&url)).await?;
         }
         Err(Failure::new(ErrorKind::Truncated, self.tried(scope), format!("no end after {PAGES_MAX} pages")))
     }
@@ -263,7 +264,7 @@ impl Canvas {
     /// The first page, and where it was. Logins are looked for under both names of their route.
     async fn first_page(&mut self, scope: &Scope, span: Span, finer: bool, api: &Api) -> Result<(Url, Reply), Failure> {
         let url = self.url(scope, span, finer);
-        let refused = match api.call(|_| self.request(&url)).await {
+        let refused = match api.call(|_| request(&url)).await {
             Ok(reply) => return Ok((url, reply)),
             Err(failure) => failure,
         };
@@ -272,17 +273,13 @@ impl Canvas {
         }
         self.logins_by_old_name = !self.logins_by_old_name;
         let url = self.url(scope, span, finer);
-        match api.call(|_| self.request(&url)).await {
+        match api.call(|_| request(&url)).await {
             Ok(reply) => Ok((url, reply)),
             Err(failure) => {
                 self.logins_by_old_name = !self.logins_by_old_name;
                 Err(if failure.kind == ErrorKind::NotFound { refused } else { failure })
             }
         }
-    }
-
-    fn request(&self, url: &Url) -> Call {
-        Call::get(url.clone()).with(header::ACCEPT, ACCEPT)
     }
 
     fn path(&self, scope: &Scope) -> Url {
@@ -361,6 +358,7 @@ struct Entry {
 
 /// What is known of the pages of one span so far.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent facts about the pages")]
 struct Walk {
     asked: HashSet<Url>,
     seen: HashSet<EventKey>,
@@ -452,6 +450,10 @@ impl Walk {
     }
 }
 
+fn request(url: &Url) -> Call {
+    Call::get(url.clone()).with(header::ACCEPT, ACCEPT)
+}
+
 /// The events of a page: a compound document (what the service sends) or a bare list. What else
 /// the document holds is not looked at.
 fn listed(reply: &Reply) -> Result<RawEvents<'_>, Failure> {
@@ -494,11 +496,11 @@ fn loses_ties(next: &Url) -> bool {
 struct Event {
     id: Option<Id>,
     created_at: Option<String>,
-    event_type: Option<String>,
+    #[serde(rename = "event_type")]
+    kind: Option<String>,
     pseudonym_id: Option<Id>,
     account_id: Option<Id>,
     user_id: Option<Id>,
-    #[serde(default)]
     links: Option<Links>,
 }
 
@@ -521,7 +523,7 @@ impl Event {
         let login = text(links.and_then(|links| links.login.as_ref()), &self.pseudonym_id);
         let account = text(links.and_then(|links| links.account.as_ref()), &self.account_id);
         let second = at.timestamp().to_le_bytes();
-        let kind = self.event_type.as_deref().unwrap_or_default();
+        let kind = self.kind.as_deref().unwrap_or_default();
         let user = self.user().unwrap_or_default();
         let parts: [&[u8]; 5] = [&second, kind.as_bytes(), login.as_bytes(), account.as_bytes(), user.as_bytes()];
         (EventKey::of("canvas without id", &parts), false)
@@ -533,7 +535,7 @@ impl Event {
 
     /// The log holds logins that succeeded, and logouts.
     fn labels(&self) -> EventLabels {
-        let action = Label::from_words(self.event_type.as_deref().unwrap_or_default());
+        let action = Label::from_words(self.kind.as_deref().unwrap_or_default());
         let class = match action.as_str() {
             "login" => Class::Login(Principal::User),
             "logout" => Class::Logout,

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use axum::Router;
 use axum::body::Body;
@@ -38,10 +39,13 @@ enum Bookmarks {
     Opaque,
     /// Something that cannot be read, and leads to page 1.
     Restarting,
+    /// The same, in other words each time.
+    Wandering,
     /// The same page again.
     Looping,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "they are independent switches")]
 struct Fake {
     events: Vec<Happened>,
     bookmarks: Bookmarks,
@@ -49,12 +53,29 @@ struct Fake {
     flat: bool,
     ignores_filter: bool,
     old_route: bool,
+    ascending: bool,
+    /// There is a next page even after the last.
+    never_ends: bool,
+    /// Each answer holds one event more than the one before, at its top.
+    grows: bool,
+    answers: AtomicI64,
 }
 
 impl Fake {
     fn new(bookmarks: Bookmarks, mut events: Vec<Happened>) -> Self {
         events.sort_by_key(|event| std::cmp::Reverse((event.0, event.3)));
-        Self { events, bookmarks, per_page_max: 100, flat: false, ignores_filter: false, old_route: false }
+        Self {
+            events,
+            bookmarks,
+            per_page_max: 100,
+            flat: false,
+            ignores_filter: false,
+            old_route: false,
+            ascending: false,
+            never_ends: false,
+            grows: false,
+            answers: AtomicI64::new(0),
+        }
     }
 
     fn answer(&self, request: &Request) -> Response {
@@ -66,8 +87,14 @@ impl Fake {
         if scope == if self.old_route { "logins" } else { "pseudonyms" } || id == "404" {
             return Response::builder().status(404).body(Body::from(r#"{"errors":[]}"#)).unwrap();
         }
-        let events = self
-            .events
+        let answers = self.answers.fetch_add(1, Ordering::Relaxed);
+        let grown = if self.grows { 1 + answers } else { 0 };
+        let mut all: Vec<Happened> = (0..grown).rev().map(|n| Happened(T + 1000 + n, "logout", 5, 1)).collect();
+        all.extend_from_slice(&self.events);
+        if self.ascending {
+            all.reverse();
+        }
+        let events = all
             .iter()
             .filter(|event| self.ignores_filter || (from.timestamp() <= event.0 && event.0 <= to.timestamp()));
         let events: Vec<&Happened> = events.filter(|event| scope == "accounts" || id == event.2.to_string()).collect();
@@ -81,19 +108,20 @@ impl Fake {
             (Some(Value::Array(parts)), _) => {
                 events.iter().position(|event| json!([event.0.to_string(), event.3]) == json!(parts)).unwrap() + 1
             }
-            (_, Bookmarks::Restarting) => 0,
+            (_, Bookmarks::Restarting | Bookmarks::Wandering) => 0,
             _ => page.parse().unwrap(),
         };
         let end = (begin + query["per_page"].parse::<usize>().unwrap().min(self.per_page_max)).min(events.len());
         let listed: Vec<Value> = events[begin..end].iter().map(|event| self.wire(event)).collect();
-        let next = (end < events.len()).then(|| {
-            let last = events[end - 1];
+        let next = (end < events.len() || self.never_ends).then(|| {
+            let last = events.get(end.wrapping_sub(1)).copied().unwrap_or(&Happened(0, "", 0, 0));
             let bookmark = |value: Value| format!("bookmark:{}", URL_SAFE_NO_PAD.encode(value.to_string()));
             match self.bookmarks {
                 Bookmarks::Pairs => bookmark(json!([last.0.to_string(), last.3])),
                 Bookmarks::Moments => bookmark(json!(last.0.to_string())),
                 Bookmarks::Opaque => end.to_string(),
                 Bookmarks::Restarting => format!("bookmark:!{end}"),
+                Bookmarks::Wandering => format!("bookmark:!{answers}"),
                 Bookmarks::Looping => page.to_owned(),
             }
         });
@@ -319,7 +347,7 @@ async fn equal_events_without_an_id_each_count_even_over_the_end_of_a_page() {
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_among_equal_events_without_an_id_counts_none_twice() {
-    for bookmarks in [Bookmarks::Restarting, Bookmarks::Looping] {
+    for bookmarks in [Bookmarks::Restarting, Bookmarks::Wandering, Bookmarks::Looping] {
         let mut events = one_each(0..40);
         events.extend((0..3).map(|n| Happened(T + 4, "login", 5, 100 + n)));
         let mut fake = Fake::new(bookmarks, events);
@@ -332,6 +360,33 @@ async fn a_restart_among_equal_events_without_an_id_counts_none_twice() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_restart_with_a_new_event_at_the_top_counts_none_twice() {
+    let mut fake = Fake::new(Bookmarks::Wandering, one_each(0..40));
+    (fake.flat, fake.grows, fake.per_page_max) = (true, true, 10);
+    let mut reader = Reader::of(&ACCOUNT, fake);
+    reader.read(0..5000).await.unwrap();
+    let actions = |action: &str| {
+        let is = |item: &&Item| matches!(&item.what, What::Event(labels) if labels.action.as_str() == action);
+        reader.sink.items.iter().filter(is).count()
+    };
+    assert_eq!(actions("login"), 40);
+    assert!(actions("logout") <= reader.requests().len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_events_without_an_id_that_fit_no_page_are_never_too_many() {
+    for bookmarks in [Bookmarks::Restarting, Bookmarks::Looping] {
+        let events = (0..7).map(|n| Happened(T, "login", 5, n)).collect();
+        let mut fake = Fake::new(bookmarks, events);
+        (fake.flat, fake.per_page_max) = (true, 5);
+        let mut reader = Reader::of(&ACCOUNT, fake);
+        reader.read(0..10).await.unwrap();
+        assert_eq!(reader.sink.keys.len(), 5);
+        assert_eq!(reader.sink.kinds(), [ErrorKind::Truncated]);
+    }
+}
+
 #[test]
 fn ids_are_alike_as_text_and_as_number_and_keep_all_digits() {
     let event = |json: Value| serde_json::from_str::<Event>(&json.to_string()).unwrap();
@@ -339,11 +394,13 @@ fn ids_are_alike_as_text_and_as_number_and_keep_all_digits() {
     let key = |json: Value| event(json).key(at);
     assert_eq!(key(json!({"id": 7})), key(json!({"id": "7"})));
     assert_ne!(key(json!({"id": 9_007_199_254_740_993_u64})), key(json!({"id": 9_007_199_254_740_992_u64})));
-    let flat = key(json!({"event_type": "login", "pseudonym_id": 1, "account_id": 2, "user_id": 21_070_000_000_000_001_u64}));
+    let flat =
+        key(json!({"event_type": "login", "pseudonym_id": 1, "account_id": 2, "user_id": 21_070_000_000_000_001_u64}));
     let linked = json!({"id": null, "event_type": "login",
         "links": {"login": "1", "account": "2", "user": "21070000000000001", "page_view": null}});
     assert_eq!(flat, key(linked));
     assert!(!flat.1);
+    assert_eq!(key(json!({"id": ""})), key(json!({})), "an empty id is none");
     assert_ne!(flat, key(json!({"event_type": "login", "pseudonym_id": 1, "account_id": 2})));
 }
 
@@ -366,7 +423,11 @@ async fn every_shape_is_understood_and_one_bad_event_loses_no_other() {
     let good = r#"{"id":1,"created_at":"2027-01-15T01:00:00-07:00","event_type":"login"}"#;
     let ignored = r#"{"id":2,"created_at":"2027-01-15T08:00:00Z","event_type":"login","links":{"user":99}}"#;
     let events = format!(r#"[{good},7,{ignored},{{"id":3}},{{"id":4,"created_at":"soon"}}]"#);
-    for body in [events.clone(), format!(r#"{{"events":{events}}}"#), format!(r#"while(1);{{"linked":[{{}}],"events":{events}}}"#)] {
+    for body in [
+        events.clone(),
+        format!(r#"{{"events":{events}}}"#),
+        format!(r#"while(1);{{"linked":[{{}}],"events":{events}}}"#),
+    ] {
         let mut reader = answering(move || Response::new(Body::from(body.clone())));
         reader.read(0..10).await.unwrap();
         let what: Vec<String> = reader
@@ -458,7 +519,7 @@ async fn the_token_goes_nowhere_else() {
 
 #[tokio::test(start_paused = true)]
 async fn bookmarks_that_lead_back_lose_nothing() {
-    for bookmarks in [Bookmarks::Restarting, Bookmarks::Looping] {
+    for bookmarks in [Bookmarks::Restarting, Bookmarks::Wandering, Bookmarks::Looping] {
         let mut fake = Fake::new(bookmarks, one_each(0..200));
         fake.per_page_max = 20;
         let mut reader = Reader::of(&ACCOUNT, fake);
@@ -492,6 +553,26 @@ async fn a_service_that_always_has_a_next_page_is_left() {
         reader.read(0..60).await.unwrap();
         assert!(reader.requests().len() < 20, "{}", reader.requests().len());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_whose_page_is_not_full_is_complete_though_there_is_a_next_page() {
+    let mut fake = Fake::new(Bookmarks::Restarting, one_each(0..30));
+    (fake.never_ends, fake.per_page_max) = (true, 20);
+    let mut reader = Reader::of(&ACCOUNT, fake);
+    reader.read(0..60).await.unwrap();
+    assert_eq!(reader.sink.keys.len(), 30);
+    assert_eq!(reader.sink.kinds(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ignored_filter_ends_no_walk_from_old_to_new() {
+    let mut fake = Fake::new(Bookmarks::Opaque, one_each(0..1000));
+    (fake.ignores_filter, fake.ascending) = (true, true);
+    let mut reader = Reader::of(&ACCOUNT, fake);
+    reader.read(500..700).await.unwrap();
+    assert_eq!(reader.sink.keys.len(), 200);
+    assert_eq!(reader.sink.kinds(), [ErrorKind::Decode]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -218,11 +218,14 @@ impl Canvas {
                 Some(halves) if !reading.filter_ignored => spans.extend(halves),
                 // a page that is not full held everything
                 None if walk.longest < reading.longest => {}
-                _ => reading.sink.report(Failure::new(
-                    ErrorKind::Truncated,
-                    self.tried(scope),
-                    format!("pages that do not lead to an end, even for {} s alone", span.last - span.first + 1),
-                )),
+                _ => {
+                    let got = if alone {
+                        "more events in one second than a page holds, and pages that do not go on"
+                    } else {
+                        "pages that do not lead to an end, and no smaller window because the filter is ignored"
+                    };
+                    reading.sink.report(Failure::new(ErrorKind::Truncated, self.tried(scope), got));
+                }
             }
         }
         Ok(())

@@ -567,7 +567,9 @@ async fn a_second_whose_page_is_not_full_is_complete_though_there_is_a_next_page
 
 #[tokio::test(start_paused = true)]
 async fn an_ignored_filter_ends_no_walk_from_old_to_new() {
-    let mut fake = Fake::new(Bookmarks::Opaque, one_each(0..1000));
+    let mut events = one_each(1..1000);
+    events.extend((0..150).map(|n| Happened(T, "login", 5, 10_000 + n))); // a first page of one moment
+    let mut fake = Fake::new(Bookmarks::Opaque, events);
     (fake.ignores_filter, fake.ascending) = (true, true);
     let mut reader = Reader::of(&ACCOUNT, fake);
     reader.read(500..700).await.unwrap();

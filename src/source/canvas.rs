@@ -95,12 +95,12 @@ impl Dialect for Customs {
 
     fn judge(&self, reply: &Reply) -> Verdict {
         match reply.status.as_u16() {
-            // with the header the token is bad, without it the token may not do this
-            401 if !reply.headers.contains_key(header::WWW_AUTHENTICATE) => Verdict::Bad(ErrorKind::Forbidden),
-            // until October 2025, and still where Canvas is self-hosted
-            403 if String::from_utf8_lossy(&reply.body).to_ascii_lowercase().contains("rate limit exceeded") => {
-                Verdict::Bad(ErrorKind::Throttled)
+            // with the header the token is bad; without it, and with these words, it may not do this
+            401 if !reply.headers.contains_key(header::WWW_AUTHENTICATE) && says(reply, "not authorized") => {
+                Verdict::Bad(ErrorKind::Forbidden)
             }
+            // until October 2025, and still where Canvas is self-hosted
+            403 if says(reply, "rate limit exceeded") => Verdict::Bad(ErrorKind::Throttled),
             _ => judge_by_status(reply.status),
         }
     }
@@ -115,6 +115,11 @@ impl Dialect for Customs {
         let pause = ((wanted - remaining) / OUTFLOW).clamp(0.0, PAUSE_MAX_SECONDS);
         Some((remaining, Duration::from_secs_f64(pause)))
     }
+}
+
+/// Whether an answer holds these words, in any case.
+fn says(reply: &Reply, words: &str) -> bool {
+    String::from_utf8_lossy(&reply.body).to_ascii_lowercase().contains(words)
 }
 
 #[async_trait]
@@ -473,7 +478,9 @@ fn listed(reply: &Reply) -> Result<RawEvents<'_>, Failure> {
     } else {
         serde_json::from_slice::<Document<'_>>(body).map(|document| document.events)
     };
-    events.map_err(|_| reply.undecodable("neither a document with events nor a list of them"))
+    // a list without a single object is something else than events, all of which are broken
+    let events = events.ok().filter(|events| events.is_empty() || events.iter().any(|raw| raw.get().starts_with('{')));
+    events.ok_or_else(|| reply.undecodable("neither a document with events nor a list of them"))
 }
 
 /// Whether the page behind `next` may begin after the second in which this one ends. Bookmarks of

@@ -459,7 +459,14 @@ async fn a_refusal_is_told_from_throttling_and_from_a_bad_token() {
     let real = "Bearer realm=\"canvas-lms\"";
     for (status, header, body, kind, requests) in [
         (401, Some(real), "{}", ErrorKind::Auth, 1),
-        (401, None, "{}", ErrorKind::Forbidden, 1),
+        (401, None, "{}", ErrorKind::Auth, 1),
+        (
+            401,
+            None,
+            r#"{"errors":[{"message":"user not authorized to perform that action"}]}"#,
+            ErrorKind::Forbidden,
+            1,
+        ),
         (403, None, "403 Forbidden (Rate Limit Exceeded)\n", ErrorKind::Throttled, 4),
         (429, None, "429 Forbidden (Rate Limit Exceeded)\n", ErrorKind::Throttled, 4),
         (403, None, "forbidden", ErrorKind::Forbidden, 1),

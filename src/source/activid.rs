@@ -146,7 +146,8 @@ impl Source for Activid {
         let mut from = floor(window.from, CELL);
         while from < window.to && from <= api.now() + api.clock_skew() + delta(AHEAD) {
             let cell = Window { from, to: from + delta(CELL) };
-            let pieces = self.cells.get(&from).cloned().unwrap_or_else(|| vec![Piece { window: cell, len: 0, spot: None }]);
+            let pieces =
+                self.cells.get(&from).cloned().unwrap_or_else(|| vec![Piece { window: cell, len: 0, spot: None }]);
             let found = reading.read_cell(&pieces).await?;
             let pieces = reading.learnt.merge(found.pieces, self.search.count);
             self.cells.remove(&from);
@@ -157,7 +158,10 @@ impl Source for Activid {
                 self.cells.pop_first();
             }
             let facts = Facts { tainted: reading.verified.filter(|tainted| *tainted), ..Facts::default() };
-            reading.sink.page(Page { items: items(cell, &found.events, found.tainted), facts, ..Page::default() }).await?;
+            reading
+                .sink
+                .page(Page { items: items(cell, &found.events, found.tainted), facts, ..Page::default() })
+                .await?;
             from = cell.to;
         }
         if let Some(tainted) = reading.verified {
@@ -355,6 +359,8 @@ struct Whole {
     tainted: Vec<Bag>,
     /// How to ask for it the next time.
     pieces: Vec<Piece>,
+    /// Some of it could not be read, and that has been reported.
+    truncated: bool,
 }
 
 impl Whole {
@@ -362,13 +368,24 @@ impl Whole {
     fn of(window: Window, answer: Answer, tainted: Vec<Bag>) -> Self {
         let spot = answer.tainted.then(|| Spot { print: answer.events.print(), tainted: tainted.clone() });
         let pieces = vec![Piece { window, len: answer.len, spot }];
-        Self { events: answer.events, tainted, pieces }
+        Self { events: answer.events, tainted, pieces, truncated: answer.full }
+    }
+
+    /// Of a window that is not looked into any further: any of its events may be the tainted one.
+    fn settled(window: Window, answer: Answer) -> Self {
+        let mut tainted = Vec::new();
+        if answer.tainted {
+            note_taint(window, answer.len);
+            tainted.push(answer.events.clone());
+        }
+        Self::of(window, answer, tainted)
     }
 
     fn append(&mut self, other: Whole) {
         self.events.add_all(other.events);
         self.tainted.extend(other.tainted);
         self.pieces.extend(other.pieces);
+        self.truncated |= other.truncated;
     }
 }
 
@@ -424,9 +441,7 @@ impl Reading<'_> {
 
     /// The failure of a refused search: the integrity check may be to blame.
     async fn why_refused(&mut self, window: Window, reply: &Reply) -> Result<Failure, Failure> {
-        if self.search.verify
-            && !matches!(self.search.ask(self.api, window, 1, false, "").await?, Found::Refused(_))
-        {
+        if self.search.verify && !matches!(self.search.ask(self.api, window, 1, false, "").await?, Found::Refused(_)) {
             let tried = format!("POST {} with \"verify eq true\"", self.search.url);
             let got = "status 400, but the same search without it is accepted: this service cannot check integrity, \
                        set verify: false for this source";
@@ -458,9 +473,10 @@ impl Reading<'_> {
             let incomplete = answer.full || answer.suspect;
             let locate = answer.tainted && answer.len > 1 && self.taint_searches_left >= 2;
             if !incomplete && !locate {
-                return Ok(self.settled(window, answer));
+                return Ok(Whole::settled(window, answer));
             }
-            let grain = if window.length() > TimeDelta::seconds(1) { Duration::from_secs(1) } else { Duration::from_millis(1) };
+            let grain =
+                if window.length() > TimeDelta::seconds(1) { Duration::from_secs(1) } else { Duration::from_millis(1) };
             let Some((left, right)) = window.halves(grain) else { return self.indivisible(window, answer).await };
             if !incomplete {
                 self.taint_searches_left -= 2;
@@ -470,7 +486,7 @@ impl Reading<'_> {
                 let half_answer = self.ask(half).await?;
                 whole.append(self.examine(half, half_answer).await?);
             }
-            if !whole.events.holds_good_of(&answer.events) {
+            if !whole.truncated && !whole.events.holds_good_of(&answer.events) {
                 // the service's clock is coarser than these halves, which lie between its ticks
                 let mut undivided = self.indivisible(window, answer).await?;
                 undivided.events.raise_to(&whole.events);
@@ -486,7 +502,7 @@ impl Reading<'_> {
             whole.events.raise_to(&answer.events);
             if answer.tainted && whole.tainted.is_empty() {
                 if !incomplete {
-                    return Ok(self.settled(window, answer));
+                    return Ok(Whole::settled(window, answer));
                 }
                 whole.tainted.push(answer.events);
             }
@@ -494,21 +510,11 @@ impl Reading<'_> {
         })
     }
 
-    /// A window that is not looked into any further.
-    fn settled(&self, window: Window, answer: Answer) -> Whole {
-        let mut tainted = Vec::new();
-        if answer.tainted {
-            note_taint(window, answer.len);
-            tainted.push(answer.events.clone());
-        }
-        Whole::of(window, answer, tainted)
-    }
-
     /// A window whose halves would tell no more.
     async fn indivisible(&mut self, window: Window, answer: Answer) -> Result<Whole, Failure> {
         let answer = if answer.full { self.with_larger_count(window, answer).await? } else { answer };
         if !answer.tainted || answer.len <= 1 {
-            return Ok(self.settled(window, answer));
+            return Ok(Whole::settled(window, answer));
         }
         let tainted = self.single_out(window, answer.events.clone(), 0, String::new()).await?;
         for suspects in &tainted {
@@ -524,16 +530,16 @@ impl Reading<'_> {
             let Found::Events(mut more) = self.try_ask(window, count, "").await? else { break };
             let grew = more.len > answer.len;
             more.events.raise_to(&answer.events);
-            let done = grew && !more.full;
             answer = more;
-            if done {
+            if grew && !answer.full {
                 return Ok(answer);
             }
             if !grew {
                 break;
             }
         }
-        let got = format!("{} events of {window}, and there may be more of them", answer.len, window = span(window));
+        answer.full = true;
+        let got = format!("{} events of {}, and there may be more of them", answer.len, span(window));
         self.sink.report(Failure::new(ErrorKind::Truncated, format!("POST {}", self.search.url), got));
         Ok(answer)
     }

@@ -13,8 +13,7 @@
 use crate::event::{Class, EventLabels, Label, Outcome, Principal, words};
 
 /// The words that end the thing a name is about.
-const PREPOSITIONS: [&str; 12] =
-    ["to", "from", "for", "of", "in", "on", "with", "by", "at", "into", "onto", "as"];
+const PREPOSITIONS: [&str; 12] = ["to", "from", "for", "of", "in", "on", "with", "by", "at", "into", "onto", "as"];
 
 /// Names the documentation lists that are neither logins nor logouts.
 pub(super) const DOCUMENTED: [&str; 12] = [
@@ -59,8 +58,7 @@ pub(super) fn labels<'a>(
     let Some((verb, rest)) = words.split_first() else {
         return EventLabels { category: Label::unknown(), action: Label::unknown(), outcome, class: Class::Change };
     };
-    let thing: Vec<&str> =
-        rest.iter().map(String::as_str).take_while(|word| !PREPOSITIONS.contains(word)).collect();
+    let thing: Vec<&str> = rest.iter().map(String::as_str).take_while(|word| !PREPOSITIONS.contains(word)).collect();
     let category = if thing.is_empty() {
         resource_uris.into_iter().find_map(resource_type).unwrap_or_else(Label::other)
     } else {

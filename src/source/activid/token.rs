@@ -277,7 +277,9 @@ pub(super) mod tests {
         let record = |n: u32| read(&token(&json!({"type": "a", "n": n})));
         let bag = |numbers: &[u32]| {
             let mut bag = Bag::default();
-            numbers.iter().for_each(|n| bag.add(record(*n)));
+            for n in numbers {
+                bag.add(record(*n));
+            }
             bag
         };
         assert_eq!(bag(&[1, 1, 2]).len(), 3);

@@ -402,7 +402,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Asks for a window, or for a part of it that a further filter describes.
+    /// Asks for a window.
     async fn ask(&mut self, window: Window) -> Result<Answer, Failure> {
         match self.try_ask(window, self.search.count, "").await? {
             Found::Events(answer) => Ok(answer),
@@ -411,6 +411,17 @@ impl Reading<'_> {
         }
     }
 
+    /// Asks what a service may not be able to answer, and what can be done without.
+    async fn ask_if_possible(&mut self, window: Window, count: u32, also: &str) -> Result<Option<Answer>, Failure> {
+        match self.try_ask(window, count, also).await {
+            Ok(Found::Events(answer)) => Ok(Some(answer)),
+            Ok(Found::TooMany | Found::Refused(_)) => Ok(None),
+            Err(failure) if matches!(failure.kind, ErrorKind::Server | ErrorKind::TooLarge) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Asks for a window, or for a part of it that a further filter (` and NAME eq VALUE`) describes.
     async fn try_ask(&mut self, window: Window, count: u32, also: &str) -> Result<Found, Failure> {
         let mut found = self.search.ask(self.api, window, count, self.search.verify, also).await?;
         if let Found::Events(answer) = &mut found {
@@ -527,7 +538,7 @@ impl Reading<'_> {
         let mut count = self.search.count;
         while count < COUNT_MAX {
             count = count.saturating_mul(10).min(COUNT_MAX);
-            let Found::Events(mut more) = self.try_ask(window, count, "").await? else { break };
+            let Some(mut more) = self.ask_if_possible(window, count, "").await? else { break };
             let grew = more.len > answer.len;
             more.events.raise_to(&answer.events);
             answer = more;
@@ -568,9 +579,8 @@ impl Reading<'_> {
                     }
                     self.taint_searches_left -= 1;
                     let narrowed = format!("{narrowed} and {} eq \"{value}\"", ATTRIBUTES[attribute]);
-                    // refused: this service cannot be asked so
-                    let asked = self.try_ask(window, self.search.count, &narrowed).await?;
-                    if let Found::Events(answer) = asked
+                    let asked = self.ask_if_possible(window, self.search.count, &narrowed).await?;
+                    if let Some(answer) = asked
                         && answer.tainted
                         && answer.len > 0
                     {

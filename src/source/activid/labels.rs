@@ -79,15 +79,16 @@ fn action(verb: &str) -> &'static str {
 }
 
 /// The type in an address of a SCIM resource, in the singular: `https://host/Users/123` → `user`.
-/// The last segment is the id, unless it is the only one.
+/// The last segment is the id, unless it is the only one. An id that cannot be a type (no letter
+/// in it) is not taken for one.
 fn resource_type(uri: &str) -> Option<Label> {
     let path = uri.split_once("://").map_or(uri, |(_, rest)| rest.split_once('/').map_or("", |(_, path)| path));
     let path = path.split(['?', '#']).next().unwrap_or(path);
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.trim().is_empty()).collect();
     let kind = match segments.as_slice() {
-        [] => return None,
+        [.., kind, last] => [kind, last].into_iter().find(|segment| segment.contains(char::is_alphabetic))?,
         [only] => only,
-        [.., kind, _] => kind,
+        [] => return None,
     };
     let mut words = words(kind);
     let last = words.last_mut()?;
@@ -214,6 +215,8 @@ mod tests {
             (&["https://host/Users"], "user"),
             (&["", "https://host", "https://host/Roles/1"], "role"),
             (&["https://host/%%/1"], "other"),
+            (&["https://host/Users/123/Devices"], "device"),
+            (&["https://host/4/5"], "other"),
             (&["https://host/"], "other"),
             (&[], "other"),
         ] {

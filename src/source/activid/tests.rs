@@ -48,7 +48,6 @@ struct Event {
 }
 
 #[derive(Default)]
-#[expect(clippy::struct_excessive_bools, reason = "switches are independent of each other")]
 struct Service {
     events: Vec<Event>,
     /// Its own limit; 0 is none.
@@ -61,8 +60,8 @@ struct Service {
     too_many: usize,
     /// One more token that is none in every answer.
     garbage: bool,
-    /// Says so of every search that names an attribute.
-    refuses_attributes: bool,
+    /// How it refuses every search that names an attribute; 0 is not at all.
+    refuses_attributes: u16,
     /// What the next searches are answered, instead of events.
     statuses: Vec<u16>,
     token_status: u16,
@@ -119,8 +118,11 @@ async fn search(State(service): State<Shared>, headers: http::HeaderMap, body: B
             _ => return error(400, "invalidFilter"),
         }
     }
-    if (verify && service.cannot_verify) || (!attributes.is_empty() && service.refuses_attributes) {
+    if verify && service.cannot_verify {
         return error(400, "invalidFilter");
+    }
+    if !attributes.is_empty() && service.refuses_attributes > 0 {
+        return error(service.refuses_attributes, "invalidFilter");
     }
     let matches = |event: &&Event| {
         let time = service.ignores_time || (after < cut(event.at) && cut(event.at) < before);
@@ -621,7 +623,7 @@ async fn equal_tainted_records_at_different_times_are_two() {
 
 #[tokio::test(start_paused = true)]
 async fn where_the_record_cannot_be_singled_out_the_taint_still_counts_once() {
-    for refuses_attributes in [true, false] {
+    for refuses_attributes in [400, 500, 0] {
         let mut rig = rig();
         rig.service().refuses_attributes = refuses_attributes;
         for name in ["deleteUser", "create\"User", "create*", "create\\"] {
@@ -917,4 +919,21 @@ async fn an_hour_with_everything_going_wrong_is_counted_exactly() {
 async fn a_service_whose_clock_is_wrong_is_read_by_its_own_time() {
     conserves(0.1, 930, "clock_skew_seconds=930").await;
     conserves(0.1, -930, "clock_skew_seconds=-930").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ordinary_polls_take_few_more_searches_than_there_are_cells() {
+    let (world, mut source, api) = simulated(0.1, "");
+    let mut book = Book::default();
+    let mut cells = 0;
+    for _ in 0..60 {
+        let to = floor(world.now(), CELL) + delta(CELL);
+        let from = floor(world.now() - TimeDelta::minutes(10), CELL);
+        cells += usize::try_from((to - from).num_minutes() / 5).unwrap();
+        source.read(Window { from, to }, &api, &mut book).await.unwrap();
+        tokio::time::sleep(Duration::from_mins(1)).await;
+    }
+    let searches = world.requests(System::Activid).iter().filter(|request| !request.login).count();
+    let probes = 60;
+    assert!(searches < probes + cells * 3 / 2, "{searches} searches for {cells} cells");
 }

@@ -367,10 +367,8 @@ mod tests {
 
     #[test]
     fn spellings_beyond_the_cap_count_as_other() {
-        let mut text = String::from("event_type,n\n");
-        for n in 0..ACTIONS_MAX + 7 {
-            text += &format!("t{n},{n}\nt0,{n}\n");
-        }
+        let lines = (0..ACTIONS_MAX + 7).map(|n| format!("t{n},{n}\nt0,{n}\n"));
+        let text = format!("event_type,n\n{}", lines.collect::<String>());
         let rows = count(&[text.as_bytes()]).unwrap();
         assert_eq!(rows.by_action.len(), ACTIONS_MAX + 1);
         assert_eq!(rows.by_action[&Label::other()], 7);

@@ -140,6 +140,11 @@ impl Reply {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// Method and address of the request, without its query.
+    pub fn tried(&self) -> &str {
+        &self.tried
+    }
+
     /// The failure of an answer that is not what the service documents. `why` must not quote it.
     pub fn undecodable(&self, why: impl fmt::Display) -> Failure {
         let kind = self.header("content-type").unwrap_or("no content type").to_owned();

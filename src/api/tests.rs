@@ -31,8 +31,11 @@ fn url(path: &str) -> Url {
     Url::parse("http://service.test").unwrap().join(path).unwrap()
 }
 
+/// When each request came, and for which path.
+type Seen = Arc<Mutex<Vec<(Instant, String)>>>;
+
 /// The answers a service gives, in this order; the last one for ever.
-fn scripted(answers: Vec<fn() -> axum::response::Response>) -> (Router, Arc<Mutex<Vec<(Instant, String)>>>) {
+fn scripted(answers: Vec<fn() -> axum::response::Response>) -> (Router, Seen) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&seen);
     let next = Arc::new(AtomicU32::new(0));
@@ -74,13 +77,14 @@ fn status(code: u16) -> axum::response::Response {
     StatusCode::from_u16(code).unwrap().into_response()
 }
 
-fn requests(seen: &Arc<Mutex<Vec<(Instant, String)>>>, path: &str) -> usize {
+fn requests(seen: &Seen, path: &str) -> usize {
     seen.lock().unwrap().iter().filter(|(_, of)| of == path).count()
 }
 
 #[tokio::test(start_paused = true)]
+#[expect(clippy::cast_precision_loss, reason = "small numbers")]
 async fn no_span_of_time_sees_more_requests_than_the_budget_logins_and_retries_included() {
-    for (count, per, burst) in [(10, 60, 1), (60, 60, 5), (3, 1, 2)] {
+    for (count, per, burst) in [(10, 60_u64, 1), (60, 60, 5), (3, 1, 2)] {
         // every second answer is a failure that is retried, every third ends the session
         let (router, seen) = scripted(vec![ok, || status(503), || status(401), ok]);
         let limits = Limits { requests: count, per: Duration::from_secs(per), burst, ..fast() };
@@ -117,7 +121,7 @@ async fn a_pause_longer_than_a_poll_can_bear_ends_it_and_is_passed_on() {
     let (router, seen) = scripted(vec![busy]);
     let (api, _) = api(router, Numbered::default(), fast());
     let failure = ask(&api).await.unwrap_err();
-    assert_eq!(failure.retry_after, Some(Duration::from_secs(3600)));
+    assert_eq!(failure.retry_after, Some(Duration::from_hours(1)));
     assert_eq!(requests(&seen, "/log"), 1);
 }
 

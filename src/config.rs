@@ -259,7 +259,7 @@ impl Common {
             rate_limit: RateLimit { requests: per_minute, per: MINUTE, burst: NonZeroU32::MIN },
             timeout: 30 * SECOND,
             poll_timeout: if files { 2 * HOUR } else { 15 * MINUTE },
-            max_response_bytes: 64 * MIB,
+            max_response_bytes: 16 * MIB,
             page_size: None,
             ignore_actors: Vec::new(),
             tls: None,

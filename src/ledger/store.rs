@@ -38,11 +38,12 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const SOURCES: TableDefinition<&str, (u32, &[u8])> = TableDefinition::new("sources");
 /// [`SeriesKey::to_bytes`] → value, birth (Unix milliseconds), released.
 const SERIES: TableDefinition<&[u8], (u64, i64, bool)> = TableDefinition::new("series");
-/// Source, hour since 1970, key: what was counted.
+/// Source, second since 1970, key: what was counted. In the order of time, because what is read
+/// together happened together: the pages of the tree that a commit rewrites are few.
 const SEEN: TableDefinition<&[u8; 24], ()> = TableDefinition::new("seen");
 /// Source, key → hour first seen: what was counted of events without any time.
 const TIMELESS: TableDefinition<&[u8; 20], u32> = TableDefinition::new("timeless");
-/// Source, hour, key → [`DocumentRecord`] as JSON.
+/// Source, second, key → [`DocumentRecord`] as JSON.
 const DOCUMENTS: TableDefinition<&[u8; 24], &[u8]> = TableDefinition::new("documents");
 
 /// Why a store cannot be opened.
@@ -230,10 +231,7 @@ impl Store {
                     state.series.insert(key.into(), Series::new(value, born, released));
                 }
             }
-            for row in read
-                .open_table(DOCUMENTS)?
-                .range::<&[u8; 24]>(&hour_key(id, 0, [0; 16])..&hour_key(id + 1, 0, [0; 16]))?
-            {
+            for row in read.open_table(DOCUMENTS)?.range::<&[u8; 24]>(&first_key(id)..&first_key(id + 1))? {
                 let (key, record) = row?;
                 let key = EventKey(*key.value().last_chunk().expect("the key has 24 bytes"));
                 state.documents.insert(key, serde_json::from_slice(record.value())?);
@@ -331,12 +329,18 @@ fn hour_of(at: DateTime<Utc>) -> u32 {
     u32::try_from(hours.max(0)).unwrap_or(u32::MAX)
 }
 
-fn hour_key(source: u32, hour: u32, key: [u8; 16]) -> [u8; 24] {
+fn filed_key(source: u32, filed_at: DateTime<Utc>, key: [u8; 16]) -> [u8; 24] {
+    let second = u32::try_from(filed_at.timestamp().max(0)).unwrap_or(u32::MAX);
     let mut bytes = [0; 24];
     bytes[..4].copy_from_slice(&source.to_be_bytes());
-    bytes[4..8].copy_from_slice(&hour.to_be_bytes());
+    bytes[4..8].copy_from_slice(&second.to_be_bytes());
     bytes[8..].copy_from_slice(&key);
     bytes
+}
+
+/// Before every key of a source.
+fn first_key(source: u32) -> [u8; 24] {
+    filed_key(source, DateTime::UNIX_EPOCH, [0; 16])
 }
 
 fn timeless_key(source: u32, key: [u8; 16]) -> [u8; 20] {
@@ -412,19 +416,19 @@ impl<'a> Transaction<'a> {
         let this_hour = hour_of(self.now);
         for item in items {
             if let What::Tainted { candidates } = &item.what {
-                let hour = item.filed_at.map_or(this_hour, hour_of);
+                let filed_at = item.filed_at.unwrap_or(self.now);
                 let mut known = false;
                 for candidate in candidates {
-                    known = known || seen.get(&hour_key(self.source, hour, candidate.0))?.is_some();
+                    known = known || seen.get(&filed_key(self.source, filed_at, candidate.0))?.is_some();
                 }
                 if !known {
-                    seen.insert(&hour_key(self.source, hour, item.key.0), ())?;
+                    seen.insert(&filed_key(self.source, filed_at, item.key.0), ())?;
                     count_other(SeriesKey::new(Counter::Tainted, &[]));
                 }
                 continue;
             }
             let known = if let Some(filed_at) = item.filed_at {
-                let place = hour_key(self.source, hour_of(filed_at), item.key.0);
+                let place = filed_key(self.source, filed_at, item.key.0);
                 insert_if_new(seen.entry(&place)?, ())?
             } else {
                 let place = timeless_key(self.source, item.key.0);
@@ -511,7 +515,7 @@ impl<'a> Transaction<'a> {
             if counted > 0 {
                 self.record.last_event = self.record.last_event.max(Some(document.filed_at));
             }
-            let key = hour_key(self.source, hour_of(document.filed_at), document.key.0);
+            let key = filed_key(self.source, document.filed_at, document.key.0);
             table.insert(&key, serde_json::to_vec(&record)?.as_slice())?;
             self.documents.push((document.key, record));
         }
@@ -530,7 +534,7 @@ impl<'a> Transaction<'a> {
         if let (Some(before), Some(after)) = (&self.record.checkpoint, &next)
             && hour_of(after.origin) > hour_of(before.origin)
         {
-            self.forget_keys(write, hour_of(after.origin))?;
+            self.forget_keys(write, floor(after.origin, KEYS_BUCKET))?;
         }
         let forgotten = if self.documents.is_empty() { Vec::new() } else { self.forget_documents(write)? };
         self.record.checkpoint = next;
@@ -571,20 +575,18 @@ impl<'a> Transaction<'a> {
         Ok(changed)
     }
 
-    fn forget_keys(&self, write: &redb::WriteTransaction, before: u32) -> Result<(), StoreError> {
-        let first = hour_key(self.source, 0, [0; 16]);
-        let after = hour_key(self.source, before, [0; 16]);
-        write.open_table(SEEN)?.retain_in::<&[u8; 24], _>(&first..&after, |_, ()| false)?;
+    fn forget_keys(&self, write: &redb::WriteTransaction, before: DateTime<Utc>) -> Result<(), StoreError> {
+        let after = filed_key(self.source, before, [0; 16]);
+        write.open_table(SEEN)?.retain_in::<&[u8; 24], _>(&first_key(self.source)..&after, |_, ()| false)?;
         let first = timeless_key(self.source, [0; 16]);
         let after = timeless_key(self.source + 1, [0; 16]);
-        write.open_table(TIMELESS)?.retain_in::<&[u8; 20], _>(&first..&after, |_, hour| hour >= before)?;
+        write.open_table(TIMELESS)?.retain_in::<&[u8; 20], _>(&first..&after, |_, hour| hour >= hour_of(before))?;
         Ok(())
     }
 
     fn forget_documents(&self, write: &redb::WriteTransaction) -> Result<Vec<EventKey>, StoreError> {
-        let before = hour_of(self.now - delta(DOCUMENTS_KEPT));
-        let first = hour_key(self.source, 0, [0; 16]);
-        let after = hour_key(self.source, before, [0; 16]);
+        let first = first_key(self.source);
+        let after = filed_key(self.source, self.now - delta(DOCUMENTS_KEPT), [0; 16]);
         let mut forgotten = Vec::new();
         write.open_table(DOCUMENTS)?.retain_in::<&[u8; 24], _>(&first..&after, |key, _| {
             forgotten.push(EventKey(*key.last_chunk().expect("the key has 24 bytes")));

@@ -1,4 +1,8 @@
 //! Whole-program tests, each named after the promise it keeps.
 
+mod cli;
 mod conformance;
+mod crash;
 mod exposed;
+mod http;
+mod program;

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::program::{
-    EAGER, Process, Running, config_file, eventually, event_labels, now, program, try_ask, until_exact,
+    EAGER, Process, Running, config_file, now, program, try_ask, until_exact,
 };
 
 const KILLS: u32 = 25;
@@ -63,7 +63,6 @@ impl Served {
 fn nothing_is_lost_or_doubled_and_nothing_served_goes_back() {
     let folder = tempfile::tempdir().unwrap();
     let simulator = Running::simulator(&["--rate=1", "--seed=5"]);
-    // small pages: many commits, so that the kills meet all their parts
     let config = config_file(folder.path(), &simulator, "1s", EAGER);
     let file = format!("--config.file={}", config.display());
     let mut random = StdRng::seed_from_u64(20);

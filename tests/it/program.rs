@@ -369,11 +369,11 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A header's value; empty where there is none.
-    pub fn header(&self, name: &str) -> &str {
+    /// A header's values, joined by `, `; empty where there is none.
+    pub fn header(&self, name: &str) -> String {
         let lines = self.head.lines().skip(1);
-        let mut found = lines.filter_map(|line| line.split_once(": ")).filter(|(is, _)| is.eq_ignore_ascii_case(name));
-        found.next().map_or("", |(_, value)| value)
+        let found = lines.filter_map(|line| line.split_once(": ")).filter(|(is, _)| is.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value).collect::<Vec<_>>().join(", ")
     }
 
     pub fn text(&self) -> String {

@@ -140,6 +140,11 @@ impl Reply {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// Method and address of the request, without its query.
+    pub fn tried(&self) -> &str {
+        &self.tried
+    }
+
     /// The failure of an answer that is not what the service documents. `why` must not quote it.
     pub fn undecodable(&self, why: impl fmt::Display) -> Failure {
         let kind = self.header("content-type").unwrap_or("no content type").to_owned();
@@ -155,6 +160,8 @@ impl Reply {
         };
         let mut failure = Failure::new(kind, self.tried.clone(), got);
         failure.retry_after = retry_after(&self.headers, self.at);
+        // a request that is wrong stays wrong
+        failure.passes &= kind != ErrorKind::Server || !self.status.is_client_error();
         if kind == ErrorKind::Redirect
             && let Some(to) = self.header("location").and_then(|to| Url::parse(to).ok())
         {
@@ -195,6 +202,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// Whether it was a login that failed: too many of them can lock an account.
     pub at_login: bool,
+    /// Whether asking the same again soon may help.
+    passes: bool,
     tried: String,
     got: String,
     counted: bool,
@@ -203,7 +212,8 @@ pub struct Failure {
 impl Failure {
     /// A failure; `tried` and `got` must hold neither secret nor event.
     pub fn new(kind: ErrorKind, tried: impl Into<String>, got: impl Into<String>) -> Self {
-        Self { kind, retry_after: None, at_login: false, tried: tried.into(), got: got.into(), counted: false }
+        let passes = kind.is_passing();
+        Self { kind, retry_after: None, at_login: false, passes, tried: tried.into(), got: got.into(), counted: false }
     }
 
     /// Counts this failure where that has not been done yet.
@@ -224,10 +234,13 @@ impl Failure {
             }
             ErrorKind::Forbidden => "check the permissions of the credential",
             ErrorKind::Throttled => "the source slows down; lower rate_limit if this goes on",
+            ErrorKind::Server if !self.passes => {
+                "the service refuses the request as wrong: check the configuration and docs/services"
+            }
             ErrorKind::Server => "it is tried again",
             ErrorKind::NotFound => "check the address and the ids in the configuration",
             ErrorKind::Decode => {
-                "the answer is not what the service documents; nothing of it is counted, it is read again"
+                "the answer is not what the service documents; what cannot be understood is not counted, and is read again"
             }
             ErrorKind::TooLarge => "raise max_response_bytes if this is really the service's answer",
             ErrorKind::Truncated => "events beyond the service's limit cannot be read",
@@ -459,7 +472,9 @@ impl Api {
                             continue;
                         }
                     }
-                    reply.failure(ErrorKind::Auth)
+                    // a page where an answer belongs, even with a new session: nothing is wrong with the credential
+                    let page = reply.status.is_success() && reply.body.trim_ascii_start().first() == Some(&b'<');
+                    reply.failure(if page { ErrorKind::Decode } else { ErrorKind::Auth })
                 }
                 Ok((Answer::Whole(reply), Verdict::Bad(kind), _)) => reply.failure(kind),
                 Ok((Answer::Streamed(_), _, _)) => unreachable!("only good answers are streamed"),
@@ -467,7 +482,7 @@ impl Api {
             };
             failure.count_once(&self.wire.stats);
             let pause = failure.retry_after.unwrap_or_else(|| self.wire.retry_delay(attempt));
-            if !failure.kind.is_passing() || attempt >= RETRIES_MAX || pause > RETRY_AFTER_MAX {
+            if !failure.passes || attempt >= RETRIES_MAX || pause > RETRY_AFTER_MAX {
                 return Err(failure);
             }
             tracing::debug!(error = %failure, ?pause, "asking again");

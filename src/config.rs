@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use url::Url;
 
+pub(crate) use self::read::is_loopback;
 pub use self::secret::{SECRET_BYTES_MAX, Secret, SecretError};
 pub use self::units::duration_text;
 use crate::event::{SourceName, System};

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use audit_exporter::clock::Clock;
 use audit_exporter::config::{self, Config};
-use audit_exporter::exporter::{Exporter, over_the_network};
-use audit_exporter::ledger::Ledger;
+use audit_exporter::exporter::{ApplyError, Exporter, over_the_network};
+use audit_exporter::ledger::{Ledger, OpenError};
 use audit_exporter::simulate::{Faults, Options, World};
 use audit_exporter::web::listen::{self, ListenAddress};
 use audit_exporter::web::{Pages, WebFile, protect, router};
@@ -27,6 +27,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 const EXIT_USAGE: u8 = 2;
 /// Something else kept the program from running.
 const EXIT_FAILURE: u8 = 1;
+/// How long to wait before a ledger that cannot be opened is tried again.
+const STORAGE_RETRY: Duration = Duration::from_secs(5);
 /// How long a stop may take beyond the commit under way.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 
@@ -275,24 +277,53 @@ async fn run_exporter(
     };
     let web = Arc::new(web);
     let listeners = listen::bind(&arguments.listen).await.map_err(Exit::usage)?;
-    let storage: &Path = arguments.storage.as_deref().unwrap_or(&config.storage.path);
-    let ledger = Ledger::open(storage).map_err(Exit::failure)?;
-    let exporter = Exporter::start(config, ledger, Clock::machine(), Box::new(over_the_network));
-    let exporter = exporter.await.map_err(Exit::failure)?;
-    let pages = Pages { exporter: Arc::clone(&exporter), config_file };
-    reload_on_hangup(pages.clone())?;
+    let pages = Pages { exporter: Arc::default(), config_file };
+    let address = listeners.first().and_then(|listener| listener.local_addr().ok());
     for listener in &listeners {
         let address = listener.local_addr().map_err(Exit::failure)?;
         info!(%address, tls = web.tls(), "serving");
     }
-    if let Some(address) = listeners.first().and_then(|listener| listener.local_addr().ok()) {
+    let router = protect(router(pages.clone()), Arc::clone(&web));
+    let serving = tokio::spawn(listen::serve(listeners, router, web, stop.clone()));
+
+    let storage = arguments.storage.clone().unwrap_or_else(|| config.storage.path.clone());
+    let exporter = tokio::select! {
+        exporter = start(config, &storage) => exporter?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let _ = pages.exporter.set(Arc::clone(&exporter));
+    reload_on_hangup(pages)?;
+    if let Some(address) = address {
         started(seen_from_here(address));
     }
-    listen::serve(listeners, protect(router(pages), Arc::clone(&web)), web, stop).await;
+    info!("ready");
+    serving.await.map_err(Exit::failure)?;
     info!("stopping");
     exporter.stop().await;
     info!("stopped");
     Ok(())
+}
+
+/// Loads the ledger and starts polling. A disk that is full or read-only for now is waited for;
+/// until then the program serves, and says that it is not ready.
+async fn start(config: Config, storage: &Path) -> Result<Arc<Exporter>, Exit> {
+    loop {
+        let why = match Ledger::open(storage) {
+            Ok(ledger) => {
+                let exporter =
+                    Exporter::start(config.clone(), ledger, Clock::machine(), Box::new(over_the_network)).await;
+                match exporter {
+                    Ok(exporter) => return Ok(exporter),
+                    Err(ApplyError::Ledger(error)) => error.to_string(),
+                    Err(error) => return Err(Exit::failure(error)),
+                }
+            }
+            Err(error @ OpenError::Storage { passing: true, .. }) => error.to_string(),
+            Err(error) => return Err(Exit::failure(error)),
+        };
+        error!(%why, retry_in = ?STORAGE_RETRY, "not ready");
+        tokio::time::sleep(STORAGE_RETRY).await;
+    }
 }
 
 /// An address a browser on this machine can open.

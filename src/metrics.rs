@@ -94,8 +94,8 @@ fn time(at: Option<DateTime<Utc>>) -> Option<f64> {
     at.map(unix_seconds)
 }
 
-fn flag(fact: bool) -> Option<f64> {
-    Some(if fact { 1.0 } else { 0.0 })
+fn flag(fact: bool) -> f64 {
+    if fact { 1.0 } else { 0.0 }
 }
 
 fn counter_help(counter: Counter) -> &'static str {
@@ -180,7 +180,7 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
         "audit_source_catching_up",
         "1 while history older than the overlap is being read.",
         base.clone(),
-        flag(checkpoint.is_none_or(crate::window::Checkpoint::catching_up)),
+        Some(flag(checkpoint.is_none_or(crate::window::Checkpoint::catching_up))),
     );
     page.gauge(
         "audit_source_last_event_timestamp_seconds",
@@ -204,7 +204,7 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
             "audit_source_signal_available",
             "1 if the service can report this signal, 0 if it never does, so that a 0 elsewhere is not mistaken for calm.",
             with("signal", signal),
-            flag(available),
+            Some(flag(available)),
         );
     }
     let facts = state.facts();
@@ -213,7 +213,7 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
             "audit_feed_tainted",
             "1 while the last verified read reported taint.",
             base.clone(),
-            facts.tainted.and_then(flag),
+            facts.tainted.map(flag),
         );
     }
     if let Some(feed) = &facts.feed {
@@ -250,7 +250,7 @@ fn state_of_polling(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
         labels.push((name, value.into()));
         labels
     };
-    page.gauge("audit_source_up", "1 if the last poll succeeded.", base.clone(), flag(stats.up()));
+    page.gauge("audit_source_up", "1 if the last poll succeeded.", base.clone(), Some(flag(stats.up())));
     for result in PollResult::ALL {
         page.counter(
             "audit_source_polls_total",
@@ -340,7 +340,7 @@ fn own(page: &mut Page, exporter: &ExporterView) {
         "audit_exporter_config_last_reload_successful",
         "Whether the last configuration reload succeeded.",
         Vec::new(),
-        flag(exporter.reload_successful),
+        Some(flag(exporter.reload_successful)),
     );
     page.gauge(
         "audit_exporter_config_last_reload_success_timestamp_seconds",

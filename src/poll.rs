@@ -168,7 +168,7 @@ impl Poller {
             }
             let next = Some(plan.checkpoint.clone());
             let commit = Commit { expected: stored, next, page: Page::default(), lost_seconds, now: local };
-            self.ledger.commit(&self.book, commit).await.map_err(storage)?;
+            self.ledger.commit(&self.book, commit).await.map_err(|error| storage(&error))?;
         }
         let (live, overlap, is_feed) = (plan.live, self.cadence.overlap, spec.is_feed);
         self.read(plan.checkpoint, live, |api| {
@@ -248,7 +248,7 @@ impl Pages<'_> {
             lost_seconds: 0,
             now: self.clock.now(),
         };
-        let committed = self.ledger.commit(self.book, commit).await.map_err(storage)?;
+        let committed = self.ledger.commit(self.book, commit).await.map_err(|error| storage(&error))?;
         self.checkpoint = next;
         debug!(source = %self.name, counted = committed.counted, duplicate = committed.duplicate, "committed");
         for rejection in committed.rejections {
@@ -309,7 +309,7 @@ impl Sink for Pages<'_> {
     }
 }
 
-fn storage(error: CommitError) -> Failure {
+fn storage(error: &CommitError) -> Failure {
     Failure::new(ErrorKind::Storage, "writing the ledger", error.to_string())
 }
 

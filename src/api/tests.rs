@@ -1,1 +1,207 @@
+//! The promises of the client, against small routers in simulated time.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use axum::Router;
+use axum::response::IntoResponse;
+
+use super::*;
+use crate::transport::InMemory;
+
+/// A dialect whose sessions are numbered.
+#[derive(Default)]
+struct Numbered {
+    opened: Arc<AtomicU32>,
+    refuse: bool,
+}
+
+#[async_trait]
+impl Dialect for Numbered {
+    async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
+        let reply = wire.exchange(&Call::get(url("/login"))).await?;
+        if self.refuse {
+            return Err(reply.failure(ErrorKind::Auth));
+        }
+        let number = self.opened.fetch_add(1, Ordering::SeqCst) + 1;
+        Ok(Session { token: format!("secret-{number}").into(), base: None, renew_at: None })
+    }
+}
+
+fn url(path: &str) -> Url {
+    Url::parse("http://service.test").unwrap().join(path).unwrap()
+}
+
+/// The answers a service gives, in this order; the last one for ever.
+fn scripted(answers: Vec<fn() -> axum::response::Response>) -> (Router, Arc<Mutex<Vec<(Instant, String)>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let next = Arc::new(AtomicU32::new(0));
+    let router = Router::new().fallback(move |request: axum::extract::Request| {
+        let path = request.uri().path().to_owned();
+        log.lock().unwrap().push((Instant::now(), path.clone()));
+        let place = if path == "/login" { None } else { Some(next.fetch_add(1, Ordering::SeqCst) as usize) };
+        let answer = place.map(|place| answers[place.min(answers.len() - 1)]());
+        async move { answer.unwrap_or_else(|| "welcome".into_response()) }
+    });
+    (router, seen)
+}
+
+fn api(router: Router, dialect: Numbered, limits: Limits) -> (Api, Arc<SourceStats>) {
+    let stats = Arc::new(SourceStats::default());
+    let clock = Clock::starting_at(DateTime::from_timestamp(1_800_000_000, 0).unwrap());
+    (Api::new(Arc::new(InMemory(router)), Box::new(dialect), limits, Arc::clone(&stats), clock, 1), stats)
+}
+
+fn fast() -> Limits {
+    Limits {
+        requests: 1000,
+        per: Duration::from_secs(1),
+        burst: 100,
+        timeout: Duration::from_secs(30),
+        max_response_bytes: 1000,
+    }
+}
+
+async fn ask(api: &Api) -> Result<Reply, Failure> {
+    api.call(|_| Call::get(url("/log?token=QUERY-SECRET"))).await
+}
+
+fn ok() -> axum::response::Response {
+    "fine".into_response()
+}
+
+fn status(code: u16) -> axum::response::Response {
+    StatusCode::from_u16(code).unwrap().into_response()
+}
+
+fn requests(seen: &Arc<Mutex<Vec<(Instant, String)>>>, path: &str) -> usize {
+    seen.lock().unwrap().iter().filter(|(_, of)| of == path).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_span_of_time_sees_more_requests_than_the_budget_logins_and_retries_included() {
+    for (count, per, burst) in [(10, 60, 1), (60, 60, 5), (3, 1, 2)] {
+        // every second answer is a failure that is retried, every third ends the session
+        let (router, seen) = scripted(vec![ok, || status(503), || status(401), ok]);
+        let limits = Limits { requests: count, per: Duration::from_secs(per), burst, ..fast() };
+        let (api, _) = api(router, Numbered::default(), limits);
+        for _ in 0..100 {
+            let _ = ask(&api).await;
+        }
+        let times: Vec<Instant> = seen.lock().unwrap().iter().map(|(at, _)| *at).collect();
+        assert!(times.len() > 100);
+        for (first, from) in times.iter().enumerate() {
+            for (last, to) in times.iter().enumerate().skip(first) {
+                let allowed = f64::from(burst) + f64::from(count) * (*to - *from).as_secs_f64() / per as f64;
+                assert!((last - first + 1) as f64 <= allowed + 1e-9, "{count} per {per} s, burst {burst}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_asks_for_a_pause_gets_it() {
+    let busy = || (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "7")]).into_response();
+    let (router, seen) = scripted(vec![busy, ok]);
+    let (api, stats) = api(router, Numbered::default(), fast());
+    ask(&api).await.unwrap();
+    let times: Vec<Instant> = seen.lock().unwrap().iter().map(|(at, _)| *at).collect();
+    assert!(times[2] - times[1] >= Duration::from_secs(7));
+    assert_eq!((stats.throttled(), stats.errors(ErrorKind::Throttled)), (1, 1));
+    assert!(stats.waited_seconds() >= 7.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_longer_than_a_poll_can_bear_ends_it_and_is_passed_on() {
+    let busy = || (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "3600")]).into_response();
+    let (router, seen) = scripted(vec![busy]);
+    let (api, _) = api(router, Numbered::default(), fast());
+    let failure = ask(&api).await.unwrap_err();
+    assert_eq!(failure.retry_after, Some(Duration::from_secs(3600)));
+    assert_eq!(requests(&seen, "/log"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_pass_is_asked_again_and_what_will_not_is_not() {
+    for (code, kind, times) in
+        [(503, ErrorKind::Server, 4), (404, ErrorKind::NotFound, 1), (403, ErrorKind::Forbidden, 1)]
+    {
+        let (router, seen) = match code {
+            503 => scripted(vec![|| status(503)]),
+            404 => scripted(vec![|| status(404)]),
+            _ => scripted(vec![|| status(403)]),
+        };
+        let (api, stats) = api(router, Numbered::default(), fast());
+        assert_eq!(ask(&api).await.unwrap_err().kind, kind);
+        assert_eq!(requests(&seen, "/log"), times);
+        assert_eq!(stats.errors(kind), times as u64, "each failed request is counted once");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ended_session_is_renewed_once_and_a_refused_one_not_again() {
+    let (router, seen) = scripted(vec![|| status(401), ok]);
+    let (api_renewed, stats) = api(router, Numbered::default(), fast());
+    ask(&api_renewed).await.unwrap();
+    ask(&api_renewed).await.unwrap();
+    assert_eq!((requests(&seen, "/login"), stats.errors(ErrorKind::Auth)), (2, 0), "reused afterwards");
+
+    let (router, seen) = scripted(vec![|| status(401)]);
+    let (api, _) = api(router, Numbered::default(), fast());
+    assert_eq!(ask(&api).await.unwrap_err().kind, ErrorKind::Auth);
+    assert_eq!((requests(&seen, "/login"), requests(&seen, "/log")), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_login_is_tried_once() {
+    let (router, seen) = scripted(vec![ok]);
+    let (api, stats) = api(router, Numbered { refuse: true, ..Numbered::default() }, fast());
+    let failure = ask(&api).await.unwrap_err();
+    assert!(failure.at_login && failure.kind == ErrorKind::Auth);
+    assert_eq!((requests(&seen, "/login"), requests(&seen, "/log")), (1, 0));
+    assert_eq!(stats.errors(ErrorKind::Auth), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_beyond_the_cap_is_refused() {
+    let (router, _) = scripted(vec![|| vec![b'x'; 1001].into_response()]);
+    let (api, _) = api(router, Numbered::default(), fast());
+    assert_eq!(ask(&api).await.unwrap_err().kind, ErrorKind::TooLarge);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_never_answers_is_given_up_in_time() {
+    let router = Router::new()
+        .route("/login", axum::routing::get(async || "welcome"))
+        .fallback(async || std::future::pending::<()>().await);
+    let (api, stats) = api(router, Numbered::default(), fast());
+    let started = Instant::now();
+    assert_eq!(ask(&api).await.unwrap_err().kind, ErrorKind::Timeout);
+    assert!(started.elapsed() < Duration::from_secs(4 * 30 + 10));
+    assert_eq!(stats.errors(ErrorKind::Timeout), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_tell_what_was_tried_and_hold_no_secret() {
+    let away = || (StatusCode::FOUND, [("location", "https://evil.test/path?token=OTHER")]).into_response();
+    let refusal = || (StatusCode::BAD_REQUEST, r#"{"error":{"code":"X1","message":"bad\nrange"}}"#).into_response();
+    let (router, _) = scripted(vec![away, refusal]);
+    let (api, _) = api(router, Numbered::default(), fast());
+    let redirect = ask(&api).await.unwrap_err().to_string();
+    assert!(redirect.contains("GET http://service.test/log: status 302 to https://evil.test;"), "{redirect}");
+    for _ in 0..2 {
+        let text = ask(&api).await.unwrap_err().to_string();
+        assert!(text.contains("status 400: X1: bad range"), "{text}");
+        assert!(!text.contains("SECRET") && !text.contains("secret-"), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_differs_is_noticed() {
+    // a minute after the simulation's start
+    let dated = || [("date", "Fri, 15 Jan 2027 08:01:00 GMT")].into_response();
+    let (router, _) = scripted(vec![dated]);
+    let (api, _) = api(router, Numbered::default(), fast());
+    ask(&api).await.unwrap();
+    assert_eq!(api.clock_skew(), TimeDelta::seconds(60));
+}

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, Entry, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::{
     Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Series, SeriesKey, SourceLedger,
@@ -72,6 +72,8 @@ pub enum OpenError {
         path: String,
         /// What was said.
         reason: String,
+        /// Whether it may pass by itself: a disk that is full or read-only for now.
+        passing: bool,
     },
 }
 
@@ -116,8 +118,11 @@ impl Store {
     pub(super) fn open_folder(folder: &Path) -> Result<Self, OpenError> {
         let file: PathBuf = folder.join(FILE_NAME);
         let path = file.display().to_string();
-        std::fs::create_dir_all(folder)
-            .map_err(|error| OpenError::Storage { path: path.clone(), reason: error.to_string() })?;
+        std::fs::create_dir_all(folder).map_err(|error| OpenError::Storage {
+            path: path.clone(),
+            reason: error.to_string(),
+            passing: may_pass(&error),
+        })?;
         Self::open_at(path, Box::new(move || Database::builder().set_cache_size(CACHE_BYTES).create(&file)))
     }
 
@@ -134,17 +139,18 @@ impl Store {
 
     fn reopen(&mut self) -> Result<(), OpenError> {
         let path = || self.path.clone();
-        let failed = |reason: String| OpenError::Storage { path: self.path.clone(), reason };
+        let failed = |reason: String, passing| OpenError::Storage { path: self.path.clone(), reason, passing };
         let database = (self.opener)().map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: path() },
-            other => failed(other.to_string()),
+            DatabaseError::Storage(redb::StorageError::Io(error)) => failed(error.to_string(), may_pass(&error)),
+            other => failed(other.to_string(), false),
         })?;
-        if let Some(found) = schema_of(&database).map_err(|error| failed(error.to_string()))? {
+        if let Some(found) = schema_of(&database).map_err(|error| failed(error.to_string(), true))? {
             if found > SCHEMA {
                 return Err(OpenError::Newer { path: path(), found });
             }
         } else {
-            create_tables(&database).map_err(|error| failed(error.to_string()))?;
+            create_tables(&database).map_err(|error| failed(error.to_string(), true))?;
         }
         self.database = Some(database);
         self.generation += 1;
@@ -278,6 +284,11 @@ impl Store {
     }
 }
 
+fn may_pass(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem)
+}
+
 /// The layout of a store; `None` where it is empty.
 fn schema_of(database: &Database) -> Result<Option<u64>, StoreError> {
     match database.begin_read()?.open_table(META) {
@@ -333,6 +344,21 @@ fn timeless_key(source: u32, key: [u8; 16]) -> [u8; 20] {
     bytes[..4].copy_from_slice(&source.to_be_bytes());
     bytes[4..].copy_from_slice(&key);
     bytes
+}
+
+/// Whether the key was there; a key that was is not written again, so that reading again costs
+/// no writing.
+fn insert_if_new<'v, K: redb::Key, V: redb::Value + 'static>(
+    place: Entry<'_, K, V>,
+    value: V::SelfType<'v>,
+) -> Result<bool, StoreError> {
+    match place {
+        Entry::Occupied(_) => Ok(true),
+        Entry::Vacant(place) => {
+            place.insert(value)?;
+            Ok(false)
+        }
+    }
 }
 
 /// One page on its way into the store: what it will change, should the transaction commit.
@@ -398,8 +424,14 @@ impl<'a> Transaction<'a> {
                 continue;
             }
             let known = match item.filed_at {
-                Some(filed_at) => seen.insert(&hour_key(self.source, hour_of(filed_at), item.key.0), ())?.is_some(),
-                None => timeless.insert(&timeless_key(self.source, item.key.0), this_hour)?.is_some(),
+                Some(filed_at) => {
+                    let place = hour_key(self.source, hour_of(filed_at), item.key.0);
+                    insert_if_new(seen.entry(&place)?, ())?
+                }
+                None => {
+                    let place = timeless_key(self.source, item.key.0);
+                    insert_if_new(timeless.entry(&place)?, this_hour)?
+                }
             };
             if known {
                 self.committed.duplicate += 1;

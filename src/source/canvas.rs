@@ -1,10 +1,559 @@
-//! To be written.
+//! Canvas LMS, Authentications Log: logins and logouts of an institution.
+//!
+//! `GET /api/v1/audit/authentication/{accounts|users|logins}/{id}` (developerdocs.instructure.com,
+//! Authentications Log), newest first, in pages that the `Link` header strings together. Times are
+//! whole seconds and both bounds are inclusive (canvas-lms, `event_stream/record.rb` and
+//! `index_strategy/active_record.rb`).
+//!
+//! What can go wrong while paging, and what is done:
+//! - A bookmark the service cannot read yields page 1 without a word. A page that was seen before
+//!   in the same walk ends it, and the window is read in halves, down to one second.
+//! - Older versions lose the rest of a second at the end of a page. That second is read by itself.
+//! - A time the service cannot read is ignored without a word. What comes back is checked.
+//!
+//! What it cannot report: failed logins and changes, which the log does not hold. It keeps a year.
 
-use super::Source;
-use crate::api::Dialect;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use http::{HeaderMap, HeaderValue, header};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use url::Url;
+
+use super::{Id, Ignore, RawEvents, Signals, Sink, Source, Spec, StaticToken, parse_time, rejected};
+use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, judge_by_status};
 use crate::config::{self, Common};
+use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
+use crate::ledger::{Catalogue, Page};
+use crate::stats::ErrorKind;
+use crate::window::Window;
+
+mod link;
+
+/// What clients ask for; the service's maximum is "unspecified" in its documentation, and it takes
+/// less without a word.
+const PAGE_SIZE: u32 = 100;
+/// No window has this many pages; a service that always has one more is broken.
+const PAGES_MAX: usize = 10_000;
+/// Keeps ids beyond 2^53 whole (Canvas API documentation, "Schema").
+const ACCEPT: HeaderValue = HeaderValue::from_static("application/json+canvas-string-ids, application/json");
+/// An event this far outside what was asked for does not mean that the filter was ignored.
+const TOLERANCE: TimeDelta = TimeDelta::seconds(1);
+/// Below this much of the service's budget (plus the cost of a request) we slow down: a request
+/// takes 50 in advance (canvas-lms, `request_throttle.rb`), and the token may have other users.
+const RESERVE: f64 = 100.0;
+/// How fast the service's budget comes back, per second (same place).
+const OUTFLOW: f64 = 10.0;
+/// The longest pause for the service's budget.
+const PAUSE_MAX_SECONDS: f64 = 30.0;
+
+/// Reads the logs of one institution.
+pub struct Canvas {
+    base: Url,
+    scopes: Arc<[Scope]>,
+    page_size: u32,
+    ignore: Ignore,
+    /// The service knows the route of logins by its old name, `/pseudonyms/`.
+    logins_by_old_name: bool,
+}
+
+/// One log that can be asked for.
+struct Scope {
+    of: Of,
+    id: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Account,
+    User,
+    Login,
+}
 
 /// The source and its customs.
-pub fn build(_service: &config::Canvas, _common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
-    todo!()
+pub fn build(service: &config::Canvas, common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
+    (Box::new(Canvas::new(service, common)), Box::new(Customs(StaticToken(service.access_token.clone()))))
 }
+
+struct Customs(StaticToken);
+
+#[async_trait]
+impl Dialect for Customs {
+    async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
+        self.0.open(wire)
+    }
+
+    fn keeps_session(&self) -> bool {
+        false
+    }
+
+    fn judge(&self, reply: &Reply) -> Verdict {
+        match reply.status.as_u16() {
+            // with the header the token is bad; without it, and with these words, it may not do this
+            401 if !reply.headers.contains_key(header::WWW_AUTHENTICATE) && says(reply, "not authorized") => {
+                Verdict::Bad(ErrorKind::Forbidden)
+            }
+            // until October 2025, and still where Canvas is self-hosted
+            403 if says(reply, "rate limit exceeded") => Verdict::Bad(ErrorKind::Throttled),
+            _ => judge_by_status(reply.status),
+        }
+    }
+
+    fn budget(&self, headers: &HeaderMap) -> Option<(f64, Duration)> {
+        let number = |name: &str| {
+            let number = headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok()?;
+            number.is_finite().then_some(number)
+        };
+        let remaining = number("x-rate-limit-remaining")?;
+        let wanted = RESERVE + number("x-request-cost").unwrap_or_default().max(0.0);
+        let pause = ((wanted - remaining) / OUTFLOW).clamp(0.0, PAUSE_MAX_SECONDS);
+        Some((remaining, Duration::from_secs_f64(pause)))
+    }
+}
+
+/// Whether an answer holds these words, in any case.
+fn says(reply: &Reply, words: &str) -> bool {
+    String::from_utf8_lossy(&reply.body).to_ascii_lowercase().contains(words)
+}
+
+#[async_trait]
+impl Source for Canvas {
+    fn spec(&self) -> Spec {
+        let mut catalogue = Catalogue::default();
+        let outcomes = [Outcome::Success];
+        catalogue.add(&["authentication"], &["login"], &outcomes, Class::Login(Principal::User));
+        catalogue.add(&["authentication"], &["logout"], &outcomes, Class::Logout);
+        Spec {
+            cell: Duration::from_secs(1),
+            step_max: Duration::from_hours(24),
+            ahead: Duration::from_mins(10),
+            is_feed: false,
+            signals: Signals { login: true, logout: true, ..Signals::default() },
+            catalogue,
+        }
+    }
+
+    async fn read(&mut self, window: Window, api: &Api, sink: &mut dyn Sink) -> Result<(), Failure> {
+        let mut reading = Reading { api, sink, filter_ignored: false, finer: false, longest: 0 };
+        let mut refused = None;
+        for scope in &*Arc::clone(&self.scopes) {
+            match self.read_scope(scope, window, &mut reading).await {
+                Ok(()) => {}
+                // a user who is gone does not keep the others from being counted
+                Err(failure) if matches!(failure.kind, ErrorKind::NotFound | ErrorKind::Forbidden) => {
+                    refused.get_or_insert(failure);
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+}
+
+/// What is under way while one window is read.
+struct Reading<'a> {
+    api: &'a Api,
+    sink: &'a mut dyn Sink,
+    /// Events came that were not asked for.
+    filter_ignored: bool,
+    /// Events came whose times are finer than the documented seconds.
+    finer: bool,
+    /// Events of the longest page: a shorter one is not full.
+    longest: usize,
+}
+
+/// Whole seconds since the epoch, both inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    first: i64,
+    last: i64,
+}
+
+impl Span {
+    /// The window and, since the service takes its end as inside, the moment of its end.
+    fn of(window: Window) -> Self {
+        Self { first: window.from.timestamp(), last: -(-window.to.timestamp_millis()).div_euclid(1000) }
+    }
+
+    fn second(second: i64) -> Self {
+        Self { first: second, last: second }
+    }
+
+    fn halves(self) -> Option<[Span; 2]> {
+        let middle = self.first + (self.last - self.first) / 2;
+        (middle < self.last).then_some([Self { last: middle, ..self }, Self { first: middle + 1, ..self }])
+    }
+}
+
+impl Canvas {
+    fn new(service: &config::Canvas, common: &Common) -> Self {
+        let kinds = [(Of::Account, &service.accounts), (Of::User, &service.users), (Of::Login, &service.pseudonyms)];
+        let scopes = kinds.into_iter().flat_map(|(of, ids)| ids.iter().map(move |id| Scope { of, id: id.clone() }));
+        Self {
+            base: service.base_url.clone(),
+            scopes: scopes.collect(),
+            page_size: common.page_size.map_or(PAGE_SIZE, std::num::NonZeroU32::get),
+            ignore: Ignore::new(&common.ignore_actors),
+            logins_by_old_name: false,
+        }
+    }
+
+    async fn read_scope(&mut self, scope: &Scope, window: Window, reading: &mut Reading<'_>) -> Result<(), Failure> {
+        let mut spans = vec![Span::of(window)];
+        let mut by_itself = HashSet::new();
+        while let Some(span) = spans.pop() {
+            let walk = self.walk(scope, span, reading).await?;
+            let alone = span.first == span.last;
+            let overfull = alone && walk.cut.contains(&span.first);
+            if !walk.loops && !overfull {
+                let cut = walk.cut.into_iter().filter(|_| !reading.filter_ignored);
+                spans.extend(cut.filter(|second| by_itself.insert(*second)).map(Span::second));
+                continue;
+            }
+            match span.halves() {
+                // nothing at all, over and over, is nothing
+                _ if walk.longest == 0 => {}
+                // where the filter is ignored, half a window is no smaller
+                Some(halves) if !reading.filter_ignored => spans.extend(halves),
+                // a page that is not full held everything
+                None if walk.longest < reading.longest => {}
+                _ => {
+                    let got = if alone {
+                        "more events in one second than a page holds, and pages that do not go on"
+                    } else {
+                        "pages that do not lead to an end, and no smaller window because the filter is ignored"
+                    };
+                    reading.sink.report(Failure::new(ErrorKind::Truncated, self.tried(scope), got));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows the pages of one span from the first to the last.
+    async fn walk(&mut self, scope: &Scope, span: Span, reading: &mut Reading<'_>) -> Result<Walk, Failure> {
+        let mut walk = Walk::default();
+        let (mut url, mut reply) = self.first_page(scope, span, reading.finer, reading.api).await?;
+        for _ in 0..PAGES_MAX {
+            walk.asked.insert(url.clone());
+            let entries: Vec<Entry> = listed(&reply)?.iter().map(|raw| self.entry(raw.get().as_bytes())).collect();
+            let next = self.next_page(scope, &url, &reply);
+            let next_again = matches!(&next, Ok(Some(next)) if walk.asked.contains(next));
+            let restarted = walk.restarts_with(&entries);
+            // what has no id and comes twice would be numbered twice; it is read again in a smaller span
+            let doubtful = next_again && walk.pages > 0 && entries.iter().any(|entry| !entry.has_own_key);
+            walk.loops = next_again || restarted;
+            reading.longest = reading.longest.max(entries.len());
+            if restarted || doubtful {
+                return Ok(walk);
+            }
+            walk.observe(&entries, span);
+            self.check_filter(scope, &walk, reading);
+            let items = walk.number(entries);
+            reading.sink.page(Page { items, ..Page::default() }).await?;
+            match next? {
+                Some(next) if !walk.loops && !walk.is_past() => {
+                    walk.tie = if loses_ties(&next) { walk.last_second() } else { None };
+                    url = next;
+                }
+                _ => return Ok(walk),
+            }
+            reply = reading.api.call(|_| request(&url)).await?;
+        }
+        Err(Failure::new(ErrorKind::Truncated, self.tried(scope), format!("no end after {PAGES_MAX} pages")))
+    }
+
+    /// The first page, and where it was. Logins are looked for under both names of their route.
+    async fn first_page(&mut self, scope: &Scope, span: Span, finer: bool, api: &Api) -> Result<(Url, Reply), Failure> {
+        let url = self.url(scope, span, finer);
+        let refused = match api.call(|_| request(&url)).await {
+            Ok(reply) => return Ok((url, reply)),
+            Err(failure) => failure,
+        };
+        if scope.of != Of::Login || refused.kind != ErrorKind::NotFound {
+            return Err(refused);
+        }
+        self.logins_by_old_name = !self.logins_by_old_name;
+        let url = self.url(scope, span, finer);
+        match api.call(|_| request(&url)).await {
+            Ok(reply) => Ok((url, reply)),
+            Err(failure) => {
+                self.logins_by_old_name = !self.logins_by_old_name;
+                Err(if failure.kind == ErrorKind::NotFound { refused } else { failure })
+            }
+        }
+    }
+
+    fn path(&self, scope: &Scope) -> Url {
+        let of = match scope.of {
+            Of::Account => "accounts",
+            Of::User => "users",
+            Of::Login if self.logins_by_old_name => "pseudonyms",
+            Of::Login => "logins",
+        };
+        config::endpoint(&self.base, &["api", "v1", "audit", "authentication", of, &scope.id])
+    }
+
+    fn url(&self, scope: &Scope, span: Span, finer: bool) -> Url {
+        // without `Z` a time is read in the user's zone, and one that cannot be read is ignored
+        let time = |second| {
+            let at: DateTime<Utc> = DateTime::from_timestamp(second, 0).unwrap_or_default();
+            at.to_rfc3339_opts(SecondsFormat::Secs, true)
+        };
+        let mut url = self.path(scope);
+        url.query_pairs_mut()
+            .append_pair("start_time", &time(span.first))
+            .append_pair("end_time", &time(span.last + i64::from(finer)))
+            .append_pair("per_page", &self.page_size.to_string());
+        url
+    }
+
+    fn tried(&self, scope: &Scope) -> String {
+        format!("GET {}", self.path(scope))
+    }
+
+    /// The next page, which must be where the token belongs.
+    fn next_page(&self, scope: &Scope, current: &Url, reply: &Reply) -> Result<Option<Url>, Failure> {
+        let Some(target) = link::next(&reply.headers) else { return Ok(None) };
+        let mut next = current.join(&target).map_err(|_| reply.undecodable("its next link is no address"))?;
+        next.set_fragment(None);
+        let is_home = next.origin() == self.base.origin() && next.username().is_empty() && next.password().is_none();
+        if !is_home {
+            let got = format!("the next page is said to be at {}", next.origin().ascii_serialization());
+            return Err(Failure::new(ErrorKind::Redirect, self.tried(scope), got));
+        }
+        Ok(Some(next))
+    }
+
+    fn check_filter(&self, scope: &Scope, walk: &Walk, reading: &mut Reading<'_>) {
+        reading.finer |= walk.finer;
+        if walk.strays && !reading.filter_ignored {
+            reading.filter_ignored = true;
+            let got = "events outside the window that was asked for: start_time/end_time was ignored";
+            reading.sink.report(Failure::new(ErrorKind::Decode, self.tried(scope), got));
+        }
+    }
+
+    fn entry(&self, raw: &[u8]) -> Entry {
+        let refused = |reason| {
+            let item = rejected(reason, raw);
+            Entry { key: item.key, has_own_key: true, at: None, what: item.what }
+        };
+        let Ok(event) = serde_json::from_slice::<Event>(raw) else { return refused(RejectReason::Malformed) };
+        let Some(created_at) = &event.created_at else { return refused(RejectReason::Malformed) };
+        let Some(at) = parse_time(created_at) else { return refused(RejectReason::BadTime) };
+        let (key, has_own_key) = event.key(at);
+        let user = event.user();
+        let what = if self.ignore.matches([user.as_deref()]) { What::Ignored } else { What::Event(event.labels()) };
+        Entry { key, has_own_key, at: Some(at), what }
+    }
+}
+
+/// An event of a page, before events without an id are numbered.
+struct Entry {
+    /// Its key or, where it has none of its own, that of all events equal to it.
+    key: EventKey,
+    has_own_key: bool,
+    at: Option<DateTime<Utc>>,
+    what: What,
+}
+
+/// What is known of the pages of one span so far.
+#[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent facts about the pages")]
+struct Walk {
+    asked: HashSet<Url>,
+    seen: HashSet<EventKey>,
+    /// How many equal events without an id there were.
+    equal: HashMap<EventKey, u64>,
+    pages: usize,
+    /// Events of the longest page.
+    longest: usize,
+    newest: Option<DateTime<Utc>>,
+    /// The last event of the last page that had one with a time.
+    last: Option<DateTime<Utc>>,
+    /// An event was newer than the one before it.
+    unordered: bool,
+    /// All events of the last page lie before the span.
+    before: bool,
+    /// An event lies outside the span.
+    strays: bool,
+    finer: bool,
+    /// The second at the end of the page before, if the service may have passed over the rest of it.
+    tie: Option<i64>,
+    /// Seconds of which events may be missing.
+    cut: Vec<i64>,
+    /// The pages lead back to where they came from.
+    loops: bool,
+}
+
+impl Walk {
+    fn last_second(&self) -> Option<i64> {
+        self.last.map(|at| at.timestamp())
+    }
+
+    /// Whether a page after the first brings nothing but what was there before.
+    fn restarts_with(&self, entries: &[Entry]) -> bool {
+        let mut known: Vec<&Entry> = entries.iter().filter(|entry| entry.at.is_some()).collect();
+        if known.is_empty() {
+            known = entries.iter().collect();
+        }
+        let Some(first) = known.first() else { return false };
+        let last_second = self.last_second();
+        // equal events without an id may fill a second that goes on over the end of a page
+        let tells = |entry: &&Entry| entry.has_own_key || entry.at.map(|at| at.timestamp()) != last_second;
+        let all_seen = known.iter().all(|entry| self.seen.contains(&entry.key)) && known.iter().any(tells);
+        let jumps_back = !first.has_own_key && !self.unordered && self.last.is_some() && first.at > self.last;
+        self.pages > 0 && (all_seen || jumps_back)
+    }
+
+    fn observe(&mut self, entries: &[Entry], span: Span) {
+        self.pages += 1;
+        self.longest = self.longest.max(entries.len());
+        self.seen.extend(entries.iter().map(|entry| entry.key));
+        let times: Vec<DateTime<Utc>> = entries.iter().filter_map(|entry| entry.at).collect();
+        if let Some(tie) = self.tie.take()
+            && times.first().map(DateTime::timestamp) != Some(tie)
+        {
+            self.cut.push(tie);
+        }
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap_or_default();
+        let (first, last) = (at(span.first) - TOLERANCE, at(span.last) + TOLERANCE);
+        self.before = !times.is_empty() && times.iter().all(|at| *at < first);
+        for at in times {
+            self.unordered |= self.last.is_some_and(|previous| at > previous);
+            self.strays |= at < first || at > last;
+            self.finer |= at.timestamp_subsec_nanos() > 0;
+            self.newest = self.newest.max(Some(at));
+            self.last = Some(at);
+        }
+    }
+
+    /// Whether all that follows is older than the span. True only where pages are seen to go from new to
+    /// old: a page of one moment does not tell.
+    fn is_past(&self) -> bool {
+        self.before && !self.unordered && self.newest > self.last
+    }
+
+    /// Turns entries into items. An event without an id is the n-th of its kind in its second, in a
+    /// walk that holds the whole second; so it is the same on every reading and in every scope.
+    fn number(&mut self, entries: Vec<Entry>) -> Vec<Item> {
+        let number = |entry: Entry| {
+            let key = if entry.has_own_key {
+                entry.key
+            } else {
+                let nth = self.equal.entry(entry.key).or_default();
+                *nth += 1;
+                EventKey::of("canvas nth without id", &[&entry.key.0, &nth.to_le_bytes()])
+            };
+            Item { key, at: entry.at, filed_at: entry.at, what: entry.what }
+        };
+        entries.into_iter().map(number).collect()
+    }
+}
+
+fn request(url: &Url) -> Call {
+    Call::get(url.clone()).with(header::ACCEPT, ACCEPT)
+}
+
+/// The events of a page: a compound document (what the service sends) or a bare list. What else
+/// the document holds is not looked at.
+fn listed(reply: &Reply) -> Result<RawEvents<'_>, Failure> {
+    #[derive(Deserialize)]
+    struct Document<'a> {
+        #[serde(borrow)]
+        events: RawEvents<'a>,
+    }
+    let body = reply.body.trim_ascii_start();
+    // Canvas puts this before JSON for browsers
+    let body = body.strip_prefix(b"while(1);").unwrap_or(body).trim_ascii_start();
+    let events = if body.starts_with(b"[") {
+        serde_json::from_slice::<RawEvents<'_>>(body)
+    } else {
+        serde_json::from_slice::<Document<'_>>(body).map(|document| document.events)
+    };
+    // a list without a single object is something else than events, all of which are broken
+    let events = events.ok().filter(|events| events.is_empty() || events.iter().any(|raw| raw.get().starts_with('{')));
+    events.ok_or_else(|| reply.undecodable("neither a document with events nor a list of them"))
+}
+
+/// Whether the page behind `next` may begin after the second in which this one ends. Bookmarks of
+/// older versions hold only a moment, and what follows lies before it; newer ones hold the moment
+/// and an id (canvas-lms, `index_strategy/active_record.rb`).
+fn loses_ties(next: &Url) -> bool {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &base64::alphabet::URL_SAFE,
+        GeneralPurposeConfig::new()
+            .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+            .with_decode_allow_trailing_bits(true),
+    );
+    let page = next.query_pairs().filter(|(name, _)| name == "page").last();
+    let Some(token) = page.as_ref().and_then(|(_, page)| page.strip_prefix("bookmark:")) else { return true };
+    let token = token.replace(['+', ' '], "-").replace('/', "_"); // a bare `+` in a query is a blank
+    let parts = LENIENT.decode(token).ok().and_then(|json| serde_json::from_slice::<Vec<IgnoredAny>>(&json).ok());
+    parts.is_none_or(|parts| parts.len() < 2)
+}
+
+/// One event, as the service sends it (ids in `links`) or as its documentation shows it (flat,
+/// without an id).
+#[derive(Deserialize)]
+struct Event {
+    id: Option<Id>,
+    created_at: Option<String>,
+    #[serde(rename = "event_type")]
+    kind: Option<String>,
+    pseudonym_id: Option<Id>,
+    account_id: Option<Id>,
+    user_id: Option<Id>,
+    links: Option<Links>,
+}
+
+#[derive(Deserialize)]
+struct Links {
+    login: Option<Id>,
+    account: Option<Id>,
+    user: Option<Id>,
+}
+
+impl Event {
+    /// The key of its id; without one, that of all events equal to it, and `false`.
+    fn key(&self, at: DateTime<Utc>) -> (EventKey, bool) {
+        if let Some(id) = self.id.as_ref().map(Id::to_text).filter(|id| !id.is_empty()) {
+            return (EventKey::of("canvas", &[id.as_bytes()]), true);
+        }
+        let links = self.links.as_ref();
+        let text =
+            |linked: Option<&Id>, flat: &Option<Id>| linked.or(flat.as_ref()).map(Id::to_text).unwrap_or_default();
+        let login = text(links.and_then(|links| links.login.as_ref()), &self.pseudonym_id);
+        let account = text(links.and_then(|links| links.account.as_ref()), &self.account_id);
+        let second = at.timestamp().to_le_bytes();
+        let kind = self.kind.as_deref().unwrap_or_default();
+        let user = self.user().unwrap_or_default();
+        let parts: [&[u8]; 5] = [&second, kind.as_bytes(), login.as_bytes(), account.as_bytes(), user.as_bytes()];
+        (EventKey::of("canvas without id", &parts), false)
+    }
+
+    fn user(&self) -> Option<String> {
+        self.links.as_ref().and_then(|links| links.user.as_ref()).or(self.user_id.as_ref()).map(Id::to_text)
+    }
+
+    /// The log holds logins that succeeded, and logouts.
+    fn labels(&self) -> EventLabels {
+        let action = Label::from_words(self.kind.as_deref().unwrap_or_default());
+        let class = match action.as_str() {
+            "login" => Class::Login(Principal::User),
+            "logout" => Class::Logout,
+            _ => Class::Change,
+        };
+        EventLabels { category: Label::from_words("authentication"), action, outcome: Outcome::Success, class }
+    }
+}
+
+#[cfg(test)]
+mod tests;

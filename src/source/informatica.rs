@@ -1,10 +1,633 @@
-//! To be written.
+//! Informatica Intelligent Cloud Services, security log: logins, logouts and changes to users,
+//! groups, roles and organizations.
+//!
+//! `GET {base}/public/core/v3/securityLog` (Informatica, REST API Reference, Security Logs) with a
+//! closed range of `entryTime` of at most 14 days, pages by `skip` and `limit`, in an order nobody
+//! documents and without a total. So a range is read to its last page and events are told apart by
+//! their `id`; where the service refuses or ignores `skip`, the range is cut in halves until each
+//! fits on one page.
+//!
+//! The session comes from a login with name and password (`/saas/public/core/v3/login`), which is
+//! itself an entry of the log: it is kept until the service says that it has ended.
+//!
+//! What it cannot report: logins that failed. It keeps 400 days.
 
-use super::Source;
-use crate::api::Dialect;
-use crate::config::{self, Common};
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
+use serde_json::Value;
+use url::Url;
+
+use super::{Ignore, RawEvents, Signals, Sink, Source, Spec, parse_time, rejected, token_claims};
+use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, judge_by_status, renewal};
+use crate::config::{self, Common, Secret};
+use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
+use crate::ledger::{Catalogue, Page};
+use crate::stats::ErrorKind;
+use crate::window::{Window, floor};
+
+/// The documented maximum of `limit`.
+const PAGE_SIZE: u32 = 1000;
+/// The longest range asked for at once; 14 days are the documented maximum.
+const RANGE_MAX: Duration = Duration::from_hours(7 * 24);
+/// The finest piece a range is cut into: the log's times seem to be whole seconds.
+const SECOND: Duration = Duration::from_secs(1);
+/// Requests of one reading. A log that always has one more page is broken.
+const REQUESTS_MAX: u32 = 100_000;
+/// A short page of a multiple of this many entries may be what a cap below `limit` left of it.
+const ROUND: usize = 10;
+/// The longest body that is looked at as an error.
+const ERROR_BODY_MAX: usize = 64 << 10;
+/// How many pairs of category and event are remembered with their labels.
+const KNOWN_MAX: usize = 1000;
+/// Longer names are not remembered.
+const KNOWN_BYTES_MAX: usize = 256;
+/// A session that says it ends sooner is used until the service refuses it: rather one refused
+/// request than a login for each.
+const LIFETIME_MIN: Duration = Duration::from_mins(1);
+
+const SESSION: HeaderName = HeaderName::from_static("infa-session-id");
+
+/// Reads one organization's log.
+pub struct Informatica {
+    limit: u32,
+    decoder: Decoder,
+}
 
 /// The source and its customs.
-pub fn build(_service: &config::Informatica, _common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
-    todo!()
+pub fn build(service: &config::Informatica, common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
+    let source = Informatica {
+        limit: common.page_size.map_or(PAGE_SIZE, std::num::NonZeroU32::get),
+        decoder: Decoder::new(Ignore::new(&common.ignore_actors)),
+    };
+    let customs = Customs {
+        login: config::endpoint(&service.login_url, &["saas", "public", "core", "v3", "login"]),
+        username: service.username.clone(),
+        password: service.password.clone(),
+        allow_plain_http: common.allow_plain_http,
+    };
+    (Box::new(source), Box::new(customs))
 }
+
+// === the session ===
+
+struct Customs {
+    login: Url,
+    username: String,
+    password: Secret,
+    allow_plain_http: bool,
+}
+
+#[async_trait]
+impl Dialect for Customs {
+    async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
+        let password = self
+            .password
+            .read()
+            .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
+        let credential = serde_json::json!({"username": self.username, "password": password.expose_secret()});
+        let reply = wire.exchange(&Call::post(self.login.clone(), "application/json", credential.to_string())).await?;
+        self.opened(&reply, wire.now())
+    }
+
+    fn authorize(&self, session: &Session, headers: &mut HeaderMap) {
+        let mut id = HeaderValue::from_str(session.token.expose_secret()).expect("looked at when it was received");
+        id.set_sensitive(true);
+        headers.insert(SESSION, id);
+    }
+
+    fn judge(&self, reply: &Reply) -> Verdict {
+        let said = || Complaint::of(&reply.body);
+        match reply.status.as_u16() {
+            200..=299 => match reply.body.trim_ascii_start().first() {
+                None | Some(b'{' | b'[') => said().map_or(Verdict::Good, |error| error.verdict()),
+                // the page to log in, where a session has ended
+                Some(_) => Verdict::Expired,
+            },
+            400 | 403 if said().is_some_and(|error| error.session_ended) => Verdict::Expired,
+            // no way to ask, such as too large a `skip`: what follows is up to the reader
+            400 | 413 | 414 | 416 | 422 => Verdict::Good,
+            _ => judge_by_status(reply.status),
+        }
+    }
+}
+
+/// The answer to a login, as far as it is needed.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LoggedIn {
+    #[serde(default)]
+    products: Vec<Product>,
+    user_info: UserInfo,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Product {
+    name: Option<String>,
+    base_api_url: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct UserInfo {
+    session_id: SecretString,
+}
+
+impl Customs {
+    /// The session a login gave, or why it gave none.
+    ///
+    /// Since November 2025 the session id may be a JSON Web Token that ends at a moment of its own.
+    fn opened(&self, reply: &Reply, now: DateTime<Utc>) -> Result<Session, Failure> {
+        match reply.status.as_u16() {
+            200..=299 => {}
+            400 | 401 | 403 => return Err(reply.failure(ErrorKind::Auth)),
+            _ => match judge_by_status(reply.status) {
+                Verdict::Bad(kind) => return Err(reply.failure(kind)),
+                Verdict::Good | Verdict::Expired => return Err(reply.failure(ErrorKind::Auth)),
+            },
+        }
+        if let Some(error) = Complaint::of(&reply.body) {
+            let kind = match error.verdict() {
+                Verdict::Bad(kind @ ErrorKind::Throttled) => kind,
+                Verdict::Bad(ErrorKind::Server) if error.status.is_some() => ErrorKind::Server,
+                _ => ErrorKind::Auth,
+            };
+            return Err(reply.failure(kind));
+        }
+        let answer: LoggedIn =
+            serde_json::from_slice(&reply.body).map_err(|_| reply.undecodable("no userInfo.sessionId"))?;
+        let token = answer.user_info.session_id;
+        if token.expose_secret().is_empty() || HeaderValue::from_str(token.expose_secret()).is_err() {
+            return Err(reply.undecodable("a userInfo.sessionId that no header can carry"));
+        }
+        let base = base_of(&answer.products).ok_or_else(|| reply.undecodable("no products[].baseApiUrl"))?;
+        if base.scheme() != "https" && !self.allow_plain_http && !config::is_loopback(&base) {
+            return Err(reply.undecodable(
+                "its baseApiUrl is plain http:// to another machine, where the session could be read on the way; \
+                 allow_plain_http would accept that",
+            ));
+        }
+        let renew_at = lifetime(token.expose_secret(), reply, now).map(|lifetime| renewal(now, lifetime));
+        Ok(Session { token, base: Some(base), renew_at })
+    }
+}
+
+/// Where the log is: the product "Integration Cloud", else the first that has an address.
+fn base_of(products: &[Product]) -> Option<Url> {
+    let addressed =
+        || products.iter().filter(|product| product.base_api_url.as_deref().is_some_and(|url| !url.trim().is_empty()));
+    let wanted =
+        |product: &&Product| product.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case("integration cloud"));
+    let product = addressed().find(wanted).or_else(|| addressed().next())?;
+    let base = Url::parse(product.base_api_url.as_deref()?.trim()).ok()?;
+    let plain = matches!(base.scheme(), "http" | "https") && base.username().is_empty() && base.password().is_none();
+    plain.then_some(base)
+}
+
+/// How long a session lasts that says when it ends, by the clock that says so.
+fn lifetime(token: &str, reply: &Reply, now: DateTime<Utc>) -> Option<Duration> {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: f64,
+        iat: Option<f64>,
+    }
+    let claims: Claims = token_claims(token)?;
+    let their_now = || {
+        let date = reply.header("date").and_then(|date| httpdate::parse_http_date(date).ok());
+        crate::clock::unix_seconds(date.map_or(now, DateTime::<Utc>::from))
+    };
+    let lifetime = Duration::try_from_secs_f64(claims.exp - claims.iat.unwrap_or_else(their_now)).ok()?;
+    (lifetime >= LIFETIME_MIN).then_some(lifetime)
+}
+
+/// An error in a body, in any of the three shapes the service has for it: `{"error": {"code",
+/// "message"}}`, `{"code", "description", "statusCode", "@type": "error"}` and Spring's problem
+/// `{"type", "title", "status", "detail"}`. Each of them also comes with a status of 200.
+struct Complaint {
+    /// The status the body itself tells, if it is an error's.
+    status: Option<u16>,
+    /// Whether it says that the session has ended.
+    session_ended: bool,
+}
+
+impl Complaint {
+    fn of(body: &[u8]) -> Option<Self> {
+        if body.len() > ERROR_BODY_MAX {
+            return None;
+        }
+        let whole: Value = serde_json::from_slice(body).ok()?;
+        if whole.get("entries").is_some_and(|entries| !entries.is_null()) || whole.get("userInfo").is_some() {
+            return None;
+        }
+        let is_said = |error: &&Value| error.is_object() || error.as_str().is_some_and(|text| !text.is_empty());
+        let error = whole.get("error").filter(is_said);
+        let inner = error.filter(|error| error.is_object()).unwrap_or(&whole);
+        let number = |key: &str| match inner.get(key)? {
+            Value::Number(number) => number.as_u64(),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        let status = number("statusCode").or_else(|| number("status"));
+        let status = status.and_then(|status| u16::try_from(status).ok()).filter(|status| (400..600).contains(status));
+        let has = |key: &str| inner.get(key).is_some_and(Value::is_string);
+        let is_error = error.is_some()
+            || status.is_some()
+            || whole.get("@type").is_some_and(|kind| kind == "error")
+            || (inner.get("code").is_some() && (has("message") || has("description")));
+        is_error.then(|| Self { status, session_ended: says_session_ended(inner) })
+    }
+
+    fn verdict(&self) -> Verdict {
+        match self.status {
+            _ if self.session_ended => Verdict::Expired,
+            Some(status) => {
+                let status = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+                judge_by_status(status)
+            }
+            None => Verdict::Bad(ErrorKind::Server),
+        }
+    }
+}
+
+/// `AUTH_01` is what public collectors know; other codes are told by their words.
+fn says_session_ended(error: &Value) -> bool {
+    let text = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
+    if text("code").eq_ignore_ascii_case("AUTH_01") {
+        return true;
+    }
+    let keys = ["code", "message", "description", "detail", "title", "error"];
+    let said = keys.map(text).join(" ").to_lowercase();
+    let ended =
+        ["expired", "invalid", "not valid", "no longer valid", "ended", "timed out", "timeout", "not logged in"];
+    (said.contains("session") || said.contains("token")) && ended.iter().any(|word| said.contains(word))
+}
+
+// === reading ===
+
+#[async_trait]
+impl Source for Informatica {
+    fn spec(&self) -> Spec {
+        let success = [Outcome::Success];
+        let mut catalogue = Catalogue::default();
+        let categories = ["Authentication", "Organization", "User", "User group", "Role"];
+        let events = ["create", "update", "delete", "disable", "password_reset"];
+        catalogue.add(&categories, &events, &success, Class::Change);
+        catalogue.add_logins(&["Authentication"], Principal::User, &success);
+        catalogue.add_logins(&["Authentication"], Principal::Agent, &success);
+        catalogue.add(&["Authentication"], &["logout"], &success, Class::Logout);
+        Spec {
+            cell: Duration::from_millis(1),
+            step_max: RANGE_MAX,
+            ahead: Duration::from_mins(10),
+            is_feed: false,
+            signals: Signals { login: true, logout: true, change: true, ..Signals::default() },
+            catalogue,
+        }
+    }
+
+    async fn read(&mut self, window: Window, api: &Api, sink: &mut dyn Sink) -> Result<(), Failure> {
+        let mut progress = Progress::default();
+        let mut pieces = ranges(window);
+        while let Some(piece) = pieces.pop() {
+            let End::Stuck { full } = self.read_piece(piece, api, sink, &mut progress).await? else { continue };
+            match piece.halves(SECOND) {
+                Some((earlier, later)) => pieces.extend([later, earlier]),
+                None if full => {
+                    let got = "more than a page within one second, and skip is refused or ignored";
+                    return Err(Failure::new(ErrorKind::Decode, "reading all pages", got));
+                }
+                None => {}
+            }
+        }
+        if progress.outside > 0 {
+            let got = format!("{} entries from outside that range", progress.outside);
+            sink.report(Failure::new(ErrorKind::Decode, "asking for a range of entryTime", got));
+        }
+        Ok(())
+    }
+}
+
+/// What is known of a reading so far.
+#[derive(Default)]
+struct Progress {
+    requests: u32,
+    /// Entries from outside the range that was asked for.
+    outside: usize,
+}
+
+/// How the reading of a piece ended.
+enum End {
+    /// With its last page.
+    Whole,
+    /// `skip` leads no further; `full` if there must be more entries.
+    Stuck {
+        /// Whether the last page had as many entries as were asked for.
+        full: bool,
+    },
+}
+
+impl Informatica {
+    async fn read_piece(
+        &mut self,
+        piece: Window,
+        api: &Api,
+        sink: &mut dyn Sink,
+        progress: &mut Progress,
+    ) -> Result<End, Failure> {
+        let asked = whole_seconds(piece);
+        let limit = self.limit as usize;
+        let mut seen: HashSet<EventKey> = HashSet::new();
+        let mut previous = Bytes::new();
+        let mut full = false;
+        let mut skip = 0;
+        self.decoder.restart();
+        loop {
+            progress.requests += 1;
+            if progress.requests > REQUESTS_MAX {
+                let got = format!("no end after {REQUESTS_MAX} requests");
+                return Err(Failure::new(ErrorKind::Truncated, "reading pages", got));
+            }
+            let reply = api.call(|session| Call::get(url(session, asked, self.limit, skip))).await?;
+            if !reply.status.is_success() {
+                return if skip > 0 { Ok(End::Stuck { full }) } else { Err(reply.failure(ErrorKind::Server)) };
+            }
+            let items = self.decoder.items(&reply.body).map_err(|error| reply.undecodable(error))?;
+            let entries = items.len();
+            let understood = items.iter().filter(|item| !matches!(item.what, What::Rejected(_))).count();
+            let fresh = items.iter().filter(|item| seen.insert(item.key)).count();
+            full = entries >= limit;
+            let is_round = |entries: usize| entries > 0 && entries.is_multiple_of(ROUND);
+            let is_last = !full && !is_round(entries) && !is_round(understood);
+            if !is_last && (fresh == 0 || reply.body == previous) {
+                return Ok(End::Stuck { full });
+            }
+            let is_outside = |item: &&Item| item.at.is_some_and(|at| at < asked.from || asked.to < at);
+            progress.outside += items.iter().filter(is_outside).count();
+            sink.page(Page { items, ..Page::default() }).await?;
+            if is_last {
+                return Ok(End::Whole);
+            }
+            // what could not be understood may not be in the service's count: rather read an
+            // entry twice than skip one
+            skip += if understood > 0 { understood.min(limit) } else { entries.min(limit) };
+            previous = reply.body;
+        }
+    }
+}
+
+/// A window in ranges the service answers, the last first.
+fn ranges(window: Window) -> Vec<Window> {
+    let mut ranges = Vec::new();
+    let mut from = window.from;
+    while from < window.to {
+        let to = (from + crate::clock::delta(RANGE_MAX)).min(window.to);
+        ranges.push(Window { from, to });
+        from = to;
+    }
+    ranges.reverse();
+    ranges
+}
+
+/// The whole seconds around a window: a service that writes or compares whole seconds would
+/// otherwise leave out what happened between a second and an edge within it.
+fn whole_seconds(window: Window) -> Window {
+    let from = floor(window.from, SECOND);
+    let to = floor(window.to + TimeDelta::milliseconds(999), SECOND);
+    Window { from, to }
+}
+
+/// A page of the entries from `asked.from` to `asked.to`, both included.
+///
+/// The operator is `>=`: the documentation's table prints `=>`, all its examples `>=`.
+fn url(session: &Session, asked: Window, limit: u32, skip: usize) -> Url {
+    let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Millis, true);
+    let base = session.base.as_ref().expect("a login without a base is refused");
+    let mut url = config::endpoint(base, &["public", "core", "v3", "securityLog"]);
+    let q = format!("entryTime>=\"{}\";entryTime<=\"{}\"", time(asked.from), time(asked.to));
+    // there is no space in it, which form encoding would make a plus sign
+    url.query_pairs_mut()
+        .clear()
+        .append_pair("q", &q)
+        .append_pair("limit", &limit.to_string())
+        .append_pair("skip", &skip.to_string());
+    url.set_fragment(None);
+    url
+}
+
+// === decoding ===
+
+/// Turns pages of the log into items.
+pub struct Decoder {
+    ignore: Ignore,
+    /// Labels by category and event as the service writes them. There are a few dozen, and to
+    /// make them costs more than to read the entry.
+    known: HashMap<String, HashMap<String, EventLabels>>,
+    known_pairs: usize,
+    /// How often an entry without id was seen since the last restart.
+    nameless: HashMap<EventKey, u64>,
+}
+
+/// A body that is no list of entries.
+#[derive(Debug, thiserror::Error)]
+#[error("no list of entries")]
+pub struct NoEntries;
+
+impl Decoder {
+    /// A decoder that marks the events of some actors as ignored.
+    pub fn new(ignore: Ignore) -> Self {
+        Self { ignore, known: HashMap::new(), known_pairs: 0, nameless: HashMap::new() }
+    }
+
+    /// Begins the reading of a range anew. Entries without id are told apart by how many equal
+    /// ones there are in the reading of a range.
+    pub fn restart(&mut self) {
+        self.nameless.clear();
+    }
+
+    /// The items of one page, in its order.
+    pub fn items(&mut self, body: &[u8]) -> Result<Vec<Item>, NoEntries> {
+        let text = String::from_utf8_lossy(body);
+        // nearly every page is flawless and can be read in one go
+        if let Some(entries) = list::<Entry<'_>>(&text) {
+            let times: Result<Vec<_>, RejectReason> = entries.iter().map(Entry::when).collect();
+            if let Ok(times) = times {
+                return Ok(entries.iter().zip(times).map(|(entry, at)| self.item(entry, at)).collect());
+            }
+        }
+        let raws: RawEvents<'_> = list(&text).ok_or(NoEntries)?;
+        let is_object = |raw: &&serde_json::value::RawValue| raw.get().starts_with('{');
+        if text.trim_ascii_start().starts_with('[') && !raws.is_empty() && !raws.iter().any(is_object) {
+            return Err(NoEntries);
+        }
+        let item = |raw: &&serde_json::value::RawValue| {
+            let entry: Result<Entry<'_>, _> = serde_json::from_str(raw.get());
+            match entry.map_err(|_| RejectReason::Malformed).and_then(|entry| entry.when().map(|at| (entry, at))) {
+                Ok((entry, at)) => self.item(&entry, at),
+                Err(reason) => rejected(reason, raw.get().as_bytes()),
+            }
+        };
+        Ok(raws.iter().map(item).collect())
+    }
+
+    fn item(&mut self, entry: &Entry<'_>, at: Option<DateTime<Utc>>) -> Item {
+        let key = match &entry.id {
+            Some(Text(id)) if !id.is_empty() => EventKey::of("informatica", &[id.as_bytes()]),
+            _ => self.key_of_nameless(entry),
+        };
+        let what = if self.ignore.matches([text_of(entry.actor.as_ref())]) {
+            What::Ignored
+        } else {
+            let category = text_of(entry.action_category.as_ref()).unwrap_or_default();
+            let event = text_of(entry.action_event.as_ref()).unwrap_or_default();
+            What::Event(self.labels(category, event))
+        };
+        Item { key, at, filed_at: at, what }
+    }
+
+    fn key_of_nameless(&mut self, entry: &Entry<'_>) -> EventKey {
+        let fields = [
+            entry.org_id.as_ref(),
+            entry.actor.as_ref(),
+            entry.time.as_ref(),
+            entry.object_id.as_ref(),
+            entry.object_name.as_ref(),
+            entry.action_category.as_ref(),
+            entry.action_event.as_ref(),
+        ];
+        let content =
+            EventKey::of("informatica without id", &fields.map(|field| text_of(field).unwrap_or_default().as_bytes()));
+        let nth = self.nameless.entry(content).or_default();
+        *nth += 1;
+        EventKey::of("informatica without id, n-th", &[&content.0, &nth.to_le_bytes()])
+    }
+
+    fn labels(&mut self, category: &str, event: &str) -> EventLabels {
+        if let Some(labels) = self.known.get(category).and_then(|events| events.get(event)) {
+            return labels.clone();
+        }
+        let labels = labels(category, event);
+        if category.len() + event.len() <= KNOWN_BYTES_MAX {
+            if self.known_pairs >= KNOWN_MAX {
+                self.known.clear();
+                self.known_pairs = 0;
+            }
+            self.known_pairs += 1;
+            self.known.entry(category.to_owned()).or_default().insert(event.to_owned(), labels.clone());
+        }
+        labels
+    }
+}
+
+/// The log holds what was done, not what was tried: every outcome is a success.
+fn labels(category: &str, event: &str) -> EventLabels {
+    let event = Label::from_words(event);
+    let (action, class) = match event.as_str() {
+        "user_login" => (Label::from_words("login"), Class::Login(Principal::User)),
+        "agent_login" => (Label::from_words("login"), Class::Login(Principal::Agent)),
+        "logout" => (event, Class::Logout),
+        _ => (event, Class::Change),
+    };
+    EventLabels { category: Label::from_words(category), action, outcome: Outcome::Success, class }
+}
+
+/// The list of a page: under `entries`, or bare.
+fn list<'a, T: Deserialize<'a>>(text: &'a str) -> Option<Vec<T>> {
+    #[derive(Deserialize)]
+    struct Wire<T> {
+        entries: Vec<T>,
+    }
+    if text.trim_ascii_start().starts_with('[') {
+        serde_json::from_str(text).ok()
+    } else {
+        serde_json::from_str(text).ok().map(|Wire { entries }| entries)
+    }
+}
+
+/// One entry. Every field may be missing.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry<'a> {
+    #[serde(borrow)]
+    id: Option<Text<'a>>,
+    #[serde(borrow)]
+    org_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    actor: Option<Text<'a>>,
+    #[serde(borrow, rename = "entryTime")]
+    time: Option<Text<'a>>,
+    #[serde(borrow)]
+    object_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    object_name: Option<Text<'a>>,
+    #[serde(borrow)]
+    action_category: Option<Text<'a>>,
+    #[serde(borrow)]
+    action_event: Option<Text<'a>>,
+}
+
+impl Entry<'_> {
+    /// When it happened, where it says so; or why it is no event.
+    fn when(&self) -> Result<Option<DateTime<Utc>>, RejectReason> {
+        let Some(Text(text)) = &self.time else {
+            let says_anything = self.id.is_some() || self.action_category.is_some() || self.action_event.is_some();
+            return if says_anything { Ok(None) } else { Err(RejectReason::Malformed) };
+        };
+        // the documented format is also that of RFC 3339, which is read faster
+        let at = DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc());
+        at.or_else(|| parse_time(text)).map(Some).ok_or(RejectReason::BadTime)
+    }
+}
+
+/// A text, borrowed from the page where it holds no escape; a number is taken as it reads.
+///
+/// serde borrows a `Cow` field, but not one within an `Option`.
+struct Text<'a>(Cow<'a, str>);
+
+fn text_of<'a>(text: Option<&'a Text<'_>>) -> Option<&'a str> {
+    text.map(|Text(text)| text.as_ref())
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyText;
+
+        impl<'de> Visitor<'de> for AnyText {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a number")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(number.to_string())))
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(number.to_string())))
+            }
+        }
+
+        deserializer.deserialize_any(AnyText)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,6 @@
 //! What it cannot report: logins of any kind (authentication is not recorded), and requests that
 //! failed before they reached a resource. It keeps a year.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -154,7 +153,7 @@ impl Losant {
     }
 
     fn item(&self, raw: &[u8]) -> Item {
-        let Ok(log) = serde_json::from_slice::<Log<'_>>(raw) else {
+        let Ok(log) = serde_json::from_slice::<Log>(raw) else {
             return rejected(RejectReason::Malformed, raw);
         };
         let at: Option<DateTime<Utc>> = match log.creation_date.as_deref().map(parse_time) {
@@ -203,25 +202,18 @@ impl<'a> Listed<'a> {
 /// optional in the service's schema, and its enumerations grow.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Log<'a> {
-    #[serde(borrow)]
-    id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    instance_audit_log_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    creation_date: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    primary_target_type: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    request_action: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    actor_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    actor_name: Option<Cow<'a, str>>,
+struct Log {
+    id: Option<String>,
+    instance_audit_log_id: Option<String>,
+    creation_date: Option<String>,
+    primary_target_type: Option<String>,
+    request_action: Option<String>,
+    actor_id: Option<String>,
+    actor_name: Option<String>,
     response_status: Option<u16>,
 }
 
-impl Log<'_> {
+impl Log {
     fn labels(&self) -> EventLabels {
         let action = Label::from_words(self.request_action.as_deref().unwrap_or_default());
         let action = match action.as_str() {

@@ -3,7 +3,7 @@
 //! Promises: a scrape never causes a request to a service; nothing here waits for a poll.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State;
@@ -21,11 +21,16 @@ use crate::exposition::negotiate;
 /// What the pages need.
 #[derive(Clone)]
 pub struct Pages {
-    /// The program.
-    pub exporter: Arc<Exporter>,
+    /// The program, once its state is loaded.
+    pub exporter: Arc<OnceLock<Arc<Exporter>>>,
     /// The configuration file, where there is one to read again.
     pub config_file: Option<Arc<PathBuf>>,
 }
+
+const NOT_READY: (StatusCode, &str) = (
+    StatusCode::SERVICE_UNAVAILABLE,
+    "audit-exporter is not ready: its ledger cannot be read yet; the log says why.\n",
+);
 
 /// All pages.
 pub fn router(pages: Pages) -> Router {
@@ -34,25 +39,34 @@ pub fn router(pages: Pages) -> Router {
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status_json))
         .route("/-/healthy", get(async || "audit-exporter is healthy.\n"))
-        .route("/-/ready", get(async || "audit-exporter is ready.\n"))
+        .route("/-/ready", get(ready))
         .route("/-/reload", post(reload).put(reload).fallback(reload_by_get))
         .fallback(async || (StatusCode::NOT_FOUND, "404 page not found\n"))
         .layer(CompressionLayer::new().gzip(true))
         .with_state(pages)
 }
 
+async fn ready(State(pages): State<Pages>) -> Response {
+    match pages.exporter.get() {
+        Some(_) => "audit-exporter is ready.\n".into_response(),
+        None => NOT_READY.into_response(),
+    }
+}
+
 async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> Response {
     let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let accept = accept.join(", ");
     let format = negotiate(Some(accept.as_str()).filter(|accept| !accept.is_empty()));
-    let body = pages.exporter.metrics(format).await;
+    let Some(exporter) = pages.exporter.get() else { return NOT_READY.into_response() };
+    let body = exporter.metrics(format).await;
     let vary = HeaderValue::from_static("accept");
     ([(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type())), (header::VARY, vary)], body)
         .into_response()
 }
 
 async fn status(State(pages): State<Pages>) -> Response {
-    let html = status_page::render(&pages.exporter.status());
+    let Some(exporter) = pages.exporter.get() else { return NOT_READY.into_response() };
+    let html = status_page::render(&exporter.status());
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),
@@ -63,7 +77,8 @@ async fn status(State(pages): State<Pages>) -> Response {
 }
 
 async fn status_json(State(pages): State<Pages>) -> Response {
-    match serde_json::to_vec_pretty(&pages.exporter.status()) {
+    let Some(exporter) = pages.exporter.get() else { return NOT_READY.into_response() };
+    match serde_json::to_vec_pretty(&exporter.status()) {
         Ok(json) => {
             let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
             (headers, json).into_response()
@@ -91,7 +106,9 @@ impl Pages {
         match &outcome {
             Ok(()) => info!("configuration reloaded"),
             Err(why) => {
-                self.exporter.reload_failed();
+                if let Some(exporter) = self.exporter.get() {
+                    exporter.reload_failed();
+                }
                 error!(%why, "the new configuration is refused; the one before stays in force");
             }
         }
@@ -99,12 +116,13 @@ impl Pages {
     }
 
     async fn try_reload(&self) -> Result<(), String> {
+        let Some(exporter) = self.exporter.get() else { return Err(NOT_READY.1.into()) };
         let Some(file) = self.config_file.clone() else {
             return Err("there is no configuration file to read: this is a demo".into());
         };
         let config =
             tokio::task::spawn_blocking(move || config::load(&file)).await.map_err(|error| error.to_string())?;
         let config = config.map_err(|errors| errors.to_string())?;
-        self.exporter.apply(config).await.map_err(|error| error.to_string())
+        exporter.apply(config).await.map_err(|error| error.to_string())
     }
 }

@@ -60,10 +60,10 @@ fn row(page: &mut String, source: &SourceStatus, now: DateTime<Utc>) {
         let way = if skew > 0 { "ahead of" } else { "behind" };
         notes.push(format!("The service's clock is {} {way} ours.", span(TimeDelta::seconds(skew.abs()))));
     }
-    let noted = if notes.is_empty() { "" } else { " class=noted" };
+    let row_class = if notes.is_empty() { "" } else { " class=noted" };
     let _ = writeln!(
         page,
-        "<tr{noted}><td><b>{}</b><td>{}<td class=\"state {}\">{}<td class=number>{}<td>{}<td>{}<td>{}<td>{:.0} <small>of {}</small><td>{}",
+        "<tr{row_class}><td><b>{}</b><td>{}<td class=\"state {}\">{}<td class=number>{}<td>{}<td>{}<td>{}<td>{:.0} <small>of {}</small><td>{}",
         escape(&source.name),
         source.system,
         source.state,

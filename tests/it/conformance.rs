@@ -207,4 +207,6 @@ macro_rules! conforms {
 
 conforms! {
     losant: System::Losant;
+    canvas: System::Canvas;
+    informatica: System::Informatica;
 }

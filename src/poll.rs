@@ -171,7 +171,7 @@ impl Poller {
             self.ledger.commit(&self.book, commit).await.map_err(|error| storage(&error))?;
         }
         let (live, overlap, is_feed) = (plan.live, self.cadence.overlap, spec.is_feed);
-        self.read(plan.checkpoint, live, |api| {
+        self.read(plan.checkpoint, live, Facts::Present, |api| {
             let mut after = plan.after_live.clone();
             // the first answer tells that the service's clock is behind: the head must not run ahead of it
             after.head = after.head.min(local + api.clock_skew()).max(plan.after_live.origin);
@@ -188,7 +188,7 @@ impl Poller {
             let Some(step) = next_gap_step(&checkpoint, *gap_step, self.cadence.cell) else { break };
             debug!(source = %self.name, from = %step.from, to = %step.to, "catching up");
             let after = checkpoint.gap_read_to(step.to).forgetting(self.cadence.overlap);
-            let done = self.read(checkpoint, step, |_| after).await;
+            let done = self.read(checkpoint, step, Facts::Past, |_| after).await;
             *gap_step = match done {
                 Ok(()) if Instant::now() < until => *gap_step * 2,
                 // late for the newest events
@@ -206,6 +206,7 @@ impl Poller {
         &mut self,
         checkpoint: Checkpoint,
         window: Window,
+        facts: Facts,
         after: impl FnOnce(&Api) -> Checkpoint,
     ) -> Result<(), Failure> {
         let mut pages = Pages {
@@ -215,6 +216,7 @@ impl Poller {
             stats: &self.stats,
             clock: &self.clock,
             window,
+            facts,
             checkpoint,
             pending: None,
         };
@@ -235,8 +237,17 @@ struct Pages<'a> {
     stats: &'a SourceStats,
     clock: &'a Clock,
     window: Window,
+    facts: Facts,
     checkpoint: Checkpoint,
     pending: Option<Page>,
+}
+
+/// Whether what a read finds out beside events is the state of things now. A gap read later must
+/// not overwrite what the newest window said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Facts {
+    Present,
+    Past,
 }
 
 impl Pages<'_> {
@@ -292,6 +303,9 @@ impl Sink for Pages<'_> {
             false
         });
         self.stats.rest().outside_window += (taken.before + taken.after) as u64;
+        if self.facts == Facts::Past {
+            page.facts = crate::ledger::Facts::default();
+        }
         if let Some(previous) = self.pending.replace(page) {
             self.commit(previous, self.checkpoint.clone()).await?;
         }

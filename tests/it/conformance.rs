@@ -207,6 +207,8 @@ macro_rules! conforms {
 
 conforms! {
     losant: System::Losant;
+    activid: System::Activid;
+    index_exchange: System::IndexExchange;
     canvas: System::Canvas;
     informatica: System::Informatica;
 }

@@ -381,6 +381,13 @@ async fn tls_and_basic_authentication_guard_every_page() {
         .with_root_certificates(roots)
         .with_no_client_auth();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
+    for _ in 0..200 {
+        let ready = client.get(format!("https://localhost:{port}/-/ready")).basic_auth("ada", Some("open sesame"));
+        if ready.send().await.unwrap().status() == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     for page in ["/metrics", "/", "/api/v1/status", "/-/healthy", "/-/ready", "/no/such/page"] {
         let url = format!("https://localhost:{port}{page}");
         let status = |answer: reqwest::Response| answer.status().as_u16();

@@ -241,6 +241,11 @@ impl Running {
             let address = line.split("address=").nth(1)?;
             Some(address.split_whitespace().next()?.trim_matches('"').to_owned())
         });
+        // over TLS it refuses this question, which is for the test to ask then
+        eventually(PATIENCE, || match ask(&address, "GET", "/-/ready", &[], "").status {
+            503 => Err(format!("readiness; it printed:\n{}", process.printed())),
+            _ => Ok(()),
+        });
         Self { process, address }
     }
 

@@ -188,10 +188,12 @@ impl Poller {
             let Some(step) = next_gap_step(&checkpoint, *gap_step, self.cadence.cell) else { break };
             debug!(source = %self.name, from = %step.from, to = %step.to, "catching up");
             let after = checkpoint.gap_read_to(step.to).forgetting(self.cadence.overlap);
+            let started = Instant::now();
             let done = self.read(checkpoint, step, Facts::Past, |_| after).await;
             *gap_step = match done {
-                Ok(()) if Instant::now() < until => *gap_step * 2,
-                // late for the newest events
+                Ok(()) if started.elapsed() < self.interval / 2 => *gap_step * 2,
+                Ok(()) if started.elapsed() < self.interval => *gap_step,
+                // the newest events wait for it
                 Ok(()) => *gap_step / 2,
                 Err(_) => *gap_step / 4,
             };

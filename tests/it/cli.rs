@@ -136,7 +136,11 @@ fn a_store_in_use_is_refused_and_its_owner_undisturbed() {
     let config = config_file(folder.path(), &simulator, "1s", EAGER);
     let mut owner = Running::exporter(&config, &[]);
     let file = format!("--config.file={}", config.display());
-    assert_refused(&finish(&[&file, "--web.listen-address=127.0.0.1:0", "--log.level=error"]), 1, "in use by another process");
+    assert_refused(
+        &finish(&[&file, "--web.listen-address=127.0.0.1:0", "--log.level=error"]),
+        1,
+        "in use by another process",
+    );
     assert!(owner.process.running());
     assert_eq!(owner.get("/-/healthy").status, 200);
 }

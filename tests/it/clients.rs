@@ -83,7 +83,8 @@ fn a_certified_token_server_lets_the_index_exchange_source_in() {
         }
         Err(format!("{happened} rows, {counted} are counted; the token server:\n{}", token_server.printed()))
     });
-    let asked: Vec<String> = token_server.printed().lines().filter(|line| line.starts_with("token ")).map(str::to_owned).collect();
+    let asked: Vec<String> =
+        token_server.printed().lines().filter(|line| line.starts_with("token ")).map(str::to_owned).collect();
     assert_eq!(asked, ["token 200"], "one token is enough for an hour");
     assert_eq!(exporter.scrape().sum("audit_source_errors_total", &["system=\"index_exchange\""]), 0.0);
     let requests = simulator.get("/simulator/requests").json();

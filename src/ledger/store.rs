@@ -348,9 +348,9 @@ fn timeless_key(source: u32, key: [u8; 16]) -> [u8; 20] {
 
 /// Whether the key was there; a key that was is not written again, so that reading again costs
 /// no writing.
-fn insert_if_new<'v, K: redb::Key, V: redb::Value + 'static>(
+fn insert_if_new<K: redb::Key, V: redb::Value + 'static>(
     place: Entry<'_, K, V>,
-    value: V::SelfType<'v>,
+    value: V::SelfType<'_>,
 ) -> Result<bool, StoreError> {
     match place {
         Entry::Occupied(_) => Ok(true),
@@ -423,15 +423,12 @@ impl<'a> Transaction<'a> {
                 }
                 continue;
             }
-            let known = match item.filed_at {
-                Some(filed_at) => {
-                    let place = hour_key(self.source, hour_of(filed_at), item.key.0);
-                    insert_if_new(seen.entry(&place)?, ())?
-                }
-                None => {
-                    let place = timeless_key(self.source, item.key.0);
-                    insert_if_new(timeless.entry(&place)?, this_hour)?
-                }
+            let known = if let Some(filed_at) = item.filed_at {
+                let place = hour_key(self.source, hour_of(filed_at), item.key.0);
+                insert_if_new(seen.entry(&place)?, ())?
+            } else {
+                let place = timeless_key(self.source, item.key.0);
+                insert_if_new(timeless.entry(&place)?, this_hour)?
             };
             if known {
                 self.committed.duplicate += 1;

@@ -128,10 +128,9 @@ impl Losant {
             match total {
                 Some(total) if read >= total => return Ok(Reading::Whole),
                 Some(total) if events == 0 => return Ok(Reading::Short(total - read)),
-                Some(_) => {}
                 // the service may put fewer on a page than it was asked for
                 None if events < listed.per_page.unwrap_or(self.page_size) as usize => return Ok(Reading::Whole),
-                None => {}
+                _ => {}
             }
         }
         Err(Failure::new(ErrorKind::Truncated, "reading pages", format!("no end after {PAGES_MAX} pages")))

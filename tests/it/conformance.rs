@@ -36,8 +36,8 @@ impl Run {
         let world = World::new(Options {
             seed,
             clock: clock.clone(),
-            history: Duration::from_secs(2 * 3600),
-            day: Duration::from_secs(24 * 3600),
+            history: Duration::from_hours(2),
+            day: Duration::from_hours(24),
             rate,
             faults: Faults::default(),
             quiet: false,

@@ -90,7 +90,7 @@ fn nothing_is_lost_or_doubled_and_nothing_served_goes_back() {
     assert!(served.scrapes > KILLS, "{} scrapes", served.scrapes);
     simulator.post("/simulator/silence", "");
     let exporter = Running::exporter(&config, &[]);
-    let truth = until_exact(&exporter, &simulator, Duration::from_secs(60));
+    let truth = until_exact(&exporter, &simulator, Duration::from_mins(1));
     assert!(truth.values().sum::<u64>() > 1000, "there was traffic");
     let page = exporter.get("/metrics").text();
     served.see(&page);

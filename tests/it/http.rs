@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_exporter::event::System;
+use audit_exporter::simulate::credentials as c;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
 
@@ -222,7 +223,6 @@ fn scrapes_cause_no_request_upstream() {
 
 /// A second Losant source, to stand at the end of the list.
 fn second_source(setup: &Setup, name: &str) -> String {
-    use audit_exporter::simulate::credentials as c;
     let (origin, instance, token) = (&setup.simulator.address, c::LOSANT_INSTANCE_ID, c::LOSANT_API_TOKEN);
     let text = std::fs::read_to_string(&setup.config).unwrap();
     let entry = format!(
@@ -339,7 +339,6 @@ fn logs_in_either_format_and_never_secrets() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(line["level"].is_string() && line["message"].is_string(), "{line}");
     }
-    use audit_exporter::simulate::credentials as c;
     for secret in [
         c::CANVAS_ACCESS_TOKEN,
         c::INFORMATICA_PASSWORD,

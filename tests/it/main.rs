@@ -1,4 +1,12 @@
-//! Whole-program tests, each named after the promise it keeps.
+//! Whole-program tests, each named after the promise it keeps. `tests/run` runs them with the tools
+//! they need.
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    clippy::cast_precision_loss,
+    reason = "a test ends at the first surprise, and compares counts, which are exact as floats"
+)]
 
 mod cli;
 mod clients;

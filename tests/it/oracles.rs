@@ -1,4 +1,4 @@
-//! Our pages read by parsers that others wrote: `promtool` and PyPI's `prometheus_client`.
+//! Our pages read by parsers that others wrote: `promtool` and `PyPI`'s `prometheus_client`.
 
 use std::io::Write;
 use std::path::Path;

@@ -317,14 +317,14 @@ fn label_of(name: &str, label: &str) -> String {
 
 /// What differs, in words.
 pub fn difference(counted: &Counts, truth: &Counts) -> String {
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     for key in counted.keys().chain(truth.keys().filter(|key| !counted.contains_key(*key))) {
         let of = |counts: &Counts| counts.get(key).copied().unwrap_or(0);
         if of(counted) != of(truth) {
-            lines += &format!("{}: counted {}, happened {}\n", key.join(" "), of(counted), of(truth));
+            lines.push(format!("{}: counted {}, happened {}", key.join(" "), of(counted), of(truth)));
         }
     }
-    lines
+    lines.join("\n")
 }
 
 /// Waits until the exporter shows what the simulator says has happened, neither changing meanwhile.
@@ -411,7 +411,7 @@ pub fn try_ask(
 ) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers = headers.iter().fold(String::new(), |head, (name, value)| head + name + ": " + value + "\r\n");
     let length = body.len();
     stream.write_all(
         format!(

@@ -105,7 +105,7 @@ fn what_prometheus_stores_adds_up_to_what_happened() {
     services.post("/simulator/silence", "");
 
     // nobody but Prometheus scrapes: what it has seen is all that is known here
-    let truth = eventually(Duration::from_secs(60), || {
+    let truth = eventually(Duration::from_mins(1), || {
         let truth = services.truth();
         let growth = prometheus.growth();
         if truth == growth && services.truth() == truth {

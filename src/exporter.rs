@@ -285,10 +285,14 @@ pub struct SourceStatus {
     pub events: u64,
     /// What is left of the budget.
     pub rate_limit_remaining: f64,
+    /// Whether that is the service's own account of it.
+    pub rate_limit_told: bool,
     /// The budget, in words.
     pub rate_limit: String,
     /// The service's clock less ours, in seconds.
     pub clock_skew_seconds: Option<i64>,
+    /// Whether the last verified read reported taint; `null` where the service does not verify.
+    pub tainted: Option<bool>,
     /// The signals this system cannot report.
     pub cannot_report: Vec<&'static str>,
 }
@@ -331,6 +335,8 @@ impl Running {
             next_poll: rest.next_poll,
             events: state.total(Counter::Events),
             rate_limit_remaining: rest.remaining.unwrap_or_else(|| self.api.own_budget()),
+            rate_limit_told: rest.remaining.is_some(),
+            tainted: state.facts().tainted,
             rate_limit: format!("{} per {}", limit.requests, crate::config::duration_text(limit.per)),
             clock_skew_seconds: rest.clock_skew.map(|skew| skew.num_seconds()),
             cannot_report: self.spec.signals.rows().iter().filter(|(_, can)| !can).map(|(signal, _)| *signal).collect(),

@@ -1,5 +1,6 @@
 //! The command `audit-exporter`: arguments, logging, signals, exit code; nothing else.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -126,13 +127,11 @@ struct Exit {
 }
 
 impl Exit {
-    #[expect(clippy::needless_pass_by_value, reason = "so that map_err takes it as it is")]
-    fn usage(message: impl ToString) -> Self {
+    fn usage(message: impl Display) -> Self {
         Self { code: EXIT_USAGE, message: message.to_string() }
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "so that map_err takes it as it is")]
-    fn failure(message: impl ToString) -> Self {
+    fn failure(message: impl Display) -> Self {
         Self { code: EXIT_FAILURE, message: message.to_string() }
     }
 }

@@ -17,7 +17,7 @@ h1 { font-size: 1.4rem; margin: 0; } header { display: flex; flex-wrap: wrap; ga
 nav a { margin-right: 1rem; } p { max-width: 60rem; } .soft, th, small { color: var(--soft); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .45rem .8rem .45rem 0; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; }
-th { font-weight: 600; font-size: .85rem; } .number { text-align: right; }
+th { font-weight: 600; font-size: .85rem; } td.number, th.number { text-align: right; padding-right: 1.6rem; }
 .state { font-weight: 600; } .ok { color: var(--ok); } .starting, .catching_up, .throttled { color: var(--warn); } .error { color: var(--bad); }
 tr.note td { white-space: normal; border-bottom: 1px solid var(--line); padding-top: 0; overflow-wrap: anywhere; } tr.noted td { border-bottom: 0; }
 </style></head><body>
@@ -49,6 +49,9 @@ pub(super) fn render(status: &Status) -> String {
 
 fn row(page: &mut String, source: &SourceStatus, now: DateTime<Utc>) {
     let mut notes = Vec::new();
+    if source.tainted == Some(true) {
+        notes.push("<b class=error>The last verified read reported tainted records.</b>".to_owned());
+    }
     if let Some(error) = &source.last_error {
         notes.push(format!("Last error {}: {}", ago(source.last_error_at, now), escape(error)));
     }
@@ -63,16 +66,21 @@ fn row(page: &mut String, source: &SourceStatus, now: DateTime<Utc>) {
     let row_class = if notes.is_empty() { "" } else { " class=noted" };
     let _ = writeln!(
         page,
-        "<tr{row_class}><td><b>{}</b><td>{}<td class=\"state {}\">{}<td class=number>{}<td>{}<td>{}<td>{}<td>{:.0} <small>of {}</small><td>{}",
+        "<tr{row_class}><td><b>{}</b><td>{}<td class=\"state {}\">{}<td class=number>{}<td>{}<td>{}<td>{}<td>{:.0} left <small>{}{}</small><td>{}",
         escape(&source.name),
         source.system,
         source.state,
         source.state.replace('_', " "),
         grouped(source.events),
         ago(source.last_success, now),
-        ago(source.last_event, now),
+        if source.last_event.is_none() && source.events > 0 {
+            "<span class=soft>not told</span>".to_owned()
+        } else {
+            ago(source.last_event, now)
+        },
         ago(source.watermark, now),
         source.rate_limit_remaining,
+        if source.rate_limit_told { "by the service; ours is " } else { "of " },
         escape(&source.rate_limit),
         source
             .next_poll
@@ -152,6 +160,8 @@ mod tests {
             next_poll: None,
             events: 1_234_567,
             rate_limit_remaining: 1.0,
+            rate_limit_told: false,
+            tainted: Some(true),
             rate_limit: "60 per 1m".into(),
             clock_skew_seconds: Some(-90),
             cannot_report: vec!["login_failure"],
@@ -161,6 +171,7 @@ mod tests {
         assert!(page.contains("&lt;script&gt;"));
         assert!(page.contains("1\u{202f}234\u{202f}567"));
         assert!(page.contains("1 min behind ours"));
+        assert!(page.contains("tainted"));
         assert!(page.contains("cannot report: login failure"));
     }
 }

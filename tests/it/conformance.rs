@@ -76,7 +76,7 @@ impl Run {
 }
 
 async fn minutes(minutes: u64) {
-    tokio::time::sleep(Duration::from_secs(minutes * 60)).await;
+    tokio::time::sleep(Duration::from_mins(minutes)).await;
 }
 
 async fn exposed(exporter: &Exporter) -> Exposed {

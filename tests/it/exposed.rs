@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 /// The samples of a page: name and labels as written, and the value.
 #[derive(Clone, Debug, Default)]
-pub struct Exposed(pub BTreeMap<String, f64>);
+pub(crate) struct Exposed(pub(crate) BTreeMap<String, f64>);
 
 impl Exposed {
-    pub fn parse(page: &str) -> Self {
+    pub(crate) fn parse(page: &str) -> Self {
         let samples = page.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         Self(
             samples
@@ -18,7 +18,7 @@ impl Exposed {
     }
 
     /// The sum of the samples of a family whose labels contain all of `parts`.
-    pub fn sum(&self, family: &str, parts: &[&str]) -> f64 {
+    pub(crate) fn sum(&self, family: &str, parts: &[&str]) -> f64 {
         let of_family =
             |name: &str| name == family || name.strip_prefix(family).is_some_and(|rest| rest.starts_with('{'));
         self.0

@@ -5,8 +5,10 @@ use std::path::Path;
 use crate::config::{Config, ConfigErrors, parse};
 use crate::simulate::credentials as c;
 
-/// Keys that are the same for every source of the demo: fast polls, and a budget to match.
-pub const FAST: &str = "poll_interval: 2s\n      rate_limit: {requests: 40, per: 1s, burst: 10}";
+/// Keys that are the same for every source of the demo: fast polls, a budget to match, and all of
+/// the simulator's history, so that the counters become equal to `/simulator/truth`.
+pub const FAST: &str =
+    "poll_interval: 2s\n      rate_limit: {requests: 40, per: 1s, burst: 10}\n      initial_lookback: 4h";
 
 /// The configuration as text: all five systems at `origin` (`http://127.0.0.1:PORT`), the store
 /// in `storage`, new series held for `hold`, each source with the lines `common` beside its own.

@@ -279,6 +279,8 @@ async fn run_exporter(
     let web = Arc::new(web);
     let listeners = listen::bind(&arguments.listen).await.map_err(Exit::usage)?;
     let pages = Pages { exporter: Arc::default(), config_file };
+    // before anything is waited for: without a handler this signal ends the program
+    reload_on_hangup(pages.clone())?;
     let address = listeners.first().and_then(|listener| listener.local_addr().ok());
     for listener in &listeners {
         let address = listener.local_addr().map_err(Exit::failure)?;
@@ -293,7 +295,6 @@ async fn run_exporter(
         () = stop.cancelled() => return Ok(()),
     };
     let _ = pages.exporter.set(Arc::clone(&exporter));
-    reload_on_hangup(pages)?;
     if let Some(address) = address {
         started(seen_from_here(address));
     }

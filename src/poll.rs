@@ -4,7 +4,7 @@
 //! - **Cadence.** Never two polls of one source at a time: a slow source is late, not doubled.
 //!   Nothing here waits for another source.
 //! - **Order.** The newest window is read first in every poll; what is left of the time until the
-//!   next one goes to the gaps, oldest first.
+//!   next one goes to the gaps, oldest first, and to one piece of them even if nothing is left.
 //! - **Nothing outside.** An event that lies outside the window that was asked for is not
 //!   counted, whatever the service says: it may have been counted and forgotten.
 //! - **Patience.** After a failure the next poll is later each time; after a refused login much
@@ -181,13 +181,22 @@ impl Poller {
         if spec.is_feed {
             return Ok(());
         }
-        while Instant::now() < until {
+        // one piece in any case: where the newest window takes all the time there is, gaps must close too
+        let mut first = true;
+        while std::mem::take(&mut first) || Instant::now() < until {
             let Some(checkpoint) = self.book.state().checkpoint().cloned() else { break };
             let Some(step) = next_gap_step(&checkpoint, *gap_step, self.cadence.cell) else { break };
             debug!(source = %self.name, from = %step.from, to = %step.to, "catching up");
             let after = checkpoint.gap_read_to(step.to).forgetting(self.cadence.overlap);
+            let started = Instant::now();
             let done = self.read(checkpoint, step, Facts::Past, |_| after).await;
-            *gap_step = if done.is_ok() { *gap_step * 2 } else { *gap_step / 4 };
+            *gap_step = match done {
+                Ok(()) if started.elapsed() < self.interval / 2 => *gap_step * 2,
+                Ok(()) if started.elapsed() < self.interval => *gap_step,
+                // the newest events wait for it
+                Ok(()) => *gap_step / 2,
+                Err(_) => *gap_step / 4,
+            };
             *gap_step = (*gap_step).clamp(GAP_STEP_MIN.max(self.cadence.cell), spec.step_max);
             done?;
         }

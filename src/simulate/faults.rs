@@ -106,6 +106,8 @@ pub struct ServiceFaults {
     /// Index Exchange, `ActivID`: seconds a token is really valid, if less than its `expires_in`
     /// says; 0 keeps the promise.
     pub token_seconds: u32,
+    /// Index Exchange: any bearer token will do, as if another token server had issued it.
+    pub accept_any_token: bool,
     /// Index Exchange: bid events come as one file per hour instead of several parts.
     pub single_file_bids: bool,
     /// Index Exchange: an updated file has another id.

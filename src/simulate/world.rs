@@ -235,6 +235,7 @@ impl World {
         let faults = self.clone();
         let inject = self.clone();
         let requests = self.clone();
+        let silence = self.clone();
         Router::new()
             .merge(canvas::routes(self))
             .merge(informatica::routes(self))
@@ -245,6 +246,7 @@ impl World {
             .route("/simulator/faults", post(move |request: Request| async move { faults.serve_faults(request).await }))
             .route("/simulator/inject", post(move |request: Request| async move { inject.serve_inject(request).await }))
             .route("/simulator/requests", get(move || async move { requests.serve_requests() }))
+            .route("/simulator/silence", post(move || async move { silence.serve_silence() }))
     }
 
     /// What an exact reader that has read everything visible by now must show.
@@ -339,6 +341,11 @@ impl World {
         }
         let count: usize = injections.iter().map(|injection| self.inject(injection)).sum();
         plain_json(StatusCode::OK, &json!({ "events": count }))
+    }
+
+    fn serve_silence(&self) -> Response {
+        self.fall_silent();
+        plain_json(StatusCode::OK, &json!({ "quiet": true }))
     }
 
     fn serve_requests(&self) -> Response {

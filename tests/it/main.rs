@@ -1,6 +1,19 @@
-//! Whole-program tests, each named after the promise it keeps.
+//! Whole-program tests, each named after the promise it keeps. `tests/run` runs them with the tools
+//! they need.
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    clippy::cast_precision_loss,
+    reason = "a test ends at the first surprise, and compares counts, which are exact as floats"
+)]
 
-#![allow(clippy::unwrap_used, clippy::float_cmp, missing_docs, reason = "tests")]
-
+mod cli;
+mod clients;
 mod conformance;
+mod crash;
 mod exposed;
+mod http;
+mod oracles;
+mod program;
+mod prometheus;

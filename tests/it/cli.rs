@@ -1,0 +1,167 @@
+//! The command line: exit codes, messages, and what must not happen before a mistake is told.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use redb::{Database, ReadableDatabase, TableDefinition, TableHandle};
+
+use crate::program::{EAGER, Finished, Running, config_file, config_text, finish};
+
+fn assert_refused(finished: &Finished, code: i32, says: &str) {
+    assert_eq!(finished.code, code, "{}", finished.stderr);
+    assert_eq!(finished.stdout, "", "a refusal belongs on standard error");
+    assert!(finished.stderr.contains(says), "expected {says:?} in {:?}", finished.stderr);
+    assert_eq!(finished.stderr.matches(says).count(), 1, "said once: {:?}", finished.stderr);
+}
+
+fn written(folder: &Path, text: &str) -> String {
+    let path = folder.join("audit-exporter.yml");
+    std::fs::write(&path, text).unwrap();
+    format!("--config.file={}", path.display())
+}
+
+#[test]
+fn help_and_version_are_answered_on_standard_output() {
+    let help = finish(&["--help"]);
+    assert_eq!((help.code, help.stderr.as_str()), (0, ""));
+    for flag in [
+        "--config.file",
+        "--web.listen-address",
+        "--web.config.file",
+        "--storage.path",
+        "--log.level",
+        "--log.format",
+        "--version",
+        "check",
+        "demo",
+        "simulate",
+    ] {
+        assert!(help.stdout.contains(flag), "{flag} in {}", help.stdout);
+    }
+    let version = finish(&["--version"]);
+    assert_eq!((version.code, version.stderr.as_str()), (0, ""));
+    assert!(version.stdout.contains(concat!("version ", env!("CARGO_PKG_VERSION"))), "{}", version.stdout);
+}
+
+#[test]
+fn a_wrong_call_is_one_message_and_exit_status_2() {
+    assert_refused(&finish(&["--no.such.flag"]), 2, "'--no.such.flag'");
+    assert_refused(&finish(&["no-such-command"]), 2, "'no-such-command'");
+    assert_refused(&finish(&["--web.listen-address=nowhere"]), 2, "is no listen address");
+    assert_refused(&finish(&["--log.level=loud"]), 2, "'loud'");
+    assert_refused(&finish(&[]), 2, "no configuration");
+    assert_refused(&finish(&["check"]), 2, "no configuration");
+    assert_refused(&finish(&["--config.file=/nowhere/at.yml"]), 2, "/nowhere/at.yml:1:1: ");
+    assert_refused(&finish(&["simulate", "--listen=127.0.0.1:0", "--fault=mail:down"]), 2, "mail");
+}
+
+#[test]
+fn check_accepts_a_good_file_and_makes_no_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = written(folder.path(), &config_text("http://127.0.0.1:1", folder.path(), "1s", EAGER));
+    for call in [&["check", file.as_str()], &[file.as_str(), "check"]] {
+        let checked = finish(call);
+        assert_eq!((checked.code, checked.stderr.as_str()), (0, ""));
+    }
+    assert!(!folder.path().join("data").exists());
+}
+
+/// Seven mistakes; a secret stands in three of them.
+const MISTAKES: &str = "\
+global:
+  poll_interval: 60
+  hold_new_serie: 5s
+storage:
+  path: data
+sources:
+  losant:
+    - name: IoT
+      instance_id: 575ec7417ae143cd83dc4a96
+      api_token: [hunter2hunter2]
+    - name: iot
+      base_url: http://losant.example.com
+      instance_id: 575ec7417ae143cd83dc4a96
+      api_token: hunter2hunter2
+      api_token_file: absent.token
+    - name: iot
+      instance_id: 575ec7417ae143cd83dc4a96
+      api_tokn: hunter2hunter2
+";
+
+#[test]
+fn check_tells_every_problem_with_its_place_and_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = written(folder.path(), MISTAKES);
+    let checked = finish(&["check", &file]);
+    assert_eq!((checked.code, checked.stdout.as_str()), (2, ""));
+    let path = file.strip_prefix("--config.file=").unwrap();
+    let mut lines = Vec::new();
+    for problem in checked.stderr.lines() {
+        let place = problem.strip_prefix(&format!("{path}:")).unwrap_or_else(|| panic!("no place in {problem:?}"));
+        let [line, column, message] = place.splitn(3, ':').collect::<Vec<_>>()[..] else { panic!("{problem:?}") };
+        lines.push(line.parse::<usize>().unwrap());
+        assert!(column.parse::<usize>().unwrap() >= 1 && message.len() > 10, "{problem}");
+    }
+    for wrong in [2, 3, 8, 10, 12, 15, 16, 18] {
+        assert!(lines.contains(&wrong), "line {wrong} in:\n{}", checked.stderr);
+    }
+    assert!(!checked.stderr.contains("hunter2"), "{}", checked.stderr);
+}
+
+#[test]
+fn a_bad_file_is_refused_before_anything_is_polled_or_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    service.set_nonblocking(true).unwrap();
+    let origin = format!("http://{}", service.local_addr().unwrap());
+    let good = config_text(&origin, folder.path(), "1s", EAGER);
+    let file = written(folder.path(), &format!("{good}nonsense: 1\n"));
+    let refused = finish(&[&file, "--web.listen-address=127.0.0.1:0"]);
+    assert_refused(&refused, 2, "`nonsense`");
+    assert!(service.accept().is_err(), "nobody called");
+    assert!(!folder.path().join("data").exists());
+    // the same of a web configuration file
+    let file = written(folder.path(), &good);
+    let web = folder.path().join("web.yml");
+    std::fs::write(&web, "basic_auth_user: {}\n").unwrap();
+    let web = format!("--web.config.file={}", web.display());
+    assert_refused(&finish(&[&file, "--web.listen-address=127.0.0.1:0", &web]), 2, "basic_auth_user\"");
+    assert!(service.accept().is_err(), "nobody called");
+}
+
+#[test]
+fn a_store_in_use_is_refused_and_its_owner_undisturbed() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = Running::simulator(&["--quiet"]);
+    let config = config_file(folder.path(), &simulator, "1s", EAGER);
+    let mut owner = Running::exporter(&config, &[]);
+    let file = format!("--config.file={}", config.display());
+    assert_refused(
+        &finish(&[&file, "--web.listen-address=127.0.0.1:0", "--log.level=error"]),
+        1,
+        "in use by another process",
+    );
+    assert!(owner.process.running());
+    assert_eq!(owner.get("/-/healthy").status, 200);
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    let store = folder.path().join("data/ledger.redb");
+    let meta = TableDefinition::<&str, u64>::new("meta");
+    {
+        let database = Database::create(&store).unwrap();
+        let write = database.begin_write().unwrap();
+        write.open_table(meta).unwrap().insert("schema", 99).unwrap();
+        write.commit().unwrap();
+    }
+    let file = written(folder.path(), &config_text("http://127.0.0.1:1", folder.path(), "1s", EAGER));
+    assert_refused(&finish(&[&file, "--web.listen-address=127.0.0.1:0", "--log.level=error"]), 1, "layout 99");
+    let database = Database::open(&store).unwrap();
+    let read = database.begin_read().unwrap();
+    assert_eq!(read.open_table(meta).unwrap().get("schema").unwrap().unwrap().value(), 99);
+    let tables: Vec<_> = read.list_tables().unwrap().map(|table| table.name().to_owned()).collect();
+    assert_eq!(tables, ["meta"]);
+}

@@ -1,0 +1,131 @@
+//! The whole chain: simulated services, the exporter as `demo` runs it, and a real Prometheus. What
+//! Prometheus has stored adds up to what happened, series that were born meanwhile included.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use audit_exporter::event::System;
+use serde_json::Value;
+
+use crate::program::{Counts, Process, Running, ask, difference, event_labels, eventually, program, tool};
+
+struct Prometheus {
+    process: Process,
+    address: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Prometheus {
+    /// Scrapes `target` every second.
+    fn start(binary: &std::path::Path, target: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("prometheus.yml");
+        let text = format!(
+            "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\nscrape_configs:\n  - job_name: audit\n    \
+             static_configs:\n      - targets: ['{target}']\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut process = Process::start(Command::new(binary).args([
+            &format!("--config.file={}", config.display()),
+            &format!("--storage.tsdb.path={}", folder.path().join("tsdb").display()),
+            "--web.listen-address=127.0.0.1:0",
+        ]));
+        let address = process.until_printed("the address it listens on", |printed| {
+            let line = printed.lines().find(|line| line.contains("msg=\"Listening on\""))?;
+            Some(line.split("address=").nth(1)?.split_whitespace().next()?.to_owned())
+        });
+        Self { process, address, _folder: folder }
+    }
+
+    /// The series that an instant query finds: labels and samples (one, or many for a range).
+    fn query(&self, query: &str) -> Vec<(Value, Vec<f64>)> {
+        let query: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();
+        let answer = ask(&self.address, "GET", &format!("/api/v1/query?query={query}"), &[], "");
+        let answer = answer.json();
+        assert_eq!(answer["status"], "success", "{answer:#}");
+        let number = |sample: &Value| sample[1].as_str().unwrap().parse::<f64>().unwrap();
+        let samples = |series: &Value| match &series["values"] {
+            Value::Array(values) => values.iter().map(number).collect(),
+            _ => vec![number(&series["value"])],
+        };
+        let series = answer["data"]["result"].as_array().unwrap();
+        series.iter().map(|series| (series["metric"].clone(), samples(series))).collect()
+    }
+
+    /// By how much each series of a counter has grown since it was first stored.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn growth(&self) -> Counts {
+        let mut growth = BTreeMap::new();
+        for (labels, samples) in self.query("audit_events_total[1h]") {
+            assert!(samples.is_sorted(), "{labels} went back: {samples:?}");
+            assert_eq!(samples[0], 0.0, "{labels} was not stored as 0 first: {samples:?}");
+            let grown = (samples[samples.len() - 1] - samples[0]) as u64;
+            if grown > 0 {
+                growth.insert(event_labels(|name| labels[name].as_str().unwrap().to_owned()), grown);
+            }
+        }
+        growth
+    }
+}
+
+#[test]
+fn what_prometheus_stores_adds_up_to_what_happened() {
+    let Some(binary) = tool("AUDIT_EXPORTER_PROMETHEUS", "prometheus") else { return };
+    let store = tempfile::tempdir().unwrap();
+    let storage = format!("--storage.path={}", store.path().join("data").display());
+    let call = ["demo", "--web.listen-address=127.0.0.1:0", "--hold=3s", "--seed=3", &storage];
+    let mut demo = Process::start(&mut program(&call));
+    let after = |start: &'static str| {
+        move |printed: &str| {
+            let line = printed.lines().find_map(|line| line.strip_prefix(start))?;
+            Some(line.trim().trim_start_matches("http://").trim_end_matches('/').to_owned())
+        }
+    };
+    let services = demo.until_printed("the simulator's address", after("simulated services at"));
+    let page = demo.until_printed("the status page's address", after("status page at"));
+    let services = Running { process: demo, address: services };
+    let prometheus = Prometheus::start(&binary, &page);
+
+    let up = |at_least: usize| {
+        eventually(Duration::from_secs(40), || match prometheus.query("up[1h]").first() {
+            Some((_, samples)) if samples.len() >= at_least => Ok(()),
+            other => Err(format!("{at_least} scrapes, there is {other:?}")),
+        });
+    };
+    up(3);
+    // a burst in series that exist, and kinds of events that were never heard of
+    let injected =
+        services.post("/simulator/inject", r#"["new_category", "deletion_burst", "password_spray", "late_events"]"#);
+    assert_eq!(injected.status, 200, "{injected}");
+    up(12);
+    let again = services.post("/simulator/inject", r#"["new_category", "deletion_burst", "updated_file"]"#);
+    assert_eq!(again.status, 200, "{again}");
+    up(20);
+    services.post("/simulator/silence", "");
+
+    // nobody but Prometheus scrapes: what it has seen is all that is known here
+    let truth = eventually(Duration::from_mins(1), || {
+        let truth = services.truth();
+        let growth = prometheus.growth();
+        if truth == growth && services.truth() == truth {
+            return Ok(truth);
+        }
+        Err(format!("what Prometheus has to add up to what happened:\n{}", difference(&growth, &truth)))
+    });
+    for system in System::ALL {
+        let total: u64 = truth.iter().filter(|(labels, _)| labels[0] == system.as_str()).map(|(_, count)| count).sum();
+        assert!(total > 100, "{system}: {total} events are no traffic");
+    }
+    // born during the run, and so not shown by the first scrape
+    let scrapes = prometheus.query("up[1h]")[0].1.len();
+    let born = prometheus.query("audit_events_total[1h]").iter().filter(|(_, samples)| samples.len() < scrapes).count();
+    assert!(born > 0, "no series was born during the run");
+
+    let (_, ups) = prometheus.query("up[1h]").remove(0);
+    assert!(ups.iter().all(|up| *up == 1.0), "down at times: {ups:?}");
+    let log = prometheus.process.printed();
+    let complaints: Vec<&str> =
+        log.lines().filter(|line| line.contains("level=warn") || line.contains("level=error")).collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+}

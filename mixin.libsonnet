@@ -1,11 +1,29 @@
-// The dashboards as a monitoring mixin: the same files, under the names that mixins use.
+// A monitoring mixin: the dashboards and the rules, from the same files, under the names that mixins use.
 //
-//   jsonnet -e '(import "mixin.libsonnet").grafanaDashboards' -m DIR -c
+//   jsonnet -m OUT -c -e '(import "mixin.libsonnet").grafanaDashboards'
+//   jsonnet -S -e 'std.manifestYamlDoc((import "mixin.libsonnet").prometheusAlerts)'
+//
+// It needs no library. The rules need jsonnet 0.20 or newer, or go-jsonnet: the std.parseYaml of jsonnet 0.18
+// (Debian 12) cannot read texts of several lines. The dashboards do with either.
+local groups(texts) = std.flatMap(function(text) std.parseYaml(text).groups, texts);
 {
   grafanaDashboards+:: {
     'audit-overview.json': import 'dashboards/audit-overview.json',
     'audit-source.json': import 'dashboards/audit-source.json',
     'audit-exporter-health.json': import 'dashboards/audit-exporter-health.json',
     'audit-feeds.json': import 'dashboards/audit-feeds.json',
+  },
+  prometheusAlerts+:: {
+    groups+: groups([
+      importstr 'alerts/audit-activity.yml',
+      importstr 'alerts/audit-integrity.yml',
+      importstr 'alerts/audit-watch.yml',
+    ]),
+  },
+  prometheusRules+:: {
+    groups+: groups([
+      importstr 'alerts/audit-recording.yml',
+      importstr 'alerts/audit-thresholds.yml',
+    ]),
   },
 }

@@ -3,8 +3,8 @@
 //   jsonnet -m OUT -c -e '(import "mixin.libsonnet").grafanaDashboards'
 //   jsonnet -S -e 'std.manifestYamlDoc((import "mixin.libsonnet").prometheusAlerts)'
 //
-// It needs no library. The rules need jsonnet 0.20 or newer, or go-jsonnet: the std.parseYaml of jsonnet 0.18
-// (Debian 12) cannot read texts of several lines. The dashboards do with either.
+// It needs no library. The rules need a newer jsonnet than 0.20 (0.22 was tried): the std.parseYaml of older ones, as in
+// Debian 12, cannot read texts of several lines. The dashboards do with any.
 local groups(texts) = std.flatMap(function(text) std.parseYaml(text).groups, texts);
 {
   grafanaDashboards+:: {

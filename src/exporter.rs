@@ -6,6 +6,7 @@
 //! Leaves to others: polling (`poll.rs`), counting (`ledger.rs`), HTTP (`web.rs`).
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use chrono::{DateTime, Utc};
@@ -41,6 +42,14 @@ pub enum ApplyError {
         /// What is wrong.
         why: String,
     },
+    /// The ledger cannot move while the program runs.
+    #[error("storage.path was {before} at the start and is {after} now: restart the exporter to move its ledger")]
+    StorageMoved {
+        /// Where the ledger is.
+        before: String,
+        /// Where the configuration wants it.
+        after: String,
+    },
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] CommitError),
@@ -51,6 +60,8 @@ pub struct Exporter {
     ledger: Ledger,
     clock: Clock,
     connect: Connect,
+    /// `storage.path` of the configuration at the start.
+    storage: PathBuf,
     inner: RwLock<Inner>,
     /// One reload at a time.
     applying: tokio::sync::Mutex<()>,
@@ -112,6 +123,10 @@ impl Exporter {
     /// Puts a configuration in force. On an error the one before stays in force whole.
     pub async fn apply(&self, config: Config) -> Result<(), ApplyError> {
         let _alone = self.applying.lock().await;
+        if config.storage.path != self.storage {
+            let (before, after) = (self.storage.display().to_string(), config.storage.path.display().to_string());
+            return Err(ApplyError::StorageMoved { before, after });
+        }
         let before = self.inner().running.clone();
         // everything that can be refused comes before anything is stopped
         let mut after: Vec<Arc<Running>> = Vec::new();

@@ -202,7 +202,7 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
         Some(Command::Simulate { listen, seed, fault, rate, quiet }) => {
             let world = world(seed, &fault, rate, quiet)?;
             let stop = stop_signal()?;
-            let listeners = listen::bind(&[listen]).await.map_err(Exit::usage)?;
+            let listeners = listen::bind(&[listen]).await.map_err(Exit::failure)?;
             for listener in &listeners {
                 let address = listener.local_addr().map_err(Exit::failure)?;
                 print(&format!("simulated services at http://{address}"));
@@ -277,7 +277,7 @@ async fn run_exporter(
         None => WebFile::none(),
     };
     let web = Arc::new(web);
-    let listeners = listen::bind(&arguments.listen).await.map_err(Exit::usage)?;
+    let listeners = listen::bind(&arguments.listen).await.map_err(Exit::failure)?;
     let pages = Pages { exporter: Arc::default(), config_file };
     // before anything is waited for: without a handler this signal ends the program
     reload_on_hangup(pages.clone())?;

@@ -43,6 +43,7 @@ fn main() {
     rows();
     runtime.block_on(scrapes());
     whole_program();
+    peak_memory();
 }
 
 /// CPU seconds this process has used.
@@ -361,6 +362,94 @@ fn whole_program() {
     starts.remove(0);
     starts.sort_by(f64::total_cmp);
     println!("{:<58} {:>13.1} ms {:>16}   under 100 ms", "start to ready, median of 5", starts[2], "");
+}
+
+/// The most memory the program takes while it reads what is as large as can be: a page just under
+/// `max_response_bytes` and a file of half a gigabyte.
+fn peak_memory() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    serve_large(listener, &origin);
+    let folder = tempfile::tempdir_in(target_folder()).unwrap();
+    let common = "rate_limit: {requests: 100, per: 1s, burst: 10}\n      initial_lookback: 30m";
+    let ads = format!(
+        "  index_exchange:\n    - name: ads\n      base_url: {origin}\n      token_url: {origin}/token\n      client_key: bm86cGU=\n      subscriptions: [impressions]\n      rate_limit: {{requests: 100, per: 1s, burst: 10}}\n"
+    );
+    let etl = format!(
+        "  informatica:\n    - name: etl\n      login_url: {origin}\n      username: u\n      password: p\n      {common}\n"
+    );
+    for (name, source, events) in [("a page of 15 MiB", etl, 1000), ("a file of 512 MB of rows", ads, 1_000_000)] {
+        let store = folder.path().join(name.replace(' ', "-"));
+        let config = folder.path().join("large.yml");
+        std::fs::write(&config, format!("storage: {{path: {:?}}}\nsources:\n{source}", store)).unwrap();
+        let address: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_audit-exporter"));
+        command.arg(format!("--config.file={}", config.display())).arg(format!("--web.listen-address={address}"));
+        let exporter = Program(command.stderr(Stdio::null()).spawn().unwrap());
+        let clock = Instant::now();
+        let counted = |page: String| {
+            let (_, rest) = page.split_once("\"events\": ")?;
+            rest.split(',').next()?.trim().parse::<u64>().ok()
+        };
+        while get_page(address, "/api/v1/status").and_then(counted).is_none_or(|counted| counted < events) {
+            assert!(clock.elapsed() < Duration::from_mins(2), "{:?}", get_page(address, "/api/v1/status"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let figure = format!("peak RSS while reading {name}");
+        println!("{figure:<58} {:>13.1} MB {:>16}   under 60 MB", status(&exporter.0, "VmHWM"), "");
+    }
+}
+
+/// Answers of both services, each as large as can be.
+fn serve_large(listener: std::net::TcpListener, origin: &str) {
+    let now = Clock::machine().now();
+    let session = serde_json::json!({
+        "products": [{"name": "Integration Cloud", "baseApiUrl": format!("{origin}/saas")}],
+        "userInfo": {"sessionId": "s"},
+    })
+    .to_string();
+    let padding = "x".repeat(15_400);
+    let entries: Vec<String> = (0..PAGE)
+        .map(|n| {
+            format!(
+                "{{\"id\":\"{n}\",\"entryTime\":\"{}\",\"objectName\":\"{padding}\",\"actionCategory\":\"User\",\"actionEvent\":\"CREATE\"}}",
+                (now - TimeDelta::minutes(5)).format("%Y-%m-%dT%H:%M:%S.000Z")
+            )
+        })
+        .collect();
+    let page = format!("{{\"entries\":[{}]}}", entries.join(","));
+    let hour = (now - TimeDelta::hours(3)).format("%Y-%m-%dT%H:00:00Z").to_string();
+    let list = serde_json::json!({"availableDownloads": [{
+        "subscriptionID": 1, "subscriptionName": "impressions", "hour": hour, "downloadStatus": "new",
+        "downloadURL": format!("{origin}/api/cal/v1/files/1"),
+    }]})
+    .to_string();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, b"auction_id,event_type,rest\n").unwrap();
+    let rest = "y".repeat(480);
+    for n in 0..1_000_000 {
+        std::io::Write::write_all(&mut packed, format!("{n:016x},impression,{rest}\n").as_bytes()).unwrap();
+    }
+    let file = bytes::Bytes::from(packed.finish().unwrap());
+    let log = move |Query(query): Query<HashMap<String, String>>| {
+        let first = query.get("skip").is_none_or(|skip| skip == "0");
+        let page = if first { page.clone() } else { String::from("{\"entries\":[]}") };
+        async move { ([("content-type", "application/json")], page) }
+    };
+    let router = axum::Router::new()
+        .route("/saas/public/core/v3/login", post(move || async move { session }))
+        .route("/saas/public/core/v3/securityLog", get(log))
+        .route("/token", post(async || r#"{"access_token":"t","expires_in":3600,"token_type":"bearer"}"#))
+        .route("/api/cal/v1/downloads", get(move || async move { list }))
+        .route("/api/cal/v1/files/{id}", get(move || async move { file }));
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            axum::serve(listener, router).await.unwrap();
+        });
+    });
 }
 
 fn free_port() -> u16 {

@@ -110,8 +110,15 @@ impl Exporter {
     ) -> Result<Arc<Self>, ApplyError> {
         let reload = ExporterView { reload_successful: true, reloaded_at: clock.now() };
         let inner = Inner { global: config.global.clone(), running: Vec::new(), reload, stats: BTreeMap::new() };
-        let exporter =
-            Self { ledger, clock, connect, inner: RwLock::new(inner), applying: tokio::sync::Mutex::default() };
+        let storage = config.storage.path.clone();
+        let exporter = Self {
+            ledger,
+            clock,
+            connect,
+            storage,
+            inner: RwLock::new(inner),
+            applying: tokio::sync::Mutex::default(),
+        };
         exporter.apply(config).await?;
         Ok(Arc::new(exporter))
     }

@@ -381,7 +381,7 @@ fn peak_memory() {
     for (name, source, events) in [("a page of 15 MiB", etl, 1000), ("a file of 512 MB of rows", ads, 1_000_000)] {
         let store = folder.path().join(name.replace(' ', "-"));
         let config = folder.path().join("large.yml");
-        std::fs::write(&config, format!("storage: {{path: {:?}}}\nsources:\n{source}", store)).unwrap();
+        std::fs::write(&config, format!("storage: {{path: {}}}\nsources:\n{source}", store.display())).unwrap();
         let address: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_audit-exporter"));
         command.arg(format!("--config.file={}", config.display())).arg(format!("--web.listen-address={address}"));

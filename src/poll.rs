@@ -192,9 +192,10 @@ impl Poller {
             let done = self.read(checkpoint, step, Facts::Past, |_| after).await;
             *gap_step = match done {
                 Ok(()) if started.elapsed() < self.interval / 2 => *gap_step * 2,
-                Ok(()) if started.elapsed() < self.interval => *gap_step,
-                // the newest events wait for it
-                Ok(()) => *gap_step / 2,
+                // the newest events wait for it; but what takes long for its waiting, not for its
+                // events, takes as long in small pieces
+                Ok(()) if started.elapsed() > self.interval * 4 => (*gap_step / 2).max(overlap.min(*gap_step)),
+                Ok(()) => *gap_step,
                 Err(_) => *gap_step / 4,
             };
             *gap_step = (*gap_step).clamp(GAP_STEP_MIN.max(self.cadence.cell), spec.step_max);

@@ -1,1 +1,255 @@
+//! The promises of polling, with a source that does as it is told, in simulated time.
 
+use std::sync::Mutex;
+
+use axum::Router;
+
+use super::*;
+use crate::api::{Dialect, Limits, Session, Wire};
+use crate::event::{Class, EventLabels, Item, Label, Outcome, System, What};
+use crate::ledger::{Catalogue, Counter};
+use crate::source::Signals;
+use crate::transport::InMemory;
+
+struct Open;
+
+#[async_trait]
+impl Dialect for Open {
+    async fn open_session(&self, _: &Wire) -> Result<Session, Failure> {
+        Ok(Session { token: "t".into(), base: None, renew_at: None })
+    }
+}
+
+type Reader = Box<dyn FnMut(Window) -> (Duration, Vec<Page>, Result<(), Failure>) + Send + Sync>;
+
+/// Takes as long as it says, hands over the pages it says, and ends as it says.
+struct Scripted {
+    reader: Reader,
+    windows: Arc<Mutex<Vec<Window>>>,
+}
+
+#[async_trait]
+impl Source for Scripted {
+    fn spec(&self) -> Spec {
+        Spec {
+            cell: Duration::from_millis(1),
+            step_max: Duration::from_hours(24),
+            ahead: Duration::ZERO,
+            is_feed: false,
+            signals: Signals::default(),
+            catalogue: Catalogue::default(),
+        }
+    }
+
+    async fn read(&mut self, window: Window, _: &Api, sink: &mut dyn Sink) -> Result<(), Failure> {
+        self.windows.lock().unwrap().push(window);
+        let (time, pages, end) = (self.reader)(window);
+        tokio::time::sleep(time).await;
+        for page in pages {
+            sink.page(page).await?;
+        }
+        end
+    }
+}
+
+struct Bench {
+    poller: Poller,
+    windows: Arc<Mutex<Vec<Window>>>,
+    book: Arc<SourceLedger>,
+    stats: Arc<SourceStats>,
+    clock: Clock,
+    _folder: tempfile::TempDir,
+}
+
+async fn bench(
+    reader: impl FnMut(Window) -> (Duration, Vec<Page>, Result<(), Failure>) + Send + Sync + 'static,
+) -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::starting_at(DateTime::from_timestamp(1_800_000_000, 0).unwrap());
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let name: SourceName = "test".parse().unwrap();
+    let book = ledger.register(&name, System::Losant, Catalogue::default(), clock.now()).await.unwrap();
+    let stats = Arc::new(SourceStats::default());
+    let second = Duration::from_secs(1);
+    let limits = Limits { requests: 1, per: second, burst: 1, timeout: second, max_response_bytes: 1 };
+    let transport = Arc::new(InMemory(Router::new()));
+    let api = Api::new(transport, Box::new(Open), limits, Arc::clone(&stats), clock.clone(), 1);
+    let windows = Arc::default();
+    let poller = Poller {
+        name,
+        source: Box::new(Scripted { reader: Box::new(reader), windows: Arc::clone(&windows) }),
+        api: Arc::new(api),
+        ledger,
+        book: Arc::clone(&book),
+        stats: Arc::clone(&stats),
+        clock: clock.clone(),
+        cadence: Cadence {
+            overlap: Duration::from_mins(10),
+            initial_lookback: Duration::from_hours(6),
+            max_catch_up: Duration::from_hours(24),
+            cell: Duration::from_millis(1),
+            ahead: Duration::ZERO,
+        },
+        interval: Duration::from_mins(1),
+        timeout: Duration::from_mins(15),
+        credential: Box::new(|| None),
+        seed: 1,
+    };
+    Bench { poller, windows, book, stats, clock, _folder: folder }
+}
+
+fn event(id: u8, at: DateTime<Utc>) -> Item {
+    let labels = EventLabels {
+        category: Label::from_words("user"),
+        action: Label::from_words("create"),
+        outcome: Outcome::Success,
+        class: Class::Change,
+    };
+    Item { key: EventKey::of("test", &[&[id]]), at: Some(at), filed_at: Some(at), what: What::Event(labels) }
+}
+
+fn page(items: Vec<Item>) -> Page {
+    Page { items, ..Page::default() }
+}
+
+fn broken() -> Failure {
+    Failure::new(ErrorKind::Decode, "reading", "garbage")
+}
+
+/// Lets the poller run for a while.
+async fn run_for(poller: Poller, time: Duration) {
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(poller.run(stop.clone()));
+    tokio::time::sleep(time).await;
+    stop.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_window_is_read_first_and_history_oldest_first_after_it() {
+    let bench = bench(|_| (Duration::ZERO, Vec::new(), Ok(()))).await;
+    let now = bench.clock.now();
+    run_for(bench.poller, Duration::from_secs(1)).await;
+    let windows = bench.windows.lock().unwrap().clone();
+    assert_eq!(windows[0], Window { from: now - TimeDelta::minutes(10), to: now });
+    assert_eq!(windows[1].from, now - TimeDelta::hours(6));
+    assert!(windows[1..].windows(2).all(|pair| pair[0].to == pair[1].from), "{windows:?}");
+    assert_eq!(windows.last().unwrap().to, windows[0].from);
+    assert_eq!(bench.book.state().checkpoint().unwrap().watermark(), now);
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_is_read_even_where_the_newest_window_takes_all_the_time_there_is() {
+    let bench = bench(|_| (Duration::from_mins(2), Vec::new(), Ok(()))).await;
+    run_for(bench.poller, Duration::from_hours(8)).await;
+    assert!(!bench.book.state().checkpoint().unwrap().catching_up());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_source_is_polled_late_and_not_twice_at_a_time() {
+    let bench = bench(|_| (Duration::from_mins(5), Vec::new(), Ok(()))).await;
+    run_for(bench.poller, Duration::from_hours(1)).await;
+    assert!(bench.stats.polls(PollResult::Success) <= 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_an_error_is_counted_and_the_window_is_read_again() {
+    let mut tries = 0;
+    let bench = bench(move |window| {
+        let inside = window.to - TimeDelta::seconds(1);
+        tries += 1;
+        let end = if tries == 1 { Err(broken()) } else { Ok(()) };
+        (Duration::ZERO, vec![page(vec![event(1, inside)]), page(vec![event(2, inside)])], end)
+    })
+    .await;
+    let now = bench.clock.now();
+    run_for(bench.poller, Duration::from_secs(30)).await;
+    assert_eq!(bench.book.state().total(Counter::Events), 2, "after one failed poll");
+    assert!(bench.book.state().checkpoint().unwrap().watermark() < now);
+    assert_eq!((bench.stats.polls(PollResult::Error), bench.stats.errors(ErrorKind::Decode)), (1, 1));
+    assert!(!bench.stats.up());
+    assert!(bench.stats.rest().last_error.as_ref().unwrap().1.contains("garbage"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_outside_the_window_are_noticed_and_not_counted() {
+    let bench = bench(|window| {
+        let items = vec![
+            event(1, window.from - TimeDelta::seconds(5)),
+            event(2, window.from),
+            event(3, window.to + TimeDelta::seconds(5)),
+        ];
+        (Duration::ZERO, vec![page(items)], Ok(()))
+    })
+    .await;
+    let mut poller = bench.poller;
+    let spec = poller.source.spec();
+    poller.cadence.initial_lookback = Duration::from_mins(10);
+    let mut step = Duration::from_hours(1);
+    poller.poll(&spec, Instant::now(), &mut step).await.unwrap();
+    assert_eq!(bench.book.state().total(Counter::Events), 1);
+    assert_eq!(bench.stats.rest().outside_window, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_never_ends_is_ended() {
+    let bench = bench(|_| (Duration::from_hours(1000), Vec::new(), Ok(()))).await;
+    run_for(bench.poller, Duration::from_mins(16)).await;
+    assert_eq!((bench.stats.polls(PollResult::Error), bench.stats.errors(ErrorKind::Timeout)), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_of_our_own_in_one_poll_does_not_end_the_polling() {
+    let mut tries = 0;
+    let bench = bench(move |_| {
+        tries += 1;
+        assert!(tries > 1, "a fault");
+        (Duration::ZERO, Vec::new(), Ok(()))
+    })
+    .await;
+    run_for(bench.poller, Duration::from_mins(5)).await;
+    assert_eq!(bench.stats.polls(PollResult::Error), 1);
+    assert!(bench.stats.up());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_credential_ends_the_pause() {
+    let mut tries = 0;
+    let mut bench = bench(move |_| {
+        tries += 1;
+        let mut refused = Failure::new(ErrorKind::Auth, "logging in", "status 401");
+        refused.at_login = true;
+        (Duration::ZERO, Vec::new(), if tries < 3 { Err(refused) } else { Ok(()) })
+    })
+    .await;
+    let print = Arc::new(Mutex::new([0_u8; 32]));
+    let read = Arc::clone(&print);
+    bench.poller.credential = Box::new(move || Some(*read.lock().unwrap()));
+    bench.poller.interval = Duration::from_mins(10);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(bench.poller.run(stop.clone()));
+    tokio::time::sleep(Duration::from_mins(15)).await;
+    assert_eq!(bench.stats.polls(PollResult::Error), 2, "the second pause is twenty minutes");
+    print.lock().unwrap()[0] = 1;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(bench.stats.up());
+    stop.cancel();
+    task.await.unwrap();
+}
+
+#[test]
+fn pauses_grow_and_are_longest_after_a_refused_login() {
+    let seconds = |seconds| Duration::from_secs(seconds);
+    let passing = Failure::new(ErrorKind::Server, "asking", "status 503");
+    let pauses = |failure: &Failure, interval| (1..=12).map(|n| pause_after(failure, n, interval)).collect::<Vec<_>>();
+    assert_eq!(pauses(&passing, seconds(60))[..4], [60, 120, 240, 300].map(seconds));
+    assert_eq!(pauses(&passing, seconds(1))[..5], [1, 2, 4, 8, 8].map(seconds));
+    assert_eq!(pauses(&passing, seconds(900))[..2], [900, 900].map(seconds));
+    let mut refused = Failure::new(ErrorKind::Auth, "logging in", "status 401");
+    assert_eq!(pauses(&refused, seconds(1))[3], seconds(8), "a token that is read from a file locks nothing");
+    refused.at_login = true;
+    assert_eq!(pauses(&refused, seconds(1))[..3], [30, 60, 120].map(seconds));
+    assert_eq!(pauses(&refused, seconds(1))[11], seconds(3600));
+    refused.retry_after = Some(seconds(9999));
+    assert_eq!(pauses(&refused, seconds(1))[0], seconds(9999));
+}

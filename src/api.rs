@@ -43,6 +43,10 @@ const RETRIES_MAX: u32 = 3;
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// A service that asks for a longer pause ends the poll; the next one waits as long.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(2);
+/// No service means a longer pause; a source is not left for good because of a number.
+const RETRY_AFTER_BELIEVED: Duration = Duration::from_hours(24);
+/// No session is believed to last longer.
+const LIFETIME_BELIEVED: Duration = Duration::from_hours(24 * 365);
 /// The most of an error's body that is read.
 const ERROR_BODY_MAX: u64 = 64 << 10;
 /// A `Date` header is a whole second and may have been on its way for another.
@@ -131,6 +135,8 @@ pub struct Reply {
     pub body: Bytes,
     /// When it had arrived, by our clock.
     pub at: DateTime<Utc>,
+    /// Whether it answers a login, whose error may repeat what was sent.
+    at_login: bool,
     tried: String,
 }
 
@@ -154,7 +160,7 @@ impl Reply {
 
     /// The failure this answer stands for.
     pub fn failure(&self, kind: ErrorKind) -> Failure {
-        let got = match said(&self.body) {
+        let got = match said(&self.body, self.at_login) {
             Some(said) => format!("status {}: {said}", self.status.as_u16()),
             None => format!("status {}", self.status.as_u16()),
         };
@@ -312,20 +318,24 @@ pub trait Dialect: Send + Sync {
 pub struct Wire {
     transport: Arc<dyn Transport>,
     limits: Limits,
-    gate: Gate,
+    gate: Arc<Gate>,
     stats: Arc<SourceStats>,
     clock: Clock,
     random: Mutex<StdRng>,
 }
 
 impl Wire {
-    /// Sends a call and reads the whole answer, whatever its status.
+    /// Sends a call of a login and reads the whole answer, whatever its status.
     pub async fn exchange(&self, call: &Call) -> Result<Reply, Failure> {
+        Ok(Reply { at_login: true, ..self.exchange_whole(call).await? })
+    }
+
+    async fn exchange_whole(&self, call: &Call) -> Result<Reply, Failure> {
         self.gate.pass(&self.stats).await;
         let exchange = async {
             let (status, headers, mut body) = self.send(call).await?;
             let bytes = self.read(&mut body, self.limits.max_response_bytes, call).await?;
-            Ok(Reply { status, headers, body: bytes, at: self.now(), tried: call.tried() })
+            Ok(Reply { status, headers, body: bytes, at: self.now(), at_login: false, tried: call.tried() })
         };
         tokio::time::timeout(self.limits.timeout, exchange).await.unwrap_or_else(|_| Err(self.too_slow(call)))
     }
@@ -339,7 +349,7 @@ impl Wire {
                 return Ok(Ok(Download { headers, body, idle: self.limits.timeout, tried: call.tried() }));
             }
             let bytes = self.read(&mut body, ERROR_BODY_MAX, call).await?;
-            Ok(Err(Reply { status, headers, body: bytes, at: self.now(), tried: call.tried() }))
+            Ok(Err(Reply { status, headers, body: bytes, at: self.now(), at_login: false, tried: call.tried() }))
         };
         tokio::time::timeout(self.limits.timeout, exchange).await.unwrap_or_else(|_| Err(self.too_slow(call)))
     }
@@ -417,7 +427,7 @@ enum Answer {
 }
 
 impl Api {
-    /// A client. `seed` makes the jitter repeatable in simulation.
+    /// A client with a budget of its own. `seed` makes the jitter repeatable in simulation.
     pub fn new(
         transport: Arc<dyn Transport>,
         dialect: Box<dyn Dialect>,
@@ -426,8 +436,22 @@ impl Api {
         clock: Clock,
         seed: u64,
     ) -> Self {
+        let gate = Arc::new(Gate::new(&limits));
+        Self::behind(gate, transport, dialect, limits, stats, clock, seed)
+    }
+
+    /// A client whose requests pass `gate`.
+    pub fn behind(
+        gate: Arc<Gate>,
+        transport: Arc<dyn Transport>,
+        dialect: Box<dyn Dialect>,
+        limits: Limits,
+        stats: Arc<SourceStats>,
+        clock: Clock,
+        seed: u64,
+    ) -> Self {
         let random = Mutex::new(StdRng::seed_from_u64(seed));
-        let wire = Wire { transport, gate: Gate::new(&limits), limits, stats, clock, random };
+        let wire = Wire { transport, limits, gate, stats, clock, random };
         Self { wire, dialect, session: tokio::sync::Mutex::new(None) }
     }
 
@@ -482,6 +506,10 @@ impl Api {
             };
             failure.count_once(&self.wire.stats);
             let pause = failure.retry_after.unwrap_or_else(|| self.wire.retry_delay(attempt));
+            if let Some(pause) = failure.retry_after {
+                // whoever asks next, and whyever: not before the service said
+                self.wire.gate.pause(pause);
+            }
             if !failure.passes || attempt >= RETRIES_MAX || pause > RETRY_AFTER_MAX {
                 return Err(failure);
             }
@@ -508,7 +536,7 @@ impl Api {
                 }
             });
         }
-        let reply = self.wire.exchange(&call).await?;
+        let reply = self.wire.exchange_whole(&call).await?;
         let verdict = self.judge(&reply);
         Ok((Answer::Whole(reply), verdict, session))
     }
@@ -565,29 +593,52 @@ impl Api {
 }
 
 /// What an error's body says, where it is JSON of one of the usual shapes; at most 200 characters,
-/// on one line.
-fn said(body: &[u8]) -> Option<String> {
+/// on one line. Of the answer to a login only the codes: its words may repeat the secret. Words as
+/// long as a token are left out everywhere.
+fn said(body: &[u8], at_login: bool) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
     let inner = value.get("error").filter(|error| error.is_object()).unwrap_or(&value);
     let text = |key: &str| inner.get(key).and_then(serde_json::Value::as_str);
-    let words = ["code", "error", "type", "title", "message", "detail", "description", "error_description"];
-    let said: Vec<&str> = words.into_iter().filter_map(text).filter(|text| !text.is_empty()).collect();
-    let line: String = said.join(": ").chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+    let codes = ["code", "error", "type", "scimType"];
+    let words = ["title", "message", "detail", "description", "error_description"];
+    let is_code =
+        |text: &&str| text.len() <= 40 && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.: ".contains(c));
+    let said = codes.into_iter().filter_map(text).filter(|text| !at_login || is_code(text));
+    let said = said.chain(words.into_iter().filter(|_| !at_login).filter_map(text));
+    let said: Vec<String> = said
+        .filter(|text| !text.is_empty())
+        .map(|text| {
+            text.split_whitespace()
+                .map(|word| if word.len() < TOKEN_CHARS_MIN { word } else { "…" })
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect();
+    let line: String = said.join(": ").chars().filter(|c| !c.is_control()).take(200).collect();
     (!line.is_empty()).then_some(line)
 }
+
+/// A word of an error that is as long as this may be a token.
+const TOKEN_CHARS_MIN: usize = 40;
 
 /// `Retry-After`, in seconds or as a date.
 fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = DateTime::<Utc>::from(httpdate::parse_http_date(text).ok()?);
-    Some((date - now).to_std().unwrap_or_default())
+    let pause = if let Ok(seconds) = text.parse::<u64>() {
+        Duration::from_secs(seconds)
+    } else {
+        let date = DateTime::<Utc>::from(httpdate::parse_http_date(text).ok()?);
+        (date - now).to_std().unwrap_or_default()
+    };
+    Some(pause.min(RETRY_AFTER_BELIEVED))
 }
 
-/// Our budget (governor) and what the service asked for.
-struct Gate {
+/// Our budget (governor) and what the service asked for. It outlives the client: a source that a
+/// reload changes goes on with the same one, so that reloading bypasses nothing.
+pub struct Gate {
+    requests: u32,
+    per: Duration,
+    burst: u32,
     limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<At>>,
     resume_at: Mutex<Option<Instant>>,
     shadow: Mutex<Shadow>,
@@ -610,18 +661,36 @@ impl Shadow {
 }
 
 impl Gate {
-    fn new(limits: &Limits) -> Self {
+    /// A full bucket.
+    pub fn new(limits: &Limits) -> Self {
         // a little slower than asked for: what leaves here evenly may arrive a little closer together
         let period = (limits.per / limits.requests.max(1)).mul_f64(1.01) + Duration::from_millis(2);
         let burst = std::num::NonZeroU32::new(limits.burst).unwrap_or(std::num::NonZeroU32::MIN);
-        let quota = Quota::with_period(period).expect("the period is at least 2 ms").allow_burst(burst);
+        let quota = Quota::with_period(period).unwrap_or(Quota::per_second(burst)).allow_burst(burst); // it is at least 2 ms
         let tokens = f64::from(burst.get());
         let shadow = Shadow { tokens, at: Instant::now(), burst: tokens, per_second: 1.0 / period.as_secs_f64() };
         Self {
+            requests: limits.requests,
+            per: limits.per,
+            burst: limits.burst,
             limiter: RateLimiter::direct_with_clock(quota, TokioClock),
             resume_at: Mutex::new(None),
             shadow: Mutex::new(shadow),
         }
+    }
+
+    /// This gate, or, where the limits are others, a new one that begins empty and keeps to the
+    /// pause the service asked for.
+    pub fn for_limits(self: &Arc<Self>, limits: &Limits) -> Arc<Self> {
+        if (self.requests, self.per, self.burst) == (limits.requests, limits.per, limits.burst) {
+            return Arc::clone(self);
+        }
+        let gate = Self::new(limits);
+        while gate.limiter.check().is_ok() {}
+        gate.shadow.lock().unwrap_or_else(PoisonError::into_inner).tokens = 0.0;
+        let resume_at = *self.resume_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *gate.resume_at.lock().unwrap_or_else(PoisonError::into_inner) = resume_at;
+        Arc::new(gate)
     }
 
     /// Waits until a request may be made, and takes its place in the budget.
@@ -693,6 +762,7 @@ impl GovernorClock for TokioClock {
 
 /// When a session of this lifetime is renewed: with a tenth of its life left, at least 5 s.
 pub fn renewal(now: DateTime<Utc>, lifetime: Duration) -> DateTime<Utc> {
+    let lifetime = lifetime.min(LIFETIME_BELIEVED);
     let margin = (lifetime / 10).max(Duration::from_secs(5)).min(lifetime / 2);
     now + delta(lifetime.saturating_sub(margin))
 }

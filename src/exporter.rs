@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Api, Limits};
+use crate::api::{Api, Gate, Limits};
 use crate::clock::Clock;
 use crate::config::{Config, Global, Secret, Service, SourceConfig};
 use crate::event::{SourceName, System};
@@ -73,6 +73,8 @@ struct Inner {
     reload: ExporterView,
     /// Kept when a source is changed by a reload, so that its counters do not begin anew.
     stats: BTreeMap<(SourceName, System), Arc<SourceStats>>,
+    /// Kept likewise, so that a reload does not refill a budget.
+    gates: BTreeMap<(SourceName, System), Arc<Gate>>,
 }
 
 struct Running {
@@ -81,6 +83,7 @@ struct Running {
     book: Arc<SourceLedger>,
     stats: Arc<SourceStats>,
     api: Arc<Api>,
+    gate: Arc<Gate>,
     stop: CancellationToken,
     task: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -109,7 +112,13 @@ impl Exporter {
         connect: Connect,
     ) -> Result<Arc<Self>, ApplyError> {
         let reload = ExporterView { reload_successful: true, reloaded_at: clock.now() };
-        let inner = Inner { global: config.global.clone(), running: Vec::new(), reload, stats: BTreeMap::new() };
+        let inner = Inner {
+            global: config.global.clone(),
+            running: Vec::new(),
+            reload,
+            stats: BTreeMap::new(),
+            gates: BTreeMap::new(),
+        };
         let storage = config.storage.path.clone();
         let exporter = Self {
             ledger,
@@ -159,6 +168,7 @@ impl Exporter {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.global = config.global;
         inner.stats.extend(after.iter().map(|running| (running.key(), Arc::clone(&running.stats))));
+        inner.gates.extend(after.iter().map(|running| (running.key(), Arc::clone(&running.gate))));
         inner.running = after;
         inner.reload = ExporterView { reload_successful: true, reloaded_at: self.clock.now() };
         Ok(())
@@ -183,7 +193,10 @@ impl Exporter {
             timeout: common.timeout,
             max_response_bytes: common.max_response_bytes,
         };
-        let api = Api::new(transport, dialect, limits, Arc::clone(&stats), self.clock.clone(), rand::random());
+        let kept = self.inner().gates.get(&key).cloned();
+        let gate = kept.map_or_else(|| Arc::new(Gate::new(&limits)), |gate| gate.for_limits(&limits));
+        let (gate_passed, clock) = (Arc::clone(&gate), self.clock.clone());
+        let api = Api::behind(gate_passed, transport, dialect, limits, Arc::clone(&stats), clock, rand::random());
         let api = Arc::new(api);
         let spec = reader.spec();
         let now = self.clock.now();
@@ -212,9 +225,13 @@ impl Exporter {
                 Some(*blake3::hash(secret.expose_secret().as_bytes()).as_bytes())
             }),
             seed: rand::random(),
+            nothing_read: false,
         };
         let stop = CancellationToken::new();
-        Ok((Arc::new(Running { config, spec, book, stats, api, stop, task: std::sync::Mutex::default() }), poller))
+        Ok((
+            Arc::new(Running { config, spec, book, stats, api, gate, stop, task: std::sync::Mutex::default() }),
+            poller,
+        ))
     }
 
     /// `/metrics`, in the given format.

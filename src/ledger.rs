@@ -202,7 +202,8 @@ struct LabelValues {
 impl LabelValues {
     /// The value to count `label` as: itself, or `other` where the cap is reached.
     fn admit(&mut self, label: &Label) -> Option<Label> {
-        let known = self.documented.contains(label) || self.admitted.contains(label) || *label == Label::other();
+        let is_ours = *label == Label::other() || *label == Label::unknown();
+        let known = is_ours || self.documented.contains(label) || self.admitted.contains(label);
         if !known {
             if self.admitted.len() >= LABEL_VALUES_MAX {
                 return None;
@@ -399,6 +400,7 @@ impl Ledger {
         let due = |series: &Series| {
             !series.released && series.zero_seen.load(Ordering::Relaxed) && series.born + delta(hold) <= now
         };
+        let deadline = tokio::time::Instant::now() + RELEASE_WAIT_MAX;
         for source in sources {
             let keys: Vec<Arc<SeriesKey>> = {
                 let state = source.state();
@@ -426,7 +428,7 @@ impl Ledger {
                 }
                 Ok(())
             });
-            match tokio::time::timeout(RELEASE_WAIT_MAX, release).await {
+            match tokio::time::timeout_at(deadline, release).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "new series stay at 0"),
                 Err(_) => tracing::warn!("the ledger is busy; new series stay at 0 for one more scrape"),
@@ -447,7 +449,7 @@ impl Ledger {
     }
 }
 
-/// How long a scrape waits for the ledger to record that series may be shown.
+/// How long a scrape waits, over all sources, for the ledger to record that series may be shown.
 const RELEASE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 impl Series {

@@ -224,7 +224,14 @@ fn load(arguments: &Arguments) -> Result<Config, Exit> {
             "no configuration: give --config.file=FILE, or try `audit-exporter demo`; --help tells more",
         ));
     };
-    config::load(file).map_err(Exit::usage)
+    let config = config::load(file).map_err(Exit::usage)?;
+    // certificates and keys are part of the configuration, and are read without touching the network
+    for source in config.sources.iter().filter(|source| source.common.tls.is_some()) {
+        if let Err(why) = over_the_network(source) {
+            return Err(Exit::usage(format!("{}: source {}: {why}", file.display(), source.name)));
+        }
+    }
+    Ok(config)
 }
 
 fn world(seed: u64, faults: &[String], rate: f64, quiet: bool) -> Result<World, Exit> {

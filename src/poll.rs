@@ -43,7 +43,9 @@ const WINDOW_TOLERANCE: TimeDelta = TimeDelta::seconds(1);
 /// The longest pause after failures that pass by themselves, unless the interval is longer.
 const PAUSE_MAX: Duration = Duration::from_mins(5);
 /// The shortest and the longest pause after a refused login.
-const LOGIN_PAUSE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_hours(1));
+const LOGIN_PAUSE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_hours(1));
+/// Where the service's clock turns out to be further behind at the first start, its windows are planned anew.
+const SKEW_AT_START_MAX: TimeDelta = TimeDelta::minutes(1);
 /// How often a credential's file is looked at during a pause.
 const CREDENTIAL_LOOK: Duration = Duration::from_secs(2);
 
@@ -73,6 +75,8 @@ pub struct Poller {
     pub credential: Box<dyn Fn() -> Option<[u8; 32]> + Send + Sync>,
     /// Seed of the jitter.
     pub seed: u64,
+    /// Whether the source has still to be read for the first time; `false` for a new poller.
+    pub nothing_read: bool,
 }
 
 impl Poller {
@@ -100,7 +104,7 @@ impl Poller {
                 }
                 Err(failure) => {
                     failures += 1;
-                    let pause = pause_after(&failure, failures, self.interval).mul_f64(random.random_range(0.9..1.1));
+                    let pause = pause_after(&failure, failures, self.interval).mul_f64(random.random_range(1.0..1.2));
                     warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, next_try = ?pause, "poll failed");
                     pause
                 }
@@ -134,7 +138,11 @@ impl Poller {
         let outcome = match tokio::time::timeout(timeout, poll).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(Failure::new(ErrorKind::Decode, "polling", "a fault in this program (a panic)")),
-            Err(_) => Err(Failure::new(ErrorKind::Timeout, "polling", format!("not done after {timeout:?}"))),
+            Err(_) => {
+                // what did not fit into a poll will fit in pieces
+                *gap_step = (*gap_step / 4).max(GAP_STEP_MIN.max(self.cadence.cell));
+                Err(Failure::new(ErrorKind::Timeout, "polling", format!("not done after {timeout:?}")))
+            }
         };
         let now = self.clock.now();
         let outcome = outcome.map_err(|mut failure| {
@@ -153,31 +161,18 @@ impl Poller {
 
     /// One poll: the newest window, then gaps until it is time for the next poll.
     pub async fn poll(&mut self, spec: &Spec, until: Instant, gap_step: &mut Duration) -> Result<(), Failure> {
-        let local = self.clock.now();
-        let now = local + self.api.clock_skew();
+        let overlap = self.cadence.overlap;
+        self.nothing_read |= self.book.state().checkpoint().is_none();
+        let first_start = self.nothing_read;
+        let planned_by = self.api.clock_skew();
         let stored = self.book.state().checkpoint().cloned();
-        let plan = if spec.is_feed {
-            plan_feed(stored.as_ref(), now, &self.cadence, self.interval)
-        } else {
-            plan(stored.as_ref(), now, &self.cadence)
-        };
-        if stored.as_ref() != Some(&plan.checkpoint) {
-            let lost_seconds = u64::try_from(plan.lost.num_seconds()).unwrap_or_default();
-            if lost_seconds > 0 {
-                warn!(source = %self.name, lost_seconds, "history older than max_catch_up is given up");
-            }
-            let next = Some(plan.checkpoint.clone());
-            let commit = Commit { expected: stored, next, page: Page::default(), lost_seconds, now: local };
-            self.ledger.commit(&self.book, commit).await.map_err(|error| storage(&error))?;
+        self.read_newest(spec, stored.as_ref(), planned_by).await?;
+        let learnt = self.api.clock_skew();
+        if first_start && learnt < planned_by - SKEW_AT_START_MAX {
+            debug!(source = %self.name, %learnt, "the service's clock is behind: its look-back begins earlier");
+            self.read_newest(spec, None, learnt).await?;
         }
-        let (live, overlap, is_feed) = (plan.live, self.cadence.overlap, spec.is_feed);
-        self.read(plan.checkpoint, live, Facts::Present, |api| {
-            let mut after = plan.after_live.clone();
-            // the first answer tells that the service's clock is behind: the head must not run ahead of it
-            after.head = after.head.min(local + api.clock_skew()).max(plan.after_live.origin);
-            if is_feed { after } else { after.forgetting(overlap) }
-        })
-        .await?;
+        self.nothing_read = false;
         if spec.is_feed {
             return Ok(());
         }
@@ -202,6 +197,41 @@ impl Poller {
             done?;
         }
         Ok(())
+    }
+
+    /// Plans from `checkpoint`, and reads the newest window.
+    async fn read_newest(
+        &mut self,
+        spec: &Spec,
+        checkpoint: Option<&Checkpoint>,
+        clock_skew: TimeDelta,
+    ) -> Result<(), Failure> {
+        let local = self.clock.now();
+        let now = local + clock_skew;
+        let plan = if spec.is_feed {
+            plan_feed(checkpoint, now, &self.cadence, self.interval)
+        } else {
+            plan(checkpoint, now, &self.cadence)
+        };
+        let stored = self.book.state().checkpoint().cloned();
+        if stored.as_ref() != Some(&plan.checkpoint) {
+            let lost_seconds = u64::try_from(plan.lost.num_seconds()).unwrap_or_default();
+            if lost_seconds > 0 {
+                warn!(source = %self.name, lost_seconds, "history older than max_catch_up is given up");
+            }
+            let next = Some(plan.checkpoint.clone());
+            let commit = Commit { expected: stored, next, page: Page::default(), lost_seconds, now: local };
+            self.ledger.commit(&self.book, commit).await.map_err(|error| storage(&error))?;
+        }
+        let (overlap, is_feed) = (self.cadence.overlap, spec.is_feed);
+        let after = plan.after_live;
+        self.read(plan.checkpoint, plan.live, Facts::Present, |api| {
+            // an answer may tell that the service's clock is behind: the head must not run ahead of it
+            let head = after.head.min(local + api.clock_skew()).max(after.origin);
+            let after = Checkpoint { head, ..after };
+            if is_feed { after } else { after.forgetting(overlap) }
+        })
+        .await
     }
 
     /// Reads one window and commits it; the checkpoint moves with its last page.

@@ -126,7 +126,11 @@ fn explain(error: reqwest::Error) -> TransportError {
     let mut tls = false;
     let mut cause = std::error::Error::source(&error);
     while let Some(error) = cause {
-        tls |= error.is::<rustls::Error>() || error.to_string().contains("certificate");
+        // an I/O error shows what it wraps only when asked
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        tls |= error.is::<rustls::Error>()
+            || wrapped.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
+        tls |= error.to_string().contains("certificate");
         let text = error.to_string();
         if !message.contains(&text) {
             message = format!("{message}: {text}");

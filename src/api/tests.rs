@@ -209,3 +209,33 @@ async fn a_clock_that_differs_is_noticed() {
     ask(&api).await.unwrap();
     assert_eq!(api.clock_skew(), TimeDelta::seconds(60));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_source_begins_with_an_empty_bucket_and_the_pause_it_was_asked_for() {
+    let limits = Limits { requests: 1, per: Duration::from_secs(1), burst: 5, ..fast() };
+    let gate = Arc::new(Gate::new(&limits));
+    assert!(Arc::ptr_eq(&gate, &gate.for_limits(&limits)), "the same limits, the same bucket");
+    gate.pause(Duration::from_mins(1));
+    let changed = gate.for_limits(&Limits { burst: 3, ..limits });
+    let stats = SourceStats::default();
+    let started = Instant::now();
+    changed.pass(&stats).await;
+    assert!(started.elapsed() >= Duration::from_mins(1));
+}
+
+#[test]
+fn what_a_refused_login_says_is_not_repeated() {
+    let body = br#"{"error":{"code":"IDS_085","message":"User name or password hunter2 is not valid."}}"#;
+    assert_eq!(said(body, true).as_deref(), Some("IDS_085"));
+    assert_eq!(said(body, false).as_deref(), Some("IDS_085: User name or password hunter2 is not valid."));
+    let token = format!(r#"{{"error":"bad {}"}}"#, "t".repeat(60));
+    assert_eq!(said(token.as_bytes(), false).as_deref(), Some("bad …"));
+}
+
+#[test]
+fn numbers_beyond_belief_are_cut() {
+    let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static("18446744073709551615"))]);
+    let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+    assert_eq!(retry_after(&headers, now), Some(RETRY_AFTER_BELIEVED));
+    assert!(renewal(now, Duration::MAX) < now + TimeDelta::days(366));
+}

@@ -94,6 +94,7 @@ async fn bench(
         timeout: Duration::from_mins(15),
         credential: Box::new(|| None),
         seed: 1,
+        nothing_read: false,
     };
     Bench { poller, windows, book, stats, clock, _folder: folder }
 }
@@ -248,7 +249,7 @@ fn pauses_grow_and_are_longest_after_a_refused_login() {
     let mut refused = Failure::new(ErrorKind::Auth, "logging in", "status 401");
     assert_eq!(pauses(&refused, seconds(1))[3], seconds(8), "a token that is read from a file locks nothing");
     refused.at_login = true;
-    assert_eq!(pauses(&refused, seconds(1))[..3], [30, 60, 120].map(seconds));
+    assert_eq!(pauses(&refused, seconds(1))[..3], [15, 30, 60].map(seconds));
     assert_eq!(pauses(&refused, seconds(1))[11], seconds(3600));
     refused.retry_after = Some(seconds(9999));
     assert_eq!(pauses(&refused, seconds(1))[0], seconds(9999));

@@ -941,7 +941,7 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_mins(1), bytes(dripping)).await.is_err());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_skewed_clock_shows_in_the_date_the_events_and_the_bounds() {
         let world = with_fault("losant:clock_skew_seconds=3600");
         let (_, plain) = body(losant(&with_traffic()).await).await;

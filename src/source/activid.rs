@@ -50,7 +50,7 @@ const COUNT: u32 = 1000;
 /// The most a search asks for, where time cannot be cut any finer.
 const COUNT_MAX: u32 = 100_000;
 /// How far beyond the present to ask.
-const AHEAD: Duration = Duration::from_mins(1);
+const AHEAD: Duration = Duration::from_mins(5);
 /// A service with a lower limit than this is not noticed to have one.
 const CAP_MIN: usize = 4;
 /// Limits are round: an answer of a multiple of this is not believed to be whole at once.
@@ -462,7 +462,7 @@ impl Reading<'_> {
     }
 
     async fn read_cell(&mut self, pieces: &[Piece]) -> Result<Whole, Failure> {
-        let mut whole = Whole::default();
+        let mut whole: Option<Whole> = None;
         for piece in pieces {
             let answer = self.ask(piece.window).await?;
             let known = piece.spot.as_ref().filter(|spot| {
@@ -472,9 +472,33 @@ impl Reading<'_> {
                 Some(spot) => Whole::of(piece.window, answer, spot.tainted.clone()),
                 None => self.examine(piece.window, answer).await?,
             };
-            whole.append(part);
+            whole = Some(match whole {
+                Some(before) => self.join(before, part, piece.window.from).await?,
+                None => part,
+            });
         }
-        Ok(whole)
+        Ok(whole.unwrap_or_default())
+    }
+
+    /// Puts two windows together that meet at `cut`. Bounds are exclusive and milliseconds the finest we
+    /// may write, so both were asked for what lies less than a millisecond before the cut; a service with finer
+    /// times returns that twice. Only what both hold can be it, and then it is asked for by itself.
+    async fn join(&mut self, mut left: Whole, mut right: Whole, cut: DateTime<Utc>) -> Result<Whole, Failure> {
+        let shared = left.events.shared_with(&right.events);
+        if shared.len() > 0 {
+            let sliver = Window { from: cut, to: cut }; // the search begins a millisecond before
+            let count = u32::try_from(shared.len() + 1).unwrap_or(COUNT_MAX).clamp(self.search.count, COUNT_MAX);
+            if let Some(answer) = self.ask_if_possible(sliver, count, "").await? {
+                let twice = if answer.full { shared } else { answer.events.shared_with(&shared) };
+                right.events.remove(&twice);
+                right.tainted.retain(|suspects| {
+                    let known = left.tainted.iter().any(|before| before.print() == suspects.print());
+                    !known || suspects.shared_with(&twice).len() < suspects.len()
+                });
+            }
+        }
+        left.append(right);
+        Ok(left)
     }
 
     /// Makes sure that an answer is whole and that its tainted records are found, by halving its
@@ -492,11 +516,11 @@ impl Reading<'_> {
             if !incomplete {
                 self.taint_searches_left -= 2;
             }
-            let mut whole = Whole::default();
-            for half in [left, right] {
-                let half_answer = self.ask(half).await?;
-                whole.append(self.examine(half, half_answer).await?);
-            }
+            let left_answer = self.ask(left).await?;
+            let left_half = self.examine(left, left_answer).await?;
+            let right_answer = self.ask(right).await?;
+            let right_half = self.examine(right, right_answer).await?;
+            let mut whole = self.join(left_half, right_half, right.from).await?;
             if !whole.truncated && !whole.events.holds_good_of(&answer.events) {
                 // the service's clock is coarser than these halves, which lie between its ticks
                 let mut undivided = self.indivisible(window, answer).await?;

@@ -47,7 +47,7 @@ const ACCEPT: HeaderValue = HeaderValue::from_static("application/json+canvas-st
 const TOLERANCE: TimeDelta = TimeDelta::seconds(1);
 /// Below this much of the service's budget (plus the cost of a request) we slow down: a request
 /// takes 50 in advance (canvas-lms, `request_throttle.rb`), and the token may have other users.
-const RESERVE: f64 = 100.0;
+const RESERVE: f64 = 50.0;
 /// How fast the service's budget comes back, per second (same place).
 const OUTFLOW: f64 = 10.0;
 /// The longest pause for the service's budget.
@@ -142,15 +142,24 @@ impl Source for Canvas {
     async fn read(&mut self, window: Window, api: &Api, sink: &mut dyn Sink) -> Result<(), Failure> {
         let mut reading = Reading { api, sink, filter_ignored: false, finer: false, longest: 0 };
         let mut refused = None;
+        let mut gone = Vec::new();
         for scope in &*Arc::clone(&self.scopes) {
             match self.read_scope(scope, window, &mut reading).await {
                 Ok(()) => {}
-                // a user who is gone does not keep the others from being counted
-                Err(failure) if matches!(failure.kind, ErrorKind::NotFound | ErrorKind::Forbidden) => {
+                // a user who is gone has nothing to be read, and does not keep the others from being counted
+                Err(failure) if failure.kind == ErrorKind::NotFound => gone.push(failure),
+                // a permission may come back, and the log with it: the window stays open
+                Err(failure) if failure.kind == ErrorKind::Forbidden => {
                     refused.get_or_insert(failure);
                 }
                 Err(failure) => return Err(failure),
             }
+        }
+        if gone.len() == self.scopes.len() {
+            refused = refused.or_else(|| gone.pop());
+        }
+        for failure in gone {
+            reading.sink.report(failure);
         }
         refused.map_or(Ok(()), Err)
     }

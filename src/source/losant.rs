@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
-use super::{Ignore, RawEvents, Signals, Sink, Source, Spec, StaticToken, parse_time, rejected};
+use super::{Id, Ignore, RawEvents, Signals, Sink, Source, Spec, StaticToken, parse_time, rejected};
 use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Wire};
 use crate::config::{self, Common};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, RejectReason, What};
@@ -111,6 +111,7 @@ enum Reading {
 impl Losant {
     async fn read_once(&self, window: Window, api: &Api, sink: &mut dyn Sink) -> Result<Reading, Failure> {
         let mut total_at_first = None;
+        let mut drifted = false;
         let mut seen: HashSet<EventKey> = HashSet::new();
         for page in 0..PAGES_MAX {
             let url = self.url(window, page);
@@ -120,18 +121,21 @@ impl Losant {
             let events = items.len();
             seen.extend(items.iter().map(|item| item.key));
             sink.page(Page { items, ..Page::default() }).await?;
-            let total = *total_at_first.get_or_insert(listed.total);
-            if listed.total != total {
-                return Ok(Reading::Drifted);
-            }
+            // the pages are read to their end even so: what is new cannot push out what is old
+            drifted |= *total_at_first.get_or_insert(listed.total) != listed.total;
             let read = seen.len() as u64;
-            match total {
-                Some(total) if read >= total => return Ok(Reading::Whole),
-                Some(total) if events == 0 => return Ok(Reading::Short(total - read)),
+            let short = match listed.total {
+                Some(total) if read >= total => 0,
+                Some(total) if events == 0 => total - read,
                 // the service may put fewer on a page than it was asked for
-                None if events < listed.per_page.unwrap_or(self.page_size) as usize => return Ok(Reading::Whole),
-                _ => {}
-            }
+                None if events < listed.per_page.unwrap_or(self.page_size) as usize => 0,
+                _ => continue,
+            };
+            return Ok(match short {
+                _ if drifted => Reading::Drifted,
+                0 => Reading::Whole,
+                missing => Reading::Short(missing),
+            });
         }
         Err(Failure::new(ErrorKind::Truncated, "reading pages", format!("no end after {PAGES_MAX} pages")))
     }
@@ -155,22 +159,30 @@ impl Losant {
         let Ok(log) = serde_json::from_slice::<Log>(raw) else {
             return rejected(RejectReason::Malformed, raw);
         };
-        let at: Option<DateTime<Utc>> = match log.creation_date.as_deref().map(parse_time) {
+        let at: Option<DateTime<Utc>> = match log.creation_date.as_ref().map(time) {
             Some(None) => return rejected(RejectReason::BadTime, raw),
             Some(at) => at,
             None => None,
         };
-        let id = log.id.as_deref().or(log.instance_audit_log_id.as_deref());
-        let key = match id {
+        let text = |id: &Option<Id>| id.as_ref().map(Id::to_text);
+        let key = match text(&log.id).or_else(|| text(&log.instance_audit_log_id)) {
             Some(id) => EventKey::of("losant", &[id.as_bytes()]),
             None => EventKey::of("losant without id", &[raw]),
         };
-        let what = if self.ignore.matches([log.actor_name.as_deref(), log.actor_id.as_deref()]) {
+        let what = if self.ignore.matches([log.actor_name.as_deref(), text(&log.actor_id).as_deref()]) {
             What::Ignored
         } else {
             What::Event(log.labels())
         };
         Item { key, at, filed_at: at, what }
+    }
+}
+
+/// A date as text, or as the milliseconds that the query takes.
+fn time(written: &Id) -> Option<DateTime<Utc>> {
+    match written {
+        Id::Text(text) => parse_time(text),
+        Id::Number(number) => DateTime::from_timestamp_millis(number.as_i64()?),
     }
 }
 
@@ -202,14 +214,14 @@ impl<'a> Listed<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Log {
-    id: Option<String>,
-    instance_audit_log_id: Option<String>,
-    creation_date: Option<String>,
+    id: Option<Id>,
+    instance_audit_log_id: Option<Id>,
+    creation_date: Option<Id>,
     primary_target_type: Option<String>,
     request_action: Option<String>,
-    actor_id: Option<String>,
+    actor_id: Option<Id>,
     actor_name: Option<String>,
-    response_status: Option<u16>,
+    response_status: Option<Id>,
 }
 
 impl Log {
@@ -220,8 +232,9 @@ impl Log {
             "patch" | "put" => Label::from_words("update"),
             _ => action,
         };
-        let outcome = match self.response_status {
-            Some(status) if status < 400 => Outcome::Success,
+        let status = self.response_status.as_ref().and_then(|status| status.to_text().parse::<f64>().ok());
+        let outcome = match status {
+            Some(status) if status < 400.0 => Outcome::Success,
             Some(_) => Outcome::Failure,
             None => Outcome::Unknown,
         };
@@ -276,6 +289,10 @@ mod tests {
                 r#"{"primaryTargetType":"InstanceCustomNode","requestAction":"resendInvite"}"#,
                 "instance_custom_node resend_invite unknown",
             ),
+            (
+                r#"{"id":12345,"actorId":7,"responseStatus":"201","creationDate":1465790400000}"#,
+                "unknown unknown success",
+            ),
             ("{}", "unknown unknown unknown"),
         ] {
             assert_eq!(label_text(json), expected, "{json}");
@@ -292,7 +309,7 @@ mod tests {
     #[test]
     fn what_cannot_be_understood_is_rejected_for_its_reason() {
         assert!(label_text("[1]").starts_with("Rejected(Rejection { reason: Malformed"));
-        assert!(label_text(r#"{"responseStatus": "x"}"#).contains("Malformed"));
+        assert!(label_text(r#"{"responseStatus": {}}"#).contains("Malformed"));
         assert!(label_text(r#"{"id":"a","creationDate":"soon"}"#).contains("BadTime"));
     }
 

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde_json::Value;
 use url::Url;
 
 use super::token_claims;
@@ -20,7 +21,8 @@ const LIFETIME_UNKNOWN: Duration = Duration::from_mins(5);
 #[derive(Deserialize)]
 struct Granted {
     access_token: SecretString,
-    expires_in: Option<f64>,
+    /// Seconds, which some servers write as text.
+    expires_in: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -61,7 +63,8 @@ pub(super) async fn client_credentials(wire: &Wire, token_url: &Url, basic: &Sec
     }
     let granted: Granted = serde_json::from_slice(&reply.body).map_err(|_| reply.undecodable("no access_token"))?;
     let own = token_claims::<Lifetime>(granted.access_token.expose_secret()).map(|claims| claims.exp - claims.iat);
-    let lifetime = match (granted.expires_in, own) {
+    let said = granted.expires_in.and_then(|said| said.as_f64().or_else(|| said.as_str()?.trim().parse().ok()));
+    let lifetime = match (said, own) {
         (Some(said), Some(own)) => Some(said.min(own)),
         (said, own) => said.or(own),
     };

@@ -32,6 +32,11 @@ struct Run {
 
 impl Run {
     fn new(system: System, seed: u64, rate: f64) -> Self {
+        Self::with(system, seed, rate, Faults::default())
+    }
+
+    /// A world that had these faults from its beginning.
+    fn with(system: System, seed: u64, rate: f64, faults: Faults) -> Self {
         let clock = Clock::starting_at(DateTime::from_timestamp(1_790_000_000, 0).unwrap());
         let world = World::new(Options {
             seed,
@@ -39,7 +44,7 @@ impl Run {
             history: Duration::from_hours(2),
             day: Duration::from_hours(24),
             rate,
-            faults: Faults::default(),
+            faults,
             quiet: false,
         });
         Self { world, clock, folder: tempfile::tempdir().unwrap(), system, common: COMMON.to_owned() }
@@ -69,8 +74,13 @@ impl Run {
 
     /// Lets everything be read: no new traffic, no trouble, and time for what is late.
     async fn settle(&self) {
-        self.world.fall_silent();
         self.world.set_faults(Faults::default());
+        self.fall_silent().await;
+    }
+
+    /// No new traffic, and time for what is late.
+    async fn fall_silent(&self) {
+        self.world.fall_silent();
         minutes(20).await;
         // a file may still gain rows; what came at the last moment is read by the next poll
         loop {
@@ -173,6 +183,25 @@ async fn survives_trouble(system: System) {
     }
 }
 
+/// A service whose clock is minutes or hours off: its `Date`, its events' times and its filters.
+async fn foreign_clock(system: System) {
+    for seconds in [300, -300, 7200, -7200] {
+        let flag = format!("{system}:clock_skew_seconds={seconds}");
+        let mut faults = Faults::default();
+        faults.set(&flag).unwrap();
+        let run = Run::with(system, 9, 0.05, faults);
+        eprintln!("{flag}"); // shown where what follows fails
+        let exporter = run.start().await;
+        minutes(90).await;
+        run.fall_silent().await;
+        let page = exposed(&exporter).await;
+        assert_exact(&page, &run.world.truth(), system);
+        let seen = page.sum("audit_source_clock_skew_seconds", &[]);
+        assert!((seen - f64::from(seconds)).abs() < 5.0, "{flag}: seen as {seen}");
+        exporter.stop().await;
+    }
+}
+
 /// Stopped for six hours, then started again on the same store.
 async fn outage(system: System) {
     let run = Run::new(system, 7, 0.05);
@@ -204,6 +233,11 @@ macro_rules! conforms {
             #[tokio::test(start_paused = true)]
             async fn trouble_of_every_kind_loses_and_doubles_nothing() {
                 survives_trouble($system).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn a_service_whose_clock_is_off_is_counted_exactly() {
+                foreign_clock($system).await;
             }
 
             #[tokio::test(start_paused = true)]

@@ -48,12 +48,15 @@ struct Event {
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "switches are independent of each other")]
 struct Service {
     events: Vec<Event>,
     /// Its own limit; 0 is none.
     cap: usize,
     /// Times are cut to so many milliseconds, those of filters too; 0 is 1.
     tick_ms: i64,
+    /// Times are kept to the microsecond.
+    fine: bool,
     cannot_verify: bool,
     ignores_time: bool,
     /// Answers 400 `tooMany` beyond so many; 0 is never.
@@ -106,7 +109,8 @@ async fn search(State(service): State<Shared>, headers: http::HeaderMap, body: B
         let status = service.statuses.remove(0);
         return error(status, "invalidValue");
     }
-    let cut = |at: DateTime<Utc>| at.timestamp_millis().div_euclid(service.tick_ms.max(1));
+    let (fine, tick_ms) = (service.fine, service.tick_ms.max(1));
+    let cut = |at: DateTime<Utc>| if fine { at.timestamp_micros() } else { at.timestamp_millis().div_euclid(tick_ms) };
     let (mut after, mut before, mut verify) = (i64::MIN, i64::MAX, false);
     let mut attributes = Vec::new();
     for clause in filter.split(" and ") {
@@ -363,8 +367,8 @@ async fn cells_of_the_future_are_not_asked_for() {
     let from = floor(noon(), CELL);
     rig.read(Window { from, to: from + TimeDelta::hours(1) }).await;
     let asked: Vec<_> = rig.service().searches.clone();
-    assert_eq!(asked.len(), 1, "{asked:?}");
-    assert!(asked[0].0.contains("lt 2026-03-04T12:05:00.000Z"), "{asked:?}");
+    assert_eq!(asked.len(), 2, "the present one and the next, for a clock that is ahead: {asked:?}");
+    assert!(asked[1].0.contains("lt 2026-03-04T12:10:00.000Z"), "{asked:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -406,6 +410,29 @@ async fn a_full_answer_is_halved_until_nothing_is_missing() {
     rig.read(cells(1)).await;
     assert_eq!(rig.book.total(), 300);
     assert!(rig.book.reports.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_finer_than_a_millisecond_double_nothing() {
+    for page_size in [1000, 7] {
+        let mut rig = rig_with(|_, common| common.page_size = std::num::NonZeroU32::new(page_size));
+        rig.service().fine = true;
+        let moment = |ms, microseconds| at(ms) + TimeDelta::microseconds(microseconds);
+        for n in 0..5 {
+            rig.add(moment(60_000, 400), typed("deleteUser"), n == 3); // equal ones at one instant
+            rig.other(moment(60_000, 400));
+            rig.other(moment(61_000, 2 * n));
+            rig.add(moment(62_000, 999), typed("createUser"), false);
+        }
+        for n in 0..50 {
+            rig.other(moment(100_000, 1300 * n));
+            rig.add(moment(149_999, 20 * n), typed("createUser"), false); // on both sides of the first cut
+        }
+        for _ in 0..3 {
+            rig.read(cells(1)).await;
+            assert_eq!((rig.book.total(), rig.book.tainted), (120, 1), "pages of {page_size}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

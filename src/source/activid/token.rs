@@ -146,6 +146,27 @@ impl Bag {
         }
     }
 
+    /// What is in both, as often as it is in both.
+    pub(super) fn shared_with(&self, other: &Bag) -> Bag {
+        let mut shared = Bag::default();
+        for (content, (record, count)) in &self.0 {
+            if let Some((_, others)) = other.0.get(content) {
+                shared.0.insert(*content, (record.clone(), *count.min(others)));
+            }
+        }
+        shared
+    }
+
+    /// Takes away what is in another.
+    pub(super) fn remove(&mut self, other: &Bag) {
+        for (content, (_, count)) in &other.0 {
+            if let Some(held) = self.0.get_mut(content) {
+                held.1 = held.1.saturating_sub(*count);
+            }
+        }
+        self.0.retain(|_, (_, count)| *count > 0);
+    }
+
     /// Whether all that was understood of another reading is here.
     pub(super) fn holds_good_of(&self, other: &Bag) -> bool {
         other.0.iter().all(|(content, (record, count))| {

@@ -36,7 +36,7 @@ COUNTER_FUNCTIONS = {"increase", "rate", "resets", "changes"}
 # durable; the comments above the rules say why.
 COMPARES_DURABLE_COUNTERS = {"AuditFeedTainted", "AuditEventsLost", "AuditNewAgentLogin", "AuditNewCategoryOrAction"}
 GUARD = re.compile(
-    r"unless on \(job, source, system\)\s+max_over_time\(source:audit_source_behind:max5m\[(\w+)\]\) == 1\s*$"
+    r"and on \(job, source, system\)\s+max_over_time\(source:audit_source_behind:max5m\[(\w+)\]\) == 0\s*$"
 )
 
 KEYWORDS = set(

@@ -116,6 +116,9 @@ def main():
         state = {alert["labels"]["alertname"] for alert in json.loads(get(f"{api}/api/v1/alerts"))["data"]["alerts"] if alert["state"] == "firing"}
         if "Watchdog" not in state:
             problems.append("Watchdog does not fire")
+        activity = set(re.findall(r"alert: (\w+)", (ALERTS / "audit-activity.yml").read_text()))
+        if state & activity:
+            problems.append(f"the history that a first start reads sets off {sorted(state & activity)}")
         broken = state & {"AuditSourceDown", "AuditExporterAbsent", "AuditStorageFailing", "AuditConfigReloadFailed", "AuditSourceVanished"}
         if broken:
             problems.append(f"a healthy demo sets off {sorted(broken)}")

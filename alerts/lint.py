@@ -1,0 +1,408 @@
+#!/usr/bin/env python3
+"""Lint of the alert rules, their tests, their runbooks and the example for Alertmanager.
+
+Checks what promtool and amtool cannot know: that every metric and label exists on /metrics, that no
+counter is compared raw, that ranges hold enough scrapes, that every alert says what it must and is
+tested. Prints each problem as FILE: what is wrong; exit status 1 if there is any.
+
+Reads PromQL by its tokens, not by its grammar: promtool has parsed every expression before.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+try:
+    import yaml
+except ImportError:
+    sys.exit("alerts/lint.py needs PyYAML: apt-get install -y --no-install-recommends python3-yaml")
+
+ROOT = Path(__file__).resolve().parent.parent
+ALERTS = ROOT / "alerts"
+RUNBOOKS = ROOT / "docs" / "runbooks"
+RUNBOOK_BASE = "https://github.com/audit-exporter/audit-exporter/blob/main/docs/runbooks/"
+RUNBOOK_HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation", "False positives"]
+DASHBOARDS = {"audit-overview", "audit-source", "audit-exporter-health", "audit-feeds"}
+SEVERITIES = {"critical", "warning", "info"}
+# The longest scrape_interval the rules are made for, and how many scrapes a range must hold.
+SCRAPE_SECONDS, SCRAPES = 60, 4
+TARGET_LABELS = {"job", "instance"}
+# What Prometheus itself writes.
+BUILT_IN = {"ALERTS": {"alertname", "alertstate", "severity"}, "ALERTS_FOR_STATE": set(), "up": set()}
+
+# Functions that understand a counter that begins again at 0.
+COUNTER_FUNCTIONS = {"increase", "rate", "resets", "changes"}
+# These alerts compare counters as they are, which is right for them only because these counters are
+# durable; the comments above the rules say why.
+COMPARES_DURABLE_COUNTERS = {"AuditFeedTainted", "AuditEventsLost", "AuditNewAgentLogin", "AuditNewCategoryOrAction"}
+GUARD = re.compile(
+    r"unless on \(job, source, system\)\s+max_over_time\(source:audit_source_behind:max5m\[(\w+)\]\) == 1\s*$"
+)
+
+KEYWORDS = set(
+    "by without on ignoring group_left group_right and or unless bool offset inf nan start end atan2".split()
+)
+TOKEN = re.compile(
+    r"""(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<duration>\b(?:\d+(?:ms|[smhdwy]))+\b)|(?P<number>\d+(?:\.\d+)?)"""
+    r"""|(?P<name>[A-Za-z_:][A-Za-z0-9_:]*)|(?P<op>=~|!~|!=|==|<=|>=|[-+*/%^<>=(){}\[\],:])|(?P<space>\s+|\#[^\n]*)|(?P<bad>.)"""
+)
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
+
+problems = []
+
+
+def problem(where, what):
+    problems.append(f"{where}: {what}")
+
+
+def seconds(duration):
+    return sum(int(n) * UNITS[u] for n, u in re.findall(r"(\d+)(ms|[smhdwy])", duration))
+
+
+class Selector:
+    """A metric in an expression: its matchers, its range, the functions around it."""
+
+    def __init__(self, name, functions):
+        self.name, self.functions, self.matchers, self.range = name, functions, [], None
+
+
+def parse(expr):
+    """The selectors and the grouping labels of an expression."""
+    tokens = [(m.lastgroup, m.group()) for m in TOKEN.finditer(expr) if m.lastgroup != "space"]
+    selectors, grouping, stack, at = [], set(), [], 0
+    last_word = ""
+    while at < len(tokens):
+        kind, text = tokens[at]
+        following = tokens[at + 1][1] if at + 1 < len(tokens) else ""
+        if kind == "bad":
+            raise ValueError(f"cannot read {text!r}")
+        if text == "(":
+            stack.append(last_word)
+            last_word = ""
+        elif text == ")":
+            stack.pop()
+            last_word = ""
+        elif kind == "name" and text in ("by", "without", "on", "ignoring", "group_left", "group_right"):
+            outer = last_word
+            if following == "(":
+                at += 2
+                while tokens[at][1] != ")":
+                    if tokens[at][0] == "name":
+                        grouping.add(tokens[at][1])
+                    at += 1
+            # `sum by (x) (…)`: the parenthesis that follows belongs to sum
+            last_word = outer if text in ("by", "without") else ""
+        elif kind == "name" and text.lower() in KEYWORDS:
+            last_word = ""
+        elif kind == "name" and following == "(":
+            last_word = text
+        elif kind == "name" and following in ("by", "without"):
+            last_word = text
+        elif kind == "name":
+            selector = Selector(text, [word for word in stack if word])
+            if following == "{":
+                at += 2
+                while tokens[at][1] != "}":
+                    if tokens[at][0] == "name":
+                        selector.matchers.append((tokens[at][1], tokens[at + 1][1], tokens[at + 2][1][1:-1]))
+                        at += 2
+                    at += 1
+            if at + 1 < len(tokens) and tokens[at + 1][1] == "[":
+                selector.range = tokens[at + 2][1]
+                at += 3
+            selectors.append(selector)
+            last_word = ""
+        elif text == "[":
+            # a subquery: its range is checked like any other
+            selectors.append(Selector("", []))
+            selectors[-1].range = tokens[at + 1][1]
+            while tokens[at][1] != "]":
+                at += 1
+        at += 1
+    return selectors, grouping
+
+
+def read_exposed():
+    """Sample names of /metrics: name → {label: values, or None where they are open}."""
+    exposed = {}
+    for line in (ALERTS / "tests" / "exposed.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, *labels = line.split()
+            split = (label.partition("=") for label in labels)
+            exposed[name] = {label: set(values.split("|")) if values else None for label, _, values in split}
+    return exposed
+
+
+def recorded_labels(rule, known):
+    """The labels of a recorded series: what its expression groups by, or has already."""
+    selectors, _ = parse(rule["expr"])
+    labels = {}
+    for selector in selectors:
+        labels.update(known.get(selector.name, {}))
+    by = re.match(r"\s*\w+ by \(([^)]*)\)", rule["expr"])
+    if by:
+        labels = {label.strip(): labels.get(label.strip()) for label in by.group(1).split(",")}
+    return {label: values for label, values in labels.items() if label not in ("instance",)}
+
+
+def is_counter(name):
+    return name.endswith(("_total", "_total:max", "_count", "_sum", "_bucket"))
+
+
+def check_expr(where, rule, known):
+    expr = rule["expr"]
+    try:
+        selectors, grouping = parse(expr)
+    except (ValueError, IndexError) as error:
+        problem(where, f"the lint cannot read the expression: {error}")
+        return
+    alert = rule.get("alert")
+    available = set(TARGET_LABELS)
+    for selector in selectors:
+        if selector.name not in known:
+            if selector.name:
+                problem(where, f"{selector.name} is neither on /metrics nor recorded")
+        else:
+            labels = known[selector.name]
+            available |= set(labels)
+            for label, operator, value in selector.matchers:
+                if label in TARGET_LABELS:
+                    continue
+                if label not in labels:
+                    problem(where, f"{selector.name} has no label {label}")
+                elif labels[label] is not None:
+                    wanted = value.split("|") if operator in ("=~", "!~") else [value]
+                    for unknown in set(wanted) - labels[label]:
+                        problem(where, f'{selector.name}: label {label} is never "{unknown}"')
+        if selector.range and seconds(selector.range) < SCRAPES * SCRAPE_SECONDS:
+            problem(where, f"[{selector.range}] holds fewer than {SCRAPES} scrapes of {SCRAPE_SECONDS} s")
+        if is_counter(selector.name) and alert and alert not in COMPARES_DURABLE_COUNTERS:
+            if not (selector.range and COUNTER_FUNCTIONS & set(selector.functions)):
+                problem(where, f"the counter {selector.name} is compared raw")
+        if selector.range and not is_counter(selector.name) and COUNTER_FUNCTIONS & set(selector.functions[-1:]):
+            problem(where, f"{selector.name} is no counter")
+    for label in grouping - available:
+        problem(where, f"groups by {label}, which no metric in it has")
+    if alert:
+        if "absent(" in expr and not seconds(rule.get("for", "0s")):
+            problem(where, "absent() without `for` fires at every missed scrape")
+        if not re.search(r"[<>]|==|absent|vector|unless", expr):
+            problem(where, "has no condition")
+
+
+def check_runbook_url(where, name, url):
+    if not url.startswith(RUNBOOK_BASE):
+        problem(where, f"runbook_url does not begin with {RUNBOOK_BASE}")
+        return
+    page, _, anchor = url[len(RUNBOOK_BASE):].partition("#")
+    path = RUNBOOKS / page
+    if page != f"{name}.md":
+        problem(where, f"runbook_url leads to {page}")
+    if not path.is_file():
+        problem(where, f"{path.relative_to(ROOT)} does not exist")
+    elif anchor:
+        slugs = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", path.read_text(), re.M)}
+        if anchor not in slugs:
+            problem(where, f"{path.relative_to(ROOT)} has no heading for #{anchor}")
+
+
+def check_alert(where, rule):
+    name, notes = rule["alert"], rule.get("annotations", {})
+    if not re.fullmatch(r"Audit[A-Z]\w+|Watchdog", name):
+        problem(where, "alert names are CamelCase and begin with Audit")
+    if rule.get("labels", {}).get("severity") not in SEVERITIES:
+        problem(where, f"severity is none of {', '.join(sorted(SEVERITIES))}")
+    if "for" not in rule:
+        problem(where, "`for` is a choice: say 0m where there is nothing to wait for")
+    for note in ("summary", "description", "runbook_url", "dashboard_url"):
+        if not notes.get(note):
+            problem(where, f"has no {note}")
+    if "{{" in notes.get("summary", "") or not notes.get("summary", "").endswith("."):
+        problem(where, "summary is a sentence, without a template")
+    if "$value" in str(rule.get("labels")):
+        problem(where, "$value in a label makes a new alert of every evaluation")
+    check_runbook_url(where, name, notes.get("runbook_url", ""))
+    url = re.fullmatch(r"/d/([\w-]+)(\?var-source=(\{\{ \$labels\.source \}\}|All))?", notes.get("dashboard_url", ""))
+    if not url or url.group(1) not in DASHBOARDS:
+        problem(where, f"dashboard_url is not one of {', '.join(sorted(DASHBOARDS))}")
+
+
+def check_comments(path):
+    lines = path.read_text().splitlines()
+    previous_commented = False
+    for number, line in enumerate(lines):
+        if re.match(r"      - (alert|record): ", line):
+            before = lines[number - 1].strip()
+            same_subject = "baseline" in line or ":usual_" in line or ":max" in line or "_critical" in line
+            if not before.startswith("#") and not (previous_commented and same_subject):
+                problem(path.name, f"line {number + 1}: no comment above says why")
+            previous_commented = before.startswith("#") or previous_commented
+
+
+def check_tests(rules):
+    """Every alert fires, stays quiet, and is tried at the edge; its templates use labels that are there."""
+    cases = {}
+    for path in sorted((ALERTS / "tests").glob("*.yml")):
+        for test in yaml.safe_load(path.read_text())["tests"]:
+            match = re.match(r"(\w+) (fires|stays quiet|at the edge|besides): ", test["name"])
+            if match:
+                cases.setdefault(match.groups(), []).append(test)
+    for name in sorted({rule["alert"] for _, rule in rules}):
+        where = f"alerts/tests: {name}"
+        for kind in ("fires", "stays quiet", "at the edge"):
+            if (name, kind) not in cases:
+                problem(where, f'no test named "{name} {kind}: …"')
+        fired = [
+            alert
+            for test in cases.get((name, "fires"), [])
+            for case in test.get("alert_rule_test", [])
+            if case["alertname"] == name
+            for alert in case["exp_alerts"]
+        ]
+        variants = [rule for _, rule in rules if rule["alert"] == name]
+        for rule in variants:
+            severity = rule["labels"]["severity"]
+            mine = [alert for alert in fired if alert["exp_labels"]["severity"] == severity]
+            if not mine:
+                problem(where, f"no test lets it fire as {severity}")
+            used = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+            for alert in mine:
+                for label in used - set(alert["exp_labels"]):
+                    problem(where, f"its annotations use the label {label}, which the alert does not have")
+                for note, text in alert["exp_annotations"].items():
+                    if "<no value>" in text or "{{" in text or "error expanding" in text:
+                        problem(where, f"{note} is not filled in: {text}")
+        edges = [case for test in cases.get((name, "at the edge"), []) for case in test["promql_expr_test"]]
+        outcomes = {frozenset(map(str, case["exp_samples"])) for case in edges}
+        if name != "Watchdog" and edges and len(outcomes) < 2 and not any(o for o in outcomes):
+            problem(where, "the edge has only one side")
+
+
+def check_activity(rules):
+    """Alerts on activity are held off while their source catches up, and the proof names them."""
+    proof = (ALERTS / "tests" / "catch_up.yml").read_text()
+    for path, rule in rules:
+        if path.name != "audit-activity.yml" or ":increase1h{" in rule["expr"]:
+            continue
+        where = f"{path.name}: {rule['alert']}"
+        guard = GUARD.search(rule["expr"])
+        if not guard:
+            problem(where, "is not held off while its source is catching up")
+        else:
+            body = rule["expr"][: guard.start()]
+            for selector in parse(body)[0]:
+                offset = f"[{selector.range}] offset" in body
+                if selector.range and not offset and seconds(selector.range) > seconds(guard.group(1)):
+                    problem(where, f"looks back {selector.range}, but only {guard.group(1)} for catching up")
+        if rule["alert"] not in proof:
+            problem(where, "is not in alerts/tests/catch_up.yml")
+
+
+def check_runbooks(rules, known):
+    names = {rule["alert"] for _, rule in rules}
+    recorded = {name for name in known if ":" in name}
+    for path in sorted(RUNBOOKS.glob("*.md")):
+        where = str(path.relative_to(ROOT))
+        text = path.read_text()
+        if path.stem != "README" and path.stem not in names:
+            problem(where, "there is no such alert")
+        if path.stem != "README":
+            headings = re.findall(r"^## (.*)$", text, re.M)
+            if headings != RUNBOOK_HEADINGS:
+                problem(where, f"headings are {headings}, not {RUNBOOK_HEADINGS}")
+            if not text.startswith(f"# {path.stem}\n"):
+                problem(where, "does not begin with the name of its alert")
+        for name in re.findall(r"[\w:]*audit_[\w:]+", text):
+            histogram = any(f"{name}_bucket" == sample for sample in known)
+            prefix = name.endswith("_") and any(sample.startswith(name) for sample in known)
+            if name not in known and name not in recorded and not histogram and not prefix:
+                problem(where, f"{name} is neither on /metrics nor recorded")
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            if not (path.parent / target).exists():
+                problem(where, f"the link to {target} leads nowhere")
+        for block in re.findall(r"```promql\n(.*?)```", text, re.S):
+            for query in re.split(r"\n\s*\n", block.strip()):
+                check_expr(where, {"expr": query.replace("$source", "x")}, known)
+
+
+def check_alertmanager(rules):
+    path = ALERTS / "alertmanager.example.yml"
+    where, names = path.name, {rule["alert"] for _, rule in rules}
+    config = yaml.safe_load(path.read_text())
+
+    def walk(node, trail):
+        if isinstance(node, dict):
+            for key, value in node.items():
+                secret = re.search(r"(password|secret|token|credentials|(routing|service|api)_key)$", key)
+                if secret and isinstance(value, str):
+                    problem(where, f"{trail}{key} is a secret; use {key}_file")
+                if key.endswith("url") and isinstance(value, str) and "@" in value:
+                    problem(where, f"{trail}{key} holds credentials")
+                walk(value, f"{trail}{key}.")
+        elif isinstance(node, list):
+            for value in node:
+                walk(value, trail)
+
+    walk(config, "")
+    for matcher in re.findall(r'alertname =~? "([^"]+)"', path.read_text()):
+        for name in matcher.split("|"):
+            if name not in names:
+                problem(where, f"there is no alert {name}")
+
+
+def check_dashboards():
+    found = sorted((ROOT / "dashboards").glob("*.json"))
+    if not found:
+        print("lint: SKIPPED that dashboard_url leads to a dashboard: dashboards/*.json is not there")
+        return
+    uids = set(re.findall(r'^\s{0,4}"uid":\s*"([\w-]+)"', "\n".join(p.read_text() for p in found), re.M))
+    for uid in DASHBOARDS - uids:
+        problem("dashboards", f"no dashboard has the uid {uid}")
+
+
+def main():
+    known = {name: dict(labels) for name, labels in read_exposed().items()}
+    known.update({name: {label: None for label in labels} for name, labels in BUILT_IN.items()})
+    files = sorted(ALERTS.glob("audit-*.yml"))
+    groups = [(path, group) for path in files for group in yaml.safe_load(path.read_text())["groups"]]
+    everything = [(path, rule) for path, group in groups for rule in group["rules"]]
+    recording = [rule for _, rule in everything if "record" in rule]
+    # a rule may stand on one that comes later in another file: labels settle in a few rounds
+    for _ in range(5):
+        for rule in recording:
+            known.setdefault(rule["record"], {})
+            known[rule["record"]] = recorded_labels(rule, known)
+    for rule in recording:
+        if not re.fullmatch(r"[a-z_]+:audit_[a-z_]+:[a-z0-9_]+", rule["record"]):
+            problem(rule["record"], "recorded names are level:metric:operation")
+    text = "".join(path.read_text() for path in files)
+    for rule in recording:
+        if text.count(rule["record"]) < 2:
+            problem(rule["record"], "is recorded and never used")
+    seen = set()
+    for path, group in groups:
+        if group["name"] in seen:
+            problem(path.name, f"the group {group['name']} is there twice")
+        seen.add(group["name"])
+    for path, rule in everything:
+        check_expr(f"{path.name}: {rule.get('alert') or rule['record']}", rule, known)
+    rules = [(path, rule) for path, rule in everything if "alert" in rule]
+    for path, rule in rules:
+        check_alert(f"{path.name}: {rule['alert']}", rule)
+    for path in files:
+        check_comments(path)
+    check_tests(rules)
+    check_activity(rules)
+    check_runbooks(rules, known)
+    check_alertmanager(rules)
+    check_dashboards()
+    for line in problems:
+        print(line)
+    if problems:
+        sys.exit(f"lint: {len(problems)} problem(s)")
+    alerts = len({rule["alert"] for _, rule in rules})
+    print(f"lint: {alerts} alerts, {len(recording)} recorded series, no problem")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,20 @@
 //! audit-exporter: five audit-log APIs, every event counted exactly once on `/metrics`.
+//!
+//! ```text
+//! service ──HTTP──▶ api ──▶ source ──pages──▶ poll ──one transaction──▶ ledger ──committed──▶ metrics ──▶ web
+//! ```
+//!
+//! Data goes one way; nothing downstream calls upstream. Where each promise is kept:
+//!
+//! - [`ledger`]: an event is counted in the transaction that remembers its key;
+//! - [`window`]: which history has been read and what is next, as plain functions;
+//! - [`api`]: every request passes one gate; sessions, retries, bounds, errors;
+//! - [`poll`]: one task per source, newest window first, gaps with the time left;
+//! - [`source`]: five services, each in one file, each knowing nothing but its service;
+//! - [`metrics`] and [`exposition`]: what `/metrics` shows, and its bytes;
+//! - [`exporter`] and [`web`]: the running program, its reload, its pages;
+//! - [`event`], [`clock`], [`config`], [`stats`], [`transport`]: the words and the edges;
+//! - [`simulate`] and [`demo`]: the five services over one ground truth, for demo and tests.
 
 pub mod api;
 pub mod clock;

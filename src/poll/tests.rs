@@ -254,3 +254,16 @@ fn pauses_grow_and_are_longest_after_a_refused_login() {
     refused.retry_after = Some(seconds(9999));
     assert_eq!(pauses(&refused, seconds(1))[0], seconds(9999));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_of_history_that_fits_into_no_poll_is_read_in_smaller_ones() {
+    let bench = bench(|window| {
+        let long = window.length() > TimeDelta::minutes(10);
+        let time = if long { window.length().to_std().unwrap() / 3 } else { Duration::ZERO };
+        (time, Vec::new(), Ok(()))
+    })
+    .await;
+    run_for(bench.poller, Duration::from_hours(12)).await;
+    assert!(bench.stats.errors(ErrorKind::Timeout) > 0, "an hour takes twenty minutes, a poll may take fifteen");
+    assert!(!bench.book.state().checkpoint().unwrap().catching_up());
+}

@@ -245,6 +245,8 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     fn losant() -> Losant {
@@ -327,5 +329,59 @@ mod tests {
             "https://api.losant.com/instance/575ec7417ae143cd83dc4a96/audit-logs?sortField=creationDate\
              &sortDirection=asc&page=3&perPage=100&start=999&end=2000"
         );
+    }
+
+    /// Takes pages and remembers keys.
+    #[derive(Default)]
+    struct Keys(HashSet<EventKey>);
+
+    #[async_trait]
+    impl Sink for Keys {
+        async fn page(&mut self, page: Page) -> Result<super::super::Taken, Failure> {
+            self.0.extend(page.items.iter().map(|item| item.key));
+            Ok(super::super::Taken::default())
+        }
+
+        fn report(&mut self, failure: Failure) {
+            panic!("{failure}");
+        }
+
+        fn document(&self, _: &EventKey) -> Option<crate::ledger::DocumentRecord> {
+            None
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_are_read_to_their_end_though_the_total_grows_with_every_request() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicU64, Ordering};
+
+        let total = Arc::new(AtomicU64::new(250));
+        let grown = Arc::clone(&total);
+        let router = axum::Router::new().fallback(move |request: axum::extract::Request| {
+            let total = grown.fetch_add(1, Ordering::SeqCst);
+            let query: HashMap<String, String> =
+                url::form_urlencoded::parse(request.uri().query().unwrap().as_bytes()).into_owned().collect();
+            let first = query["page"].parse::<u64>().unwrap() * 100;
+            let items: Vec<_> =
+                (first..total.min(first + 100)).map(|n| serde_json::json!({"id": n.to_string()})).collect();
+            let list = serde_json::json!({"items": items, "totalCount": total, "perPage": 100}).to_string();
+            async move { list }
+        });
+        let limits = crate::api::Limits {
+            requests: 100,
+            per: Duration::from_secs(1),
+            burst: 1,
+            timeout: Duration::from_secs(30),
+            max_response_bytes: 1 << 20,
+        };
+        let transport = Arc::new(crate::transport::InMemory(router));
+        let customs = Box::new(Customs(StaticToken(config::Secret::text("t"))));
+        let clock = crate::clock::Clock::starting_at(DateTime::UNIX_EPOCH);
+        let api = Api::new(transport, customs, limits, Arc::default(), clock, 1);
+        let mut keys = Keys::default();
+        let window = Window { from: DateTime::UNIX_EPOCH, to: DateTime::UNIX_EPOCH + TimeDelta::hours(1) };
+        losant().read(window, &api, &mut keys).await.unwrap();
+        assert!(keys.0.len() >= 250, "{} of the 250 that were there at the start", keys.0.len());
     }
 }

@@ -331,31 +331,36 @@ impl Wire {
     }
 
     async fn exchange_whole(&self, call: &Call) -> Result<Reply, Failure> {
-        self.gate.pass(&self.stats).await;
         let exchange = async {
-            let (status, headers, mut body) = self.send(call).await?;
-            let bytes = self.read(&mut body, self.limits.max_response_bytes, call).await?;
-            Ok(Reply { status, headers, body: bytes, at: self.now(), at_login: false, tried: call.tried() })
+            let (status, headers, body) = self.send(call).await?;
+            self.read(call, status, headers, body, self.limits.max_response_bytes).await
         };
-        tokio::time::timeout(self.limits.timeout, exchange).await.unwrap_or_else(|_| Err(self.too_slow(call)))
+        self.pass_and_bound(call, exchange).await
     }
 
     /// Sends a call; a good answer's body is left to be read, any other is read whole.
     async fn open(&self, call: &Call) -> Result<Result<Download, Reply>, Failure> {
-        self.gate.pass(&self.stats).await;
         let exchange = async {
-            let (status, headers, mut body) = self.send(call).await?;
+            let (status, headers, body) = self.send(call).await?;
             if status.is_success() {
                 return Ok(Ok(Download { headers, body, idle: self.limits.timeout, tried: call.tried() }));
             }
-            let bytes = self.read(&mut body, ERROR_BODY_MAX, call).await?;
-            Ok(Err(Reply { status, headers, body: bytes, at: self.now(), at_login: false, tried: call.tried() }))
+            self.read(call, status, headers, body, ERROR_BODY_MAX).await.map(Err)
         };
-        tokio::time::timeout(self.limits.timeout, exchange).await.unwrap_or_else(|_| Err(self.too_slow(call)))
+        self.pass_and_bound(call, exchange).await
     }
 
-    fn too_slow(&self, call: &Call) -> Failure {
-        Failure::new(ErrorKind::Timeout, call.tried(), format!("no whole answer in {:?}", self.limits.timeout))
+    /// Every request: through the gate first, and then not longer than its deadline.
+    async fn pass_and_bound<T>(
+        &self,
+        call: &Call,
+        exchange: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        self.gate.pass(&self.stats).await;
+        tokio::time::timeout(self.limits.timeout, exchange).await.unwrap_or_else(|_| {
+            let got = format!("no whole answer in {:?}", self.limits.timeout);
+            Err(Failure::new(ErrorKind::Timeout, call.tried(), got))
+        })
     }
 
     async fn send(&self, call: &Call) -> Result<(StatusCode, HeaderMap, Body), Failure> {
@@ -373,7 +378,15 @@ impl Wire {
         Ok((head.status, head.headers, body))
     }
 
-    async fn read(&self, body: &mut Body, cap: u64, call: &Call) -> Result<Bytes, Failure> {
+    /// Reads the rest of an answer, as long as it is no longer than `cap`.
+    async fn read(
+        &self,
+        call: &Call,
+        status: StatusCode,
+        headers: HeaderMap,
+        mut body: Body,
+        cap: u64,
+    ) -> Result<Reply, Failure> {
         let mut whole = Vec::new();
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|error| Failure::new(error.kind, call.tried(), error.message))?;
@@ -386,7 +399,7 @@ impl Wire {
             }
             whole.extend_from_slice(&chunk);
         }
-        Ok(whole.into())
+        Ok(Reply { status, headers, body: whole.into(), at: self.now(), at_login: false, tried: call.tried() })
     }
 
     /// Measures the service's clock by its `Date` header.
@@ -427,8 +440,9 @@ enum Answer {
 }
 
 impl Api {
-    /// A client with a budget of its own. `seed` makes the jitter repeatable in simulation.
-    pub fn new(
+    /// A client with a budget of its own.
+    #[cfg(test)]
+    pub(crate) fn new(
         transport: Arc<dyn Transport>,
         dialect: Box<dyn Dialect>,
         limits: Limits,
@@ -440,7 +454,7 @@ impl Api {
         Self::behind(gate, transport, dialect, limits, stats, clock, seed)
     }
 
-    /// A client whose requests pass `gate`.
+    /// A client whose requests pass `gate`. `seed` makes the jitter repeatable in simulation.
     pub fn behind(
         gate: Arc<Gate>,
         transport: Arc<dyn Transport>,
@@ -506,15 +520,15 @@ impl Api {
             };
             failure.count_once(&self.wire.stats);
             let pause = failure.retry_after.unwrap_or_else(|| self.wire.retry_delay(attempt));
-            if let Some(pause) = failure.retry_after {
-                // whoever asks next, and whyever: not before the service said
+            let again = failure.passes && attempt < RETRIES_MAX && pause <= RETRY_AFTER_MAX;
+            // whoever asks next, and whyever: not before the service said
+            if again || failure.retry_after.is_some() {
                 self.wire.gate.pause(pause);
             }
-            if !failure.passes || attempt >= RETRIES_MAX || pause > RETRY_AFTER_MAX {
+            if !again {
                 return Err(failure);
             }
             tracing::debug!(error = %failure, ?pause, "asking again");
-            self.wire.gate.pause(pause);
             attempt += 1;
         }
     }

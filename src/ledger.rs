@@ -200,17 +200,14 @@ struct LabelValues {
 }
 
 impl LabelValues {
-    /// The value to count `label` as: itself, or `other` where the cap is reached.
-    fn admit(&mut self, label: &Label) -> Option<Label> {
+    /// Whether `label` may be counted as itself; where the cap is reached it counts as `other`.
+    fn admit(&mut self, label: &Label) -> bool {
         let is_ours = *label == Label::other() || *label == Label::unknown();
         let known = is_ours || self.documented.contains(label) || self.admitted.contains(label);
-        if !known {
-            if self.admitted.len() >= LABEL_VALUES_MAX {
-                return None;
-            }
-            self.admitted.insert(label.clone());
+        if !known && self.admitted.len() < LABEL_VALUES_MAX {
+            return self.admitted.insert(label.clone());
         }
-        Some(label.clone())
+        known
     }
 }
 
@@ -504,11 +501,11 @@ impl Tally<'_> {
 
     fn cap(&mut self, labels: &mut EventLabels, count: u64) {
         let overflow = |label| SeriesKey::new(Counter::LabelOverflow, &[label]);
-        if self.categories.admit(&labels.category).is_none() {
+        if !self.categories.admit(&labels.category) {
             labels.category = Label::other();
             self.add(overflow("category"), count);
         }
-        if self.actions.admit(&labels.action).is_none() {
+        if !self.actions.admit(&labels.action) {
             labels.action = Label::other();
             self.add(overflow("action"), count);
         }

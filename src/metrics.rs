@@ -90,6 +90,13 @@ impl Page {
     }
 }
 
+/// `base` and one more label.
+fn with(base: &Labels, name: &'static str, value: &str) -> Labels {
+    let mut labels = base.clone();
+    labels.push((name, value.into()));
+    labels
+}
+
 fn time(at: Option<DateTime<Utc>>) -> Option<f64> {
     at.map(unix_seconds)
 }
@@ -164,11 +171,6 @@ fn event_counters(page: &mut Page, sources: &[SourceView<'_>]) {
 
 fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
     let state = source.book.state();
-    let with = |name: &'static str, value: &str| {
-        let mut labels = base.clone();
-        labels.push((name, value.into()));
-        labels
-    };
     let checkpoint = state.checkpoint();
     page.gauge(
         "audit_source_watermark_timestamp_seconds",
@@ -203,7 +205,7 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
         page.gauge(
             "audit_source_signal_available",
             "1 if the service can report this signal, 0 if it never does, so that a 0 elsewhere is not mistaken for calm.",
-            with("signal", signal),
+            with(base, "signal", signal),
             Some(flag(available)),
         );
     }
@@ -235,7 +237,7 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
             page.gauge(
                 "audit_feed_files",
                 "Files in the service's list, by its own status.",
-                with("status", status),
+                with(base, "status", status),
                 number(*files),
             );
         }
@@ -245,17 +247,12 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
 fn state_of_polling(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
     let stats = source.stats;
     let rest = stats.rest().clone();
-    let with = |name: &'static str, value: &str| {
-        let mut labels = base.clone();
-        labels.push((name, value.into()));
-        labels
-    };
     page.gauge("audit_source_up", "1 if the last poll succeeded.", base.clone(), Some(flag(stats.up())));
     for result in PollResult::ALL {
         page.counter(
             "audit_source_polls_total",
             "Polls since the start, by result.",
-            with("result", result.as_str()),
+            with(base, "result", result.as_str()),
             Value::Count(stats.polls(result)),
         );
     }
@@ -277,7 +274,7 @@ fn state_of_polling(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
         page.counter(
             "audit_source_errors_total",
             "Failed requests and polls since the start, by kind.",
-            with("kind", kind.as_str()),
+            with(base, "kind", kind.as_str()),
             Value::Count(stats.errors(kind)),
         );
     }
@@ -287,7 +284,7 @@ fn state_of_polling(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
         page.counter(
             "audit_source_requests_total",
             "Upstream requests that were answered, by HTTP status.",
-            with("code", &code.to_string()),
+            with(base, "code", &code.to_string()),
             Value::Count(count),
         );
     }

@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret;
 use serde_json::value::RawValue;
 
-use crate::api::{Api, Dialect, Failure};
+use crate::api::{Api, Dialect, Failure, Session, Wire};
 use crate::config::{Service, SourceConfig};
 use crate::event::{EventKey, Item, RejectReason, Rejection, What};
 use crate::ledger::{Catalogue, DocumentRecord, Page};
+use crate::stats::ErrorKind;
 use crate::window::Window;
 
 pub mod activid;
@@ -183,6 +185,12 @@ pub fn parse_time(text: &str) -> Option<DateTime<Utc>> {
 
 /// The claims of a token, which are read and not trusted: only TLS says where they come from.
 pub fn token_claims<T: serde::de::DeserializeOwned>(token: &str) -> Option<T> {
+    let payload = token.split('.').nth(1)?;
+    serde_json::from_slice(&decode_base64url(payload)?).ok()
+}
+
+/// What a segment of a token or a bookmark holds, with or without padding.
+pub(crate) fn decode_base64url(text: impl AsRef<[u8]>) -> Option<Vec<u8>> {
     use base64::Engine;
     use base64::alphabet::URL_SAFE;
     use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -192,8 +200,7 @@ pub fn token_claims<T: serde::de::DeserializeOwned>(token: &str) -> Option<T> {
             .with_decode_padding_mode(DecodePaddingMode::Indifferent)
             .with_decode_allow_trailing_bits(true),
     );
-    let payload = token.split('.').nth(1)?;
-    serde_json::from_slice(&LENIENT.decode(payload).ok()?).ok()
+    LENIENT.decode(text).ok()
 }
 
 /// When a token says it ends (`exp`).
@@ -230,19 +237,23 @@ impl Id {
 /// The events of a page, each as its own text, so that one that is malformed cannot lose the rest.
 pub type RawEvents<'a> = Vec<&'a RawValue>;
 
-/// A credential that is a token in a file or in the configuration: read anew for every request,
-/// so that a new one is used at once.
+/// The customs of a service whose credential is a token in a file or in the configuration: read anew
+/// for every request, so that a new one is used at once.
 pub struct StaticToken(pub crate::config::Secret);
 
-impl StaticToken {
-    /// Reads the token.
-    pub fn open(&self, wire: &crate::api::Wire) -> Result<crate::api::Session, Failure> {
-        use secrecy::ExposeSecret;
-        let token = self.0.read().map_err(|error| {
-            Failure::new(crate::stats::ErrorKind::Auth, "reading the credential", error.to_string())
-        })?;
+#[async_trait]
+impl Dialect for StaticToken {
+    async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
+        let token = self
+            .0
+            .read()
+            .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
         wire.note_credential_expiry(token_expiry(token.expose_secret()));
-        Ok(crate::api::Session { token, base: None, renew_at: None })
+        Ok(Session { token, base: None, renew_at: None })
+    }
+
+    fn keeps_session(&self) -> bool {
+        false
     }
 }
 

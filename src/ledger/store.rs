@@ -493,7 +493,7 @@ impl<'a> Transaction<'a> {
             // rows by the value they are counted as, so that the record is as bounded as the labels
             let mut rows: BTreeMap<Label, u64> = BTreeMap::new();
             for (action, count) in document.rows {
-                let capped = if tally.actions.admit(&action).is_some() { action } else { Label::other() };
+                let capped = if tally.actions.admit(&action) { action } else { Label::other() };
                 *rows.entry(capped).or_default() += count;
             }
             for (action, count) in rows {

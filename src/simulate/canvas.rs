@@ -16,7 +16,7 @@ use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, Seconds
 use http::{HeaderName, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::chance::{Cell, Dice};
+use super::chance::{Cell, Dice, times_listed};
 use super::faults::ServiceFaults;
 use super::message::{Ask, Refusal, Reply};
 use super::truth::{Expect, Placed, Timeline};
@@ -183,15 +183,8 @@ fn list(world: &mut Inner, ask: &Ask, of: Of) -> Reply {
     links.extend(next.map(|next| link(ask, &next, per_page, "next")));
     links.push(link(ask, "first", per_page, "first"));
 
-    if faults.duplicates > 0.0 {
-        events = events
-            .into_iter()
-            .flat_map(|event| {
-                let twice = Dice::of(0, &event.wire.id, 0).chance(faults.duplicates);
-                std::iter::repeat_n(event, 1 + usize::from(twice))
-            })
-            .collect();
-    }
+    let listed = |event: &Placed<Login>| times_listed(&event.wire.id, faults.duplicates);
+    events = events.into_iter().flat_map(|event| std::iter::repeat_n(event, listed(event))).collect();
     let as_text = faults.string_ids || ask.header("accept").is_some_and(|kind| kind.contains("canvas-string-ids"));
     let shape = Shape { as_text, flat: faults.flat || faults.bare_list, skew };
     let document = if faults.bare_list {

@@ -24,6 +24,11 @@ pub(super) struct Cell {
     day: Duration,
 }
 
+/// How often an event with this id is listed: now and then twice, and always the same ones.
+pub(super) fn times_listed(id: &str, duplicates: f64) -> usize {
+    1 + usize::from(duplicates > 0.0 && Dice::of(0, id, 0).chance(duplicates))
+}
+
 // === impl Dice ===
 
 impl Dice {

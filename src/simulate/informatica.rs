@@ -17,7 +17,7 @@ use chrono::{DateTime, NaiveDateTime, SecondsFormat, TimeDelta, Utc};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::chance::{Cell, Dice};
+use super::chance::{Cell, Dice, times_listed};
 use super::faults::{ErrorShape, ServiceFaults, SessionEnd};
 use super::message::{Ask, Refusal, Reply};
 use super::truth::{Expect, Placed, Timeline};
@@ -267,10 +267,8 @@ fn entries(world: &Inner, ask: &Ask) -> Result<Vec<Value>, String> {
         .collect();
     // no order anyone could rely on, but the same for every page of the same question
     found.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
-    let found = found.into_iter().flat_map(|(_, event)| {
-        let twice = faults.duplicates > 0.0 && Dice::of(0, &event.wire.id, 0).chance(faults.duplicates);
-        std::iter::repeat_n(event, 1 + usize::from(twice))
-    });
+    let listed = |event: &Placed<Entry>| times_listed(&event.wire.id, faults.duplicates);
+    let found = found.into_iter().flat_map(|(_, event)| std::iter::repeat_n(event, listed(event)));
     let skip = if faults.looping { 0 } else { skip };
     Ok(found.skip(skip).take(limit).map(|event| shown(event, skew)).collect())
 }

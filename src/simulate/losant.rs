@@ -14,7 +14,7 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::chance::{Cell, Dice};
+use super::chance::{Cell, Dice, times_listed};
 use super::message::{Ask, Refusal, Reply};
 use super::truth::{Expect, Placed, Timeline};
 use super::world::{Call, EventCall, Inner, World};
@@ -176,15 +176,8 @@ fn listed(world: &Inner, ask: &Ask) -> Result<Value, String> {
     if direction.eq_ignore_ascii_case("desc") {
         events.reverse();
     }
-    if faults.duplicates > 0.0 {
-        events = events
-            .into_iter()
-            .flat_map(|event| {
-                let twice = Dice::of(0, &event.wire.id, 0).chance(faults.duplicates);
-                std::iter::repeat_n(event, 1 + usize::from(twice))
-            })
-            .collect();
-    }
+    let listed = |event: &Placed<Item>| times_listed(&event.wire.id, faults.duplicates);
+    events = events.into_iter().flat_map(|event| std::iter::repeat_n(event, listed(event))).collect();
     let skipped = if faults.looping { 0 } else { page.saturating_mul(per_page) };
     let items: Vec<Value> = events.iter().skip(skipped).take(per_page).map(|event| shown(event, skew)).collect();
     Ok(json!({

@@ -18,15 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base64::Engine;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use url::Url;
 
-use super::{Id, Ignore, RawEvents, Signals, Sink, Source, Spec, StaticToken, parse_time, rejected};
+use super::{Id, Ignore, RawEvents, Signals, Sink, Source, Spec, StaticToken, decode_base64url, parse_time, rejected};
 use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, judge_by_status};
 use crate::config::{self, Common};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
@@ -86,11 +84,11 @@ struct Customs(StaticToken);
 #[async_trait]
 impl Dialect for Customs {
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
-        self.0.open(wire)
+        self.0.open_session(wire).await
     }
 
     fn keeps_session(&self) -> bool {
-        false
+        self.0.keeps_session()
     }
 
     fn judge(&self, reply: &Reply) -> Verdict {
@@ -496,16 +494,10 @@ fn listed(reply: &Reply) -> Result<RawEvents<'_>, Failure> {
 /// older versions hold only a moment, and what follows lies before it; newer ones hold the moment
 /// and an id (canvas-lms, `index_strategy/active_record.rb`).
 fn loses_ties(next: &Url) -> bool {
-    const LENIENT: GeneralPurpose = GeneralPurpose::new(
-        &base64::alphabet::URL_SAFE,
-        GeneralPurposeConfig::new()
-            .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-            .with_decode_allow_trailing_bits(true),
-    );
     let page = next.query_pairs().filter(|(name, _)| name == "page").last();
     let Some(token) = page.as_ref().and_then(|(_, page)| page.strip_prefix("bookmark:")) else { return true };
     let token = token.replace(['+', ' '], "-").replace('/', "_"); // a bare `+` in a query is a blank
-    let parts = LENIENT.decode(token).ok().and_then(|json| serde_json::from_slice::<Vec<IgnoredAny>>(&json).ok());
+    let parts = decode_base64url(&token).and_then(|json| serde_json::from_slice::<Vec<IgnoredAny>>(&json).ok());
     parts.is_none_or(|parts| parts.len() < 2)
 }
 

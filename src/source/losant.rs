@@ -16,7 +16,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
 use super::{Id, Ignore, RawEvents, Signals, Sink, Source, Spec, StaticToken, parse_time, rejected};
-use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Wire};
+use crate::api::{Api, Call, Dialect, Failure, Reply};
 use crate::config::{self, Common};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, RejectReason, What};
 use crate::ledger::{Catalogue, Page};
@@ -48,20 +48,7 @@ pub fn build(service: &config::Losant, common: &Common) -> (Box<dyn Source>, Box
         page_size: common.page_size.map_or(PAGE_SIZE, std::num::NonZeroU32::get),
         ignore: Ignore::new(&common.ignore_actors),
     };
-    (Box::new(source), Box::new(Customs(StaticToken(service.api_token.clone()))))
-}
-
-struct Customs(StaticToken);
-
-#[async_trait]
-impl Dialect for Customs {
-    async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
-        self.0.open(wire)
-    }
-
-    fn keeps_session(&self) -> bool {
-        false
-    }
+    (Box::new(source), Box::new(StaticToken(service.api_token.clone())))
 }
 
 #[async_trait]
@@ -376,7 +363,7 @@ mod tests {
             max_response_bytes: 1 << 20,
         };
         let transport = Arc::new(crate::transport::InMemory(router));
-        let customs = Box::new(Customs(StaticToken(config::Secret::text("t"))));
+        let customs = Box::new(StaticToken(config::Secret::text("t")));
         let clock = crate::clock::Clock::starting_at(DateTime::UNIX_EPOCH);
         let api = Api::new(transport, customs, limits, Arc::default(), clock, 1);
         let mut keys = Keys::default();

@@ -9,22 +9,12 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine;
-use base64::alphabet::URL_SAFE;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::labels::labels;
 use crate::event::{EventKey, RejectReason, What};
-use crate::source::{Ignore, parse_time, rejected};
-
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &URL_SAFE,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
-);
+use crate::source::{Ignore, decode_base64url, parse_time, rejected};
 
 /// Claims about the token and not about the event. No documented token has them; they may
 /// differ from one reading to the next.
@@ -53,7 +43,7 @@ impl Record {
             return Self::malformed(element.as_bytes());
         };
         let payload = token.trim().split('.').nth(1).map(|segment| segment.replace('+', "-").replace('/', "_"));
-        let Some(payload) = payload.and_then(|segment| LENIENT.decode(segment).ok()) else {
+        let Some(payload) = payload.and_then(decode_base64url) else {
             return Self::malformed(token.as_bytes());
         };
         match serde_json::from_slice::<Value>(&payload) {
@@ -202,6 +192,7 @@ impl Bag {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use base64::Engine;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
     use serde_json::json;
 

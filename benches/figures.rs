@@ -20,7 +20,7 @@ use audit_exporter::clock::Clock;
 use audit_exporter::config::parse;
 use audit_exporter::demo;
 use audit_exporter::event::{Class, EventKey, EventLabels, Item, Label, Outcome, System, What};
-use audit_exporter::exporter::{Exporter, over_the_network};
+use audit_exporter::exporter::{Edges, Exporter, over_the_network};
 use audit_exporter::exposition::Format;
 use audit_exporter::ledger::{Catalogue, Commit, Counter, Ledger, Page};
 use audit_exporter::source::Ignore;
@@ -181,7 +181,7 @@ async fn over_http() {
     let config = parse(&text, Path::new("bench.yml")).unwrap();
     let ledger = Ledger::open(folder.path()).unwrap();
     let (cpu, clock) = (cpu_seconds(), Instant::now());
-    let exporter = Exporter::start(config, ledger, Clock::machine(), Box::new(over_the_network)).await.unwrap();
+    let exporter = Exporter::start(config, edges(ledger, Clock::machine())).await.unwrap();
     while exporter.status().sources[0].events < EVENTS as u64 {
         assert!(clock.elapsed() < Duration::from_mins(2), "{:?}", exporter.status());
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -249,7 +249,7 @@ async fn scrapes() {
     let mut config = demo::config("http://127.0.0.1:9", folder.path(), "0s").unwrap();
     config.sources.retain(|source| source.system() == System::Losant);
     let clock = Clock::machine();
-    let exporter = Exporter::start(config, ledger.clone(), clock.clone(), Box::new(over_the_network)).await.unwrap();
+    let exporter = Exporter::start(config, edges(ledger.clone(), clock.clone())).await.unwrap();
     let name = "iot".parse().unwrap();
     let book = ledger.register(&name, System::Losant, Catalogue::default(), clock.now()).await.unwrap();
     let mut items = Vec::new();
@@ -459,4 +459,8 @@ fn free_port() -> u16 {
 /// A folder on the disk the project is on: `/tmp` may be memory.
 fn target_folder() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+fn edges(ledger: Ledger, clock: Clock) -> Edges {
+    Edges { ledger, clock, connect: Box::new(over_the_network), seed: 1 }
 }

@@ -450,7 +450,7 @@ impl Api {
         clock: Clock,
         seed: u64,
     ) -> Self {
-        let gate = Arc::new(Gate::new(&limits));
+        let gate = Arc::new(Gate::full(&limits));
         Self::behind(gate, transport, dialect, limits, stats, clock, seed)
     }
 
@@ -676,7 +676,7 @@ impl Shadow {
 
 impl Gate {
     /// A full bucket.
-    pub fn new(limits: &Limits) -> Self {
+    pub fn full(limits: &Limits) -> Self {
         // a little slower than asked for: what leaves here evenly may arrive a little closer together
         let period = (limits.per / limits.requests.max(1)).mul_f64(1.01) + Duration::from_millis(2);
         let burst = std::num::NonZeroU32::new(limits.burst).unwrap_or(std::num::NonZeroU32::MIN);
@@ -693,15 +693,21 @@ impl Gate {
         }
     }
 
+    /// An empty bucket, for a source that may have been asked a moment ago.
+    pub fn empty(limits: &Limits) -> Self {
+        let gate = Self::full(limits);
+        while gate.limiter.check().is_ok() {}
+        gate.shadow.lock().unwrap_or_else(PoisonError::into_inner).tokens = 0.0;
+        gate
+    }
+
     /// This gate, or, where the limits are others, a new one that begins empty and keeps to the
     /// pause the service asked for.
     pub fn for_limits(self: &Arc<Self>, limits: &Limits) -> Arc<Self> {
         if (self.requests, self.per, self.burst) == (limits.requests, limits.per, limits.burst) {
             return Arc::clone(self);
         }
-        let gate = Self::new(limits);
-        while gate.limiter.check().is_ok() {}
-        gate.shadow.lock().unwrap_or_else(PoisonError::into_inner).tokens = 0.0;
+        let gate = Self::empty(limits);
         let resume_at = *self.resume_at.lock().unwrap_or_else(PoisonError::into_inner);
         *gate.resume_at.lock().unwrap_or_else(PoisonError::into_inner) = resume_at;
         Arc::new(gate)

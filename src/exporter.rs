@@ -7,13 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use chrono::{DateTime, Utc};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use secrecy::ExposeSecret;
 use serde::Serialize;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{Api, Gate, Limits};
 use crate::clock::Clock;
@@ -30,6 +32,19 @@ use crate::window::Cadence;
 
 /// Makes the connection of a source: over the network, or into a simulator.
 pub type Connect = Box<dyn Fn(&SourceConfig) -> Result<Arc<dyn Transport>, String> + Send + Sync>;
+
+/// What the program is given from outside: disk, time, network and chance. In a simulation none of
+/// them is the machine's.
+pub struct Edges {
+    /// What has been counted.
+    pub ledger: Ledger,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Makes connections.
+    pub connect: Connect,
+    /// Seed of every jitter.
+    pub seed: u64,
+}
 
 /// Why a configuration cannot take effect.
 #[derive(Debug, thiserror::Error)]
@@ -55,11 +70,12 @@ pub enum ApplyError {
     Ledger(#[from] CommitError),
 }
 
-/// The running program. Shared by the web server and the signals.
+/// The running program. Shared by the web server and the signals; polling ends with it.
 pub struct Exporter {
     ledger: Ledger,
     clock: Clock,
     connect: Connect,
+    random: Mutex<StdRng>,
     /// `storage.path` of the configuration at the start.
     storage: PathBuf,
     inner: RwLock<Inner>,
@@ -85,7 +101,7 @@ struct Running {
     api: Arc<Api>,
     gate: Arc<Gate>,
     stop: CancellationToken,
-    task: std::sync::Mutex<Option<JoinHandle<()>>>,
+    task: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 /// The transport of a source over the network.
@@ -105,12 +121,8 @@ pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, Str
 
 impl Exporter {
     /// Starts polling what the configuration says.
-    pub async fn start(
-        config: Config,
-        ledger: Ledger,
-        clock: Clock,
-        connect: Connect,
-    ) -> Result<Arc<Self>, ApplyError> {
+    pub async fn start(config: Config, edges: Edges) -> Result<Arc<Self>, ApplyError> {
+        let Edges { ledger, clock, connect, seed } = edges;
         let reload = ExporterView { reload_successful: true, reloaded_at: clock.now() };
         let inner = Inner {
             global: config.global.clone(),
@@ -124,6 +136,7 @@ impl Exporter {
             ledger,
             clock,
             connect,
+            random: Mutex::new(StdRng::seed_from_u64(seed)),
             storage,
             inner: RwLock::new(inner),
             applying: tokio::sync::Mutex::default(),
@@ -134,6 +147,10 @@ impl Exporter {
 
     fn inner(&self) -> RwLockReadGuard<'_, Inner> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw(&self) -> u64 {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).random()
     }
 
     /// Puts a configuration in force. On an error the one before stays in force whole.
@@ -162,7 +179,7 @@ impl Exporter {
             }
         }
         for (running, poller) in fresh {
-            let task = tokio::spawn(poller.run(running.stop.clone()));
+            let task = AbortOnDropHandle::new(tokio::spawn(poller.run(running.stop.clone())));
             *running.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         }
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
@@ -193,14 +210,19 @@ impl Exporter {
             timeout: common.timeout,
             max_response_bytes: common.max_response_bytes,
         };
-        let kept = self.inner().gates.get(&key).cloned();
-        let gate = kept.map_or_else(|| Arc::new(Gate::new(&limits)), |gate| gate.for_limits(&limits));
-        let (gate_passed, clock) = (Arc::clone(&gate), self.clock.clone());
-        let api = Api::behind(gate_passed, transport, dialect, limits, Arc::clone(&stats), clock, rand::random());
-        let api = Arc::new(api);
         let spec = reader.spec();
         let now = self.clock.now();
         let book = self.ledger.register(&config.name, config.system(), spec.catalogue.clone(), now).await?;
+        let kept = self.inner().gates.get(&key).cloned();
+        let gate = match kept {
+            Some(gate) => gate.for_limits(&limits),
+            // what a process before this one asked a moment ago is not known
+            None if book.state().checkpoint().is_some() => Arc::new(Gate::empty(&limits)),
+            None => Arc::new(Gate::full(&limits)),
+        };
+        let (gate_passed, clock) = (Arc::clone(&gate), self.clock.clone());
+        let api = Api::behind(gate_passed, transport, dialect, limits, Arc::clone(&stats), clock, self.draw());
+        let api = Arc::new(api);
         let cadence = Cadence {
             overlap: common.overlap,
             initial_lookback: common.initial_lookback,
@@ -224,14 +246,11 @@ impl Exporter {
                 let secret = secret.read().ok()?;
                 Some(*blake3::hash(secret.expose_secret().as_bytes()).as_bytes())
             }),
-            seed: rand::random(),
+            seed: self.draw(),
             nothing_read: false,
         };
         let stop = CancellationToken::new();
-        Ok((
-            Arc::new(Running { config, spec, book, stats, api, gate, stop, task: std::sync::Mutex::default() }),
-            poller,
-        ))
+        Ok((Arc::new(Running { config, spec, book, stats, api, gate, stop, task: Mutex::default() }), poller))
     }
 
     /// `/metrics`, in the given format.

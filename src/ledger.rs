@@ -29,11 +29,12 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use series::{Catalogue, Counter, SeriesKey, series_of};
-pub use store::OpenError;
+pub use store::{OpenError, Opener};
 use store::{Store, StoreError};
 
 use crate::clock::delta;
 use crate::event::{EventKey, EventLabels, Item, Label, Rejection, SourceName, System};
+use crate::threads::aside;
 use crate::window::Checkpoint;
 
 /// How many distinct values a label of one source may take beyond the documented ones.
@@ -318,21 +319,15 @@ impl Ledger {
         Ok(Self { writer: Arc::new(Mutex::new(Store::open_folder(path)?)) })
     }
 
-    /// Opens a store on a backend of the caller's, which is asked for anew after each failure.
-    #[cfg(test)]
-    fn open_with(open: store::Opener) -> Result<Self, OpenError> {
+    /// Opens a store on a disk of the caller's (a simulated one), which is asked for anew after each failure.
+    pub fn open_with(open: Opener) -> Result<Self, OpenError> {
         Ok(Self { writer: Arc::new(Mutex::new(Store::open(open)?)) })
     }
 
     /// Runs `work` with the store on a thread that may block.
     async fn with_store<T: Send + 'static>(&self, work: impl FnOnce(&mut Store) -> T + Send + 'static) -> T {
         let writer = Arc::clone(&self.writer);
-        let task =
-            tokio::task::spawn_blocking(move || work(&mut writer.lock().unwrap_or_else(PoisonError::into_inner)));
-        match task.await {
-            Ok(done) => done,
-            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
-        }
+        aside(move || work(&mut writer.lock().unwrap_or_else(PoisonError::into_inner))).await
     }
 
     /// Makes a source known: reads what was counted for it, and brings the series of its

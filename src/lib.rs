@@ -13,7 +13,7 @@
 //! - [`source`]: five services, each in one file, each knowing nothing but its service;
 //! - [`metrics`] and [`exposition`]: what `/metrics` shows, and its bytes;
 //! - [`exporter`] and [`web`]: the running program, its reload, its pages;
-//! - [`event`], [`clock`], [`config`], [`stats`], [`transport`]: the words and the edges;
+//! - [`event`], [`clock`], [`config`], [`stats`], [`threads`], [`transport`]: the words and the edges;
 //! - [`simulate`] and [`demo`]: the five services over one ground truth, for demo and tests.
 
 pub mod api;
@@ -29,6 +29,7 @@ pub mod poll;
 pub mod simulate;
 pub mod source;
 pub mod stats;
+pub mod threads;
 pub mod transport;
 pub mod web;
 pub mod window;

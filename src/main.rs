@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use audit_exporter::clock::Clock;
 use audit_exporter::config::{self, Config};
-use audit_exporter::exporter::{ApplyError, Exporter, over_the_network};
+use audit_exporter::exporter::{ApplyError, Edges, Exporter, over_the_network};
 use audit_exporter::ledger::{Ledger, OpenError};
 use audit_exporter::simulate::{Faults, Options, World};
 use audit_exporter::web::listen::{self, ListenAddress};
@@ -319,9 +319,9 @@ async fn start(config: Config, storage: &Path) -> Result<Arc<Exporter>, Exit> {
     loop {
         let why = match Ledger::open(storage) {
             Ok(ledger) => {
-                let exporter =
-                    Exporter::start(config.clone(), ledger, Clock::machine(), Box::new(over_the_network)).await;
-                match exporter {
+                let clock = Clock::machine();
+                let edges = Edges { ledger, clock, connect: Box::new(over_the_network), seed: rand::random() };
+                match Exporter::start(config.clone(), edges).await {
                     Ok(exporter) => return Ok(exporter),
                     Err(ApplyError::Ledger(error)) => error.to_string(),
                     Err(error) => return Err(Exit::failure(error)),

@@ -91,6 +91,7 @@ impl Poller {
             let next = started + self.interval.mul_f64(random.random_range(0.97..1.0));
             let credential = (self.credential)();
             let outcome = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 outcome = self.guarded_poll(&spec, next, &mut gap_step) => outcome,
             };
@@ -111,6 +112,7 @@ impl Poller {
             };
             self.stats.rest().next_poll = Some(self.clock.now() + pause);
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = self.rest(pause, credential, failures > 0) => {}
             }

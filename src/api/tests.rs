@@ -213,7 +213,7 @@ async fn a_clock_that_differs_is_noticed() {
 #[tokio::test(start_paused = true)]
 async fn a_changed_source_begins_with_an_empty_bucket_and_the_pause_it_was_asked_for() {
     let limits = Limits { requests: 1, per: Duration::from_secs(1), burst: 5, ..fast() };
-    let gate = Arc::new(Gate::new(&limits));
+    let gate = Arc::new(Gate::full(&limits));
     assert!(Arc::ptr_eq(&gate, &gate.for_limits(&limits)), "the same limits, the same bucket");
     gate.pause(Duration::from_mins(1));
     let changed = gate.for_limits(&Limits { burst: 3, ..limits });

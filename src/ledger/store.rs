@@ -101,7 +101,7 @@ macro_rules! from_redb {
 from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
 
 /// Opens the database, at the start and again after each failure.
-pub(super) type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
+pub type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 
 /// The file and what is needed to open it again.
 pub(super) struct Store {
@@ -127,7 +127,6 @@ impl Store {
         Self::open_at(path, Box::new(move || Database::builder().set_cache_size(CACHE_BYTES).create(&file)))
     }
 
-    #[cfg(test)]
     pub(super) fn open(opener: Opener) -> Result<Self, OpenError> {
         Self::open_at("in memory".into(), opener)
     }

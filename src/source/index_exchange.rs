@@ -37,6 +37,7 @@ use crate::config::{self, Common};
 use crate::event::{Class, EventKey, Label, Outcome};
 use crate::ledger::{Catalogue, Document, DocumentRecord, Facts, Page};
 use crate::stats::ErrorKind;
+use crate::threads::aside;
 use crate::window::Window;
 
 /// How often a file is asked for when its body breaks.
@@ -406,16 +407,7 @@ async fn count(mut download: Download, what: &str) -> Result<Rows, Failure> {
         if at_end || batched >= BATCH_BYTES {
             let full = std::mem::take(&mut batch);
             batched = 0;
-            let task = tokio::task::spawn_blocking(move || {
-                full.iter().try_for_each(|bytes| unpacker.feed(bytes)).map(|()| unpacker)
-            });
-            let fed = match task.await {
-                Ok(fed) => fed,
-                Err(failed) => match failed.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(_) => return Err(Failure::new(ErrorKind::Connect, what, "this program is ending")),
-                },
-            };
+            let fed = aside(move || full.iter().try_for_each(|bytes| unpacker.feed(bytes)).map(|()| unpacker)).await;
             unpacker = fed.map_err(|bad| failure(&bad, what))?;
         }
         if at_end {

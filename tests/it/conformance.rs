@@ -10,7 +10,7 @@ use audit_exporter::clock::Clock;
 use audit_exporter::config::{Config, parse};
 use audit_exporter::demo;
 use audit_exporter::event::System;
-use audit_exporter::exporter::{Connect, Exporter};
+use audit_exporter::exporter::{Connect, Edges, Exporter};
 use audit_exporter::exposition::Format;
 use audit_exporter::ledger::Ledger;
 use audit_exporter::simulate::{Faults, Options, Truth, World};
@@ -61,7 +61,8 @@ impl Run {
         let router = self.world.router();
         let connect: Connect = Box::new(move |_| Ok(Arc::new(InMemory(router.clone())) as Arc<dyn Transport>));
         let ledger = Ledger::open(self.folder.path()).unwrap();
-        Exporter::start(self.config(), ledger, self.clock.clone(), connect).await.unwrap()
+        let edges = Edges { ledger, clock: self.clock.clone(), connect, seed: 1 };
+        Exporter::start(self.config(), edges).await.unwrap()
     }
 
     fn fault(&self, flags: &[&str]) {

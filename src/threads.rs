@@ -1,0 +1,24 @@
+//! Where work runs that would hold up everything else: the disk, unpacking.
+//!
+//! Promises: on the program's runtime, on a thread that may block; on a runtime of one thread, right
+//! here, so that a simulation runs the same way each time.
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::{spawn_blocking, yield_now};
+
+/// Runs `work` to its end, even where the caller stops waiting for it. A panic of it is one of the caller's.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        let done = work();
+        yield_now().await;
+        return done;
+    }
+    match spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // the runtime is being shut down, and with it whoever waits here
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

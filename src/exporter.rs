@@ -247,7 +247,6 @@ impl Exporter {
                 Some(*blake3::hash(secret.expose_secret().as_bytes()).as_bytes())
             }),
             seed: self.draw(),
-            nothing_read: false,
         };
         let stop = CancellationToken::new();
         Ok((Arc::new(Running { config, spec, book, stats, api, gate, stop, task: Mutex::default() }), poller))

@@ -1,15 +1,13 @@
 //! The promises of the ledger, each under its name, and the damage a disk can do.
 
-use std::io;
-use std::sync::atomic::AtomicBool;
-
 use chrono::TimeDelta;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use redb::{Database, StorageBackend};
+use redb::Database;
 
 use super::*;
 use crate::event::{Class, Outcome, Principal, RejectReason, What};
+use crate::simulate::Disk;
 
 fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
@@ -318,110 +316,20 @@ fn a_second_process_on_the_same_store_is_refused() {
 
 // --- the disk ---
 
-/// A disk that can be full, and that can lose power: what was not flushed may then be there, be
-/// torn at a sector, or be gone.
-#[derive(Debug, Default)]
-struct Disk {
-    flushed: Vec<u8>,
-    now: Vec<u8>,
-    unflushed: Vec<(usize, Vec<u8>)>,
-    operations_left: Option<u64>,
-}
-
-#[derive(Clone, Debug)]
-struct Plugged {
-    disk: Arc<Mutex<Disk>>,
-    full: Arc<AtomicBool>,
-}
-
-impl Plugged {
-    fn new() -> Self {
-        Self { disk: Arc::default(), full: Arc::default() }
-    }
-
-    fn operate<T>(&self, writes: bool, work: impl FnOnce(&mut Disk) -> T) -> io::Result<T> {
-        let mut disk = self.disk.lock().unwrap();
-        if writes && self.full.load(Ordering::SeqCst) {
-            return Err(io::Error::from(io::ErrorKind::StorageFull));
-        }
-        match &mut disk.operations_left {
-            Some(0) => return Err(io::Error::other("no power")),
-            Some(left) => *left -= 1,
-            None => {}
-        }
-        Ok(work(&mut disk))
-    }
-
-    fn lose_power(&self, random: &mut StdRng) {
-        let mut disk = self.disk.lock().unwrap();
-        let mut image = disk.flushed.clone();
-        for (offset, data) in std::mem::take(&mut disk.unflushed) {
-            for (n, sector) in data.chunks(512).enumerate() {
-                let from = offset + n * 512;
-                if random.random_bool(0.5) && from + sector.len() <= image.len() {
-                    image[from..from + sector.len()].copy_from_slice(sector);
-                }
-            }
-        }
-        disk.flushed.clone_from(&image);
-        disk.now = image;
-        disk.operations_left = None;
-    }
-
-    fn opener(&self) -> store::Opener {
-        let backend = self.clone();
-        Box::new(move || Database::builder().set_cache_size(1 << 16).create_with_backend(backend.clone()))
-    }
-}
-
-impl StorageBackend for Plugged {
-    fn len(&self) -> io::Result<u64> {
-        self.operate(false, |disk| disk.now.len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let from = usize::try_from(offset).unwrap();
-        self.operate(false, |disk| out.copy_from_slice(&disk.now[from..from + out.len()]))
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.operate(true, |disk| {
-            // a changed length is taken to be durable, as after ftruncate on a journalling file system
-            disk.now.resize(usize::try_from(len).unwrap(), 0);
-            disk.flushed.resize(usize::try_from(len).unwrap(), 0);
-        })
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.operate(true, |disk| {
-            disk.flushed.clone_from(&disk.now);
-            disk.unflushed.clear();
-        })
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let from = usize::try_from(offset).unwrap();
-        self.operate(true, |disk| {
-            disk.now[from..from + data.len()].copy_from_slice(data);
-            disk.unflushed.push((from, data.to_vec()));
-        })
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_stops_the_counting_and_heals_by_itself() {
-    let disk = Plugged::new();
+    let disk = Disk::default();
     let ledger = Ledger::open_with(disk.opener()).unwrap();
     let source = register(&ledger).await;
     count(&ledger, &source, page(vec![event(1, 1, "user", "create")])).await.unwrap();
-    disk.full.store(true, Ordering::SeqCst);
+    disk.set_full(true);
     for _ in 0..3 {
         let refused = count(&ledger, &source, page(vec![event(2, 1, "user", "create")])).await;
         assert!(matches!(refused, Err(CommitError::Storage(_))), "{refused:?}");
         assert_eq!(events_total(&source), 1, "what was committed is still served");
         assert_eq!(ledger.scrape(&[Arc::clone(&source)], at(500), Duration::ZERO).await.len(), 1);
     }
-    disk.full.store(false, Ordering::SeqCst);
+    disk.set_full(false);
     let again = page(vec![event(1, 1, "user", "create"), event(2, 1, "user", "create")]);
     assert_eq!(count(&ledger, &source, again).await.unwrap(), counted(1, 1));
     assert_eq!(events_total(&source), 2);
@@ -433,7 +341,7 @@ async fn a_full_disk_stops_the_counting_and_heals_by_itself() {
 async fn a_loss_of_power_at_any_moment_leaves_a_whole_number_of_pages() {
     for seed in 0..40 {
         let mut random = StdRng::seed_from_u64(seed);
-        let disk = Plugged::new();
+        let disk = Disk::default();
         let mut acknowledged: u64 = 0;
         let mut losses = 0;
         while losses < 6 {
@@ -452,7 +360,7 @@ async fn a_loss_of_power_at_any_moment_leaves_a_whole_number_of_pages() {
             acknowledged = pages;
             assert_eq!(events_total(&source), 5 * pages, "seed {seed}");
             assert_eq!(source.state().total(Counter::Actions), 5 * pages, "seed {seed}");
-            disk.disk.lock().unwrap().operations_left = Some(random.random_range(1..250));
+            disk.fail_after(random.random_range(1..150), || {});
             loop {
                 // the page before is read again, as the overlap does
                 let first = acknowledged.saturating_sub(1) * 5;

@@ -898,7 +898,7 @@ async fn conserves(rate: f64, skew_seconds: i64, faults: &str) {
     world.set_faults(skew_only);
     source.read(window, &api, &mut book).await.unwrap();
     let truth =
-        world.truth_of(&TruthOf { from: Some(window.from - skew), to: Some(window.to - skew), ignored_actors: vec![] });
+        world.truth_of(&TruthOf { from: Some(window.from - skew), to: Some(window.to - skew), ..TruthOf::default() });
     let counted: BTreeMap<(System, String, String, Outcome), u64> = book
         .events
         .iter()

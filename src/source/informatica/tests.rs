@@ -925,6 +925,7 @@ async fn the_simulated_log_is_counted_exactly_whatever_goes_wrong() {
             from: Some(window.from - skew),
             to: Some(window.to - skew),
             ignored_actors: common.ignore_actors.clone(),
+            ..TruthOf::default()
         };
         let truth = world.truth_of(&of);
         assert!(truth.total(System::Informatica) > 1000, "{faults}: too quiet to tell");

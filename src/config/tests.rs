@@ -135,6 +135,7 @@ fn the_example_of_the_interface_means_what_it_says() {
             "etl",
             System::Informatica,
             Service::Informatica(Informatica {
+                base_url: None,
                 login_url: url("https://dm-us.informaticacloud.com"),
                 username: "audit@example.com".to_owned(),
                 password: file("informatica.password"),
@@ -596,6 +597,8 @@ fn no_message_shows_a_secret() {
         "api_token: a\ntls: {key_file: hunter2, cert_file: hunter2}",
         "api_token: a\nignore_actors: hunter2",
         "api_token: a\nrate_limit: hunter2",
+        "api_token: a\nhunter2: x",
+        "api_token: a\nHUNTERhunter2: [x]",
         "- hunter2",
     ] {
         let text = losant(lines).replace("      api_token: hunter2\n      ", "      ");

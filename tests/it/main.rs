@@ -17,3 +17,4 @@ mod http;
 mod oracles;
 mod program;
 mod prometheus;
+mod security;

@@ -624,7 +624,8 @@ fn slow_clients_by_the_hundred_keep_no_scrape_out() {
             let (over, opened) = (&over, &opened);
             scope.spawn(move || besiege(ATTACKER, address, how, 150, over, opened));
         }
-        std::thread::sleep(Duration::from_secs(1));
+        // the answers that nobody takes are a flood of requests first, until there is no room for more
+        std::thread::sleep(Duration::from_secs(3));
         for from in [PROMETHEUS, ATTACKER].into_iter().cycle().take(60) {
             let begun = now();
             let scrape = || {

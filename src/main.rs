@@ -185,8 +185,11 @@ fn log_to_stderr(level: LogLevel, format: LogFormat) {
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
-    // libraries may log what they send: only their warnings
-    let filter = Targets::new().with_default(ours.min(LevelFilter::WARN)).with_target("audit_exporter", ours);
+    // libraries may log what they send: only their warnings; h2 warns of what any client may do at will
+    let filter = Targets::new()
+        .with_default(ours.min(LevelFilter::WARN))
+        .with_target("h2", LevelFilter::ERROR)
+        .with_target("audit_exporter", ours);
     let registry = tracing_subscriber::registry();
     match format {
         LogFormat::Logfmt => {

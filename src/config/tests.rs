@@ -641,6 +641,20 @@ fn a_file_that_cannot_be_read_says_so() {
     assert_eq!(load(&path).unwrap().storage.path, folder.path().join("data"));
 }
 
+#[test]
+fn where_informatica_s_log_is_can_be_said_and_is_held_to_the_rules_for_urls() {
+    let text = |base: &str, more: &str| {
+        format!(
+            "sources:\n  informatica:\n    - name: etl\n      login_url: https://a.example\n      username: u\n      \
+             password: hunter2\n      base_url: {base}\n{more}"
+        )
+    };
+    let Service::Informatica(service) = only(&text("https://b.example/saas", "")).service else { panic!() };
+    assert_eq!(service.base_url, Some(url("https://b.example/saas")));
+    assert!(parsed(&text("http://b.example/saas", "")).is_err());
+    assert!(parsed(&text("http://b.example/saas", "      allow_plain_http: true\n")).is_ok());
+}
+
 /// Pieces from which almost-configs are made.
 fn piece() -> impl Strategy<Value = String> {
     let words: Vec<String> = read::all_keys()

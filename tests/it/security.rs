@@ -19,7 +19,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use socket2::{Domain, Socket, Type};
 
 use crate::program::{
-    Answer, EAGER, PATIENCE, Process, Running, SYSTEMS, ask, config_file, config_text, eventually, finish, now, program,
+    Answer, EAGER, PATIENCE, Process, Running, SYSTEMS, ask, config_file, config_text, eventually, finish,
+    in_repository, now, program,
 };
 
 // === secrets ===
@@ -656,4 +657,32 @@ fn slow_clients_by_the_hundred_keep_no_scrape_out() {
     assert!(open < 400, "{open} files are open, with room for 64 connections of one client");
     let answer: Answer = exporter.get("/-/healthy");
     assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn the_security_page_names_files_and_tests_that_exist() {
+    fn code(folder: &Path, all: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                code(&path, all);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                all.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let mut all = String::new();
+    code(&in_repository("src"), &mut all);
+    code(&in_repository("tests/it"), &mut all);
+    let page = std::fs::read_to_string(in_repository("docs/security.md")).unwrap();
+    let mut tests = 0;
+    for named in page.split('`').skip(1).step_by(2) {
+        if named.starts_with("src/") || named.starts_with("tests/") {
+            assert!(in_repository(named).exists(), "{named}");
+        } else if named.matches('_').count() >= 3 && !named.starts_with("audit_") {
+            assert!(all.contains(&format!("fn {named}(")), "{named}");
+            tests += 1;
+        }
+    }
+    assert!(tests >= 25, "{tests} tests are named");
 }

@@ -6,8 +6,10 @@
 //! - **Credentials.** A session is opened when needed, renewed in time, and renewed once when the
 //!   service says it has ended; a refused credential is never tried twice in a row.
 //! - **Bounds.** Every exchange has a deadline, every body a cap, decompressed.
+//! - **Home.** A credential goes to the origin that its session names and nowhere else, whatever
+//!   address an answer gave.
 //! - **Errors** are classified here, say what was tried, what came back and what to do, and hold
-//!   no query, no token and no event.
+//!   no query, no token and no event, even where a service repeats what it was sent.
 //!
 //! Leaves to others: what to ask and what an answer means (`source/*.rs`), when to ask again after
 //! a failed poll (`poll.rs`), the connection itself (`transport.rs`).
@@ -29,6 +31,7 @@ use governor::{Quota, RateLimiter};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use url::Url;
@@ -71,14 +74,15 @@ pub struct Limits {
 pub struct Session {
     /// The token or session id.
     pub token: SecretString,
-    /// Where later requests go, where the login says so.
-    pub base: Option<Url>,
+    /// Where later requests go: as configured, or as the login says. A request to another origin
+    /// is refused before it is sent.
+    pub base: Url,
     /// From when on it is renewed before use.
     pub renew_at: Option<DateTime<Utc>>,
 }
 
 /// A request, as a source sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Call {
     /// `GET` or `POST`.
     pub method: Method,
@@ -88,13 +92,15 @@ pub struct Call {
     pub headers: HeaderMap,
     /// The body; empty for `GET`.
     pub body: Bytes,
+    /// What it carries and no text about it may repeat.
+    secrets: Vec<SecretString>,
 }
 
 impl Call {
     /// A `GET` that accepts JSON.
     pub fn get(url: Url) -> Self {
         let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/json"))]);
-        Self { method: Method::GET, url, headers, body: Bytes::new() }
+        Self { method: Method::GET, url, headers, body: Bytes::new(), secrets: Vec::new() }
     }
 
     /// A `POST` of a body of the given type that accepts JSON.
@@ -113,6 +119,13 @@ impl Call {
         self
     }
 
+    /// With a secret that it carries, so that what is told of the answer does not repeat it.
+    #[must_use]
+    pub fn hiding(mut self, secret: &SecretString) -> Self {
+        self.secrets.push(secret.clone());
+        self
+    }
+
     /// What was tried, for an error: without the query, which may hold a bookmark or a name.
     fn tried(&self) -> String {
         let mut shown = self.url.clone();
@@ -122,10 +135,45 @@ impl Call {
         let _ = shown.set_password(None);
         format!("{} {shown}", self.method)
     }
+
+    fn failed(&self, error: TransportError) -> Failure {
+        Failure::new(error.kind, self.tried(), without(&self.secrets, error.message))
+    }
+}
+
+/// Neither headers nor body: they may hold a credential.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Call").field(&self.tried()).finish()
+    }
+}
+
+/// A header that holds a secret behind `prefix`: never printed, and wiped when it is dropped.
+/// `None` if no header can hold it.
+pub fn secret_header(prefix: &str, secret: &SecretString) -> Option<HeaderValue> {
+    let secret = secret.expose_secret();
+    let mut value = Zeroizing::new(Vec::with_capacity(prefix.len() + secret.len()));
+    value.extend_from_slice(prefix.as_bytes());
+    value.extend_from_slice(secret.as_bytes());
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(value)).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// `text` without the secrets, in whatever case: a host name, say, has lost it.
+fn without(secrets: &[SecretString], mut text: String) -> String {
+    for secret in secrets.iter().map(|secret| secret.expose_secret().to_ascii_lowercase()) {
+        while secret.len() >= SECRET_CHARS_MIN
+            && let Some(at) = text.to_ascii_lowercase().find(&secret)
+        {
+            text.replace_range(at..at + secret.len(), "…");
+        }
+    }
+    text
 }
 
 /// A whole answer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Reply {
     /// Its status.
     pub status: StatusCode,
@@ -138,6 +186,15 @@ pub struct Reply {
     /// Whether it answers a login, whose error may repeat what was sent.
     at_login: bool,
     tried: String,
+    /// What the request carried.
+    secrets: Vec<SecretString>,
+}
+
+/// Neither headers nor body: they may hold a credential, or an event.
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Reply").field(&self.tried).field(&self.status).finish()
+    }
 }
 
 impl Reply {
@@ -153,9 +210,10 @@ impl Reply {
 
     /// The failure of an answer that is not what the service documents. `why` must not quote it.
     pub fn undecodable(&self, why: impl fmt::Display) -> Failure {
-        let kind = self.header("content-type").unwrap_or("no content type").to_owned();
+        let kind = self.header("content-type").unwrap_or("no content type");
+        let kind: String = kind.split(';').next().unwrap_or_default().chars().take(CONTENT_TYPE_CHARS_MAX).collect();
         let got = format!("status {}, {} bytes of {kind}: {why}", self.status.as_u16(), self.body.len());
-        Failure::new(ErrorKind::Decode, self.tried.clone(), got)
+        Failure::new(ErrorKind::Decode, self.tried.clone(), without(&self.secrets, got))
     }
 
     /// The failure this answer stands for.
@@ -173,6 +231,7 @@ impl Reply {
         {
             failure.got = format!("{} to {}", failure.got, to.origin().ascii_serialization());
         }
+        failure.got = without(&self.secrets, failure.got);
         failure
     }
 }
@@ -183,7 +242,7 @@ pub struct Download {
     pub headers: HeaderMap,
     body: Body,
     idle: Duration,
-    tried: String,
+    call: Call,
 }
 
 impl Download {
@@ -191,9 +250,9 @@ impl Download {
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
         match tokio::time::timeout(self.idle, self.body.next()).await {
             Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
-            Ok(Some(Err(error))) => Err(Failure::new(error.kind, self.tried.clone(), error.message)),
+            Ok(Some(Err(error))) => Err(self.call.failed(error)),
             Ok(None) => Ok(None),
-            Err(_) => Err(Failure::new(ErrorKind::Timeout, self.tried.clone(), format!("nothing for {:?}", self.idle))),
+            Err(_) => Err(Failure::new(ErrorKind::Timeout, self.call.tried(), format!("nothing for {:?}", self.idle))),
         }
     }
 }
@@ -297,10 +356,8 @@ pub trait Dialect: Send + Sync {
 
     /// Puts the credential into a request.
     fn authorize(&self, session: &Session, headers: &mut HeaderMap) {
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", session.token.expose_secret()))
-            .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
-        bearer.set_sensitive(true);
-        headers.insert(header::AUTHORIZATION, bearer);
+        let bearer = secret_header("Bearer ", &session.token);
+        headers.insert(header::AUTHORIZATION, bearer.unwrap_or(HeaderValue::from_static("Bearer")));
     }
 
     /// What an answer means.
@@ -343,7 +400,7 @@ impl Wire {
         let exchange = async {
             let (status, headers, body) = self.send(call).await?;
             if status.is_success() {
-                return Ok(Ok(Download { headers, body, idle: self.limits.timeout, tried: call.tried() }));
+                return Ok(Ok(Download { headers, body, idle: self.limits.timeout, call: call.clone() }));
             }
             self.read(call, status, headers, body, ERROR_BODY_MAX).await.map(Err)
         };
@@ -364,7 +421,6 @@ impl Wire {
     }
 
     async fn send(&self, call: &Call) -> Result<(StatusCode, HeaderMap, Body), Failure> {
-        let failed = |error: TransportError| Failure::new(error.kind, call.tried(), error.message);
         let mut request = Request::builder().method(call.method.clone()).uri(call.url.as_str());
         if let Some(headers) = request.headers_mut() {
             headers.clone_from(&call.headers);
@@ -372,7 +428,7 @@ impl Wire {
         let request = request
             .body(call.body.clone())
             .map_err(|error| Failure::new(ErrorKind::Connect, call.tried(), error.to_string()))?;
-        let (head, body) = self.transport.send(request).await.map_err(failed)?.into_parts();
+        let (head, body) = self.transport.send(request).await.map_err(|error| call.failed(error))?.into_parts();
         self.stats.request(head.status.as_u16());
         self.note_clock(&head.headers);
         Ok((head.status, head.headers, body))
@@ -389,7 +445,7 @@ impl Wire {
     ) -> Result<Reply, Failure> {
         let mut whole = Vec::new();
         while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|error| Failure::new(error.kind, call.tried(), error.message))?;
+            let chunk = chunk.map_err(|error| call.failed(error))?;
             if (whole.len() + chunk.len()) as u64 > cap {
                 return Err(Failure::new(
                     ErrorKind::TooLarge,
@@ -399,7 +455,8 @@ impl Wire {
             }
             whole.extend_from_slice(&chunk);
         }
-        Ok(Reply { status, headers, body: whole.into(), at: self.now(), at_login: false, tried: call.tried() })
+        let (tried, secrets) = (call.tried(), call.secrets.clone());
+        Ok(Reply { status, headers, body: whole.into(), at: self.now(), at_login: false, tried, secrets })
     }
 
     /// Measures the service's clock by its `Date` header.
@@ -539,7 +596,8 @@ impl Api {
         stream: bool,
     ) -> Result<(Answer, Verdict, Arc<Session>), Failure> {
         let session = self.session().await?;
-        let mut call = build(&session);
+        let mut call = build(&session).hiding(&session.token);
+        at_home(&session, &call)?;
         self.dialect.authorize(&session, &mut call.headers);
         if stream {
             return Ok(match self.wire.open(&call).await? {
@@ -606,6 +664,17 @@ impl Api {
     }
 }
 
+/// Whether a request goes where the session belongs. Its address may be one that an answer gave.
+fn at_home(session: &Session, call: &Call) -> Result<(), Failure> {
+    let (url, base) = (&call.url, &session.base);
+    if url.origin() == base.origin() && url.username().is_empty() && url.password().is_none() {
+        return Ok(());
+    }
+    let [to, home] = [url, base].map(|url| url.origin().ascii_serialization());
+    let got = format!("not sent, because an answer led to {to} and the credential belongs to {home} alone");
+    Err(Failure::new(ErrorKind::Redirect, without(&call.secrets, call.tried()), without(&call.secrets, got)))
+}
+
 /// What an error's body says, where it is JSON of one of the usual shapes; at most 200 characters,
 /// on one line. Of the answer to a login only the codes: its words may repeat the secret. Words as
 /// long as a token are left out everywhere.
@@ -634,6 +703,10 @@ fn said(body: &[u8], at_login: bool) -> Option<String> {
 
 /// A word of an error that is as long as this may be a token.
 const TOKEN_CHARS_MIN: usize = 40;
+/// A shorter text is no secret, but part of many words.
+const SECRET_CHARS_MIN: usize = 4;
+/// A content type is not longer; what a service writes there instead is not repeated.
+const CONTENT_TYPE_CHARS_MAX: usize = 40;
 
 /// `Retry-After`, in seconds or as a date.
 fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {

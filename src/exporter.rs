@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{Api, Gate, Limits};
 use crate::clock::Clock;
-use crate::config::{Config, Global, Secret, Service, SourceConfig};
+use crate::config::{Config, Global, SourceConfig};
 use crate::event::{SourceName, System};
 use crate::exposition::{self, Format};
 use crate::ledger::{CommitError, Counter, Ledger, SourceLedger};
@@ -111,7 +111,7 @@ pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, Str
     if let Some(tls) = &config.common.tls {
         options.ca_pem = tls.ca_file.as_deref().map(read).transpose()?;
         if let (Some(certificate), Some(key)) = (&tls.cert_file, &tls.key_file) {
-            options.identity_pem = Some((read(certificate)?, read(key)?));
+            options.identity_pem = Some((read(certificate)?, read(key)?.into()));
         }
         options.server_name.clone_from(&tls.server_name);
     }
@@ -230,7 +230,7 @@ impl Exporter {
             cell: spec.cell,
             ahead: spec.ahead,
         };
-        let secret = secret_of(&config).clone();
+        let secret = config.secret().clone();
         let poller = Poller {
             name: config.name.clone(),
             source: reader,
@@ -291,16 +291,6 @@ impl Exporter {
             running.stop().await;
         }
         self.ledger.settle().await;
-    }
-}
-
-fn secret_of(config: &SourceConfig) -> &Secret {
-    match &config.service {
-        Service::Canvas(service) => &service.access_token,
-        Service::Informatica(service) => &service.password,
-        Service::Activid(service) => &service.client_secret,
-        Service::Losant(service) => &service.api_token,
-        Service::IndexExchange(service) => &service.client_key,
     }
 }
 

@@ -144,6 +144,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     log_to_stderr(arguments.log_level, arguments.log_format);
+    keep_memory_private();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return end(&Exit::failure(format!("cannot start: {error}"))),
@@ -153,6 +154,14 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => end(&exit),
+    }
+}
+
+/// Credentials are in memory: no core file, and no look inside for other programs of the same user.
+fn keep_memory_private() {
+    #[cfg(target_os = "linux")]
+    if let Err(why) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        tracing::warn!(%why, "a crash may leave a core file, with credentials in it");
     }
 }
 
@@ -176,12 +185,19 @@ fn log_to_stderr(level: LogLevel, format: LogFormat) {
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
-    // libraries may log what they send: only their warnings
-    let filter = Targets::new().with_default(ours.min(LevelFilter::WARN)).with_target("audit_exporter", ours);
+    // libraries may log what they send: only their warnings; h2 warns of what any client may do at will
+    let filter = Targets::new()
+        .with_default(ours.min(LevelFilter::WARN))
+        .with_target("h2", LevelFilter::ERROR)
+        .with_target("audit_exporter", ours);
     let registry = tracing_subscriber::registry();
     match format {
         LogFormat::Logfmt => {
-            let layer = tracing_logfmt::builder().with_span_name(false).with_span_path(false).layer();
+            let layer = tracing_logfmt::builder()
+                .with_span_name(false)
+                .with_span_path(false)
+                .layer()
+                .with_writer(std::io::stderr);
             registry.with(layer.with_filter(filter)).init();
         }
         LogFormat::Json => {

@@ -19,7 +19,7 @@ use secrecy::ExposeSecret;
 use serde_json::value::RawValue;
 
 use crate::api::{Api, Dialect, Failure, Session, Wire};
-use crate::config::{Service, SourceConfig};
+use crate::config::{Secret, Service, SourceConfig};
 use crate::event::{EventKey, Item, RejectReason, Rejection, What};
 use crate::ledger::{Catalogue, DocumentRecord, Page};
 use crate::stats::ErrorKind;
@@ -239,17 +239,22 @@ pub type RawEvents<'a> = Vec<&'a RawValue>;
 
 /// The customs of a service whose credential is a token in a file or in the configuration: read anew
 /// for every request, so that a new one is used at once.
-pub struct StaticToken(pub crate::config::Secret);
+pub struct StaticToken {
+    /// Where it stands.
+    pub token: Secret,
+    /// Where it may go.
+    pub base: url::Url,
+}
 
 #[async_trait]
 impl Dialect for StaticToken {
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
         let token = self
-            .0
+            .token
             .read()
             .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
         wire.note_credential_expiry(token_expiry(token.expose_secret()));
-        Ok(Session { token, base: None, renew_at: None })
+        Ok(Session { token, base: self.base.clone(), renew_at: None })
     }
 
     fn keeps_session(&self) -> bool {

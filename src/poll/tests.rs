@@ -16,7 +16,7 @@ struct Open;
 #[async_trait]
 impl Dialect for Open {
     async fn open_session(&self, _: &Wire) -> Result<Session, Failure> {
-        Ok(Session { token: "t".into(), base: None, renew_at: None })
+        Ok(Session { token: "t".into(), base: "http://service.test".parse().unwrap(), renew_at: None })
     }
 }
 

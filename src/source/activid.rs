@@ -81,6 +81,7 @@ pub fn build(service: &config::Activid, common: &Common) -> (Box<dyn Source>, Bo
         ignore: Ignore::new(&common.ignore_actors),
     };
     let customs = Customs {
+        base: service.base_url.clone(),
         token_url: service.token_url.clone(),
         client_id: service.client_id.clone(),
         client_secret: service.client_secret.clone(),
@@ -89,6 +90,7 @@ pub fn build(service: &config::Activid, common: &Common) -> (Box<dyn Source>, Bo
 }
 
 struct Customs {
+    base: Url,
     token_url: Url,
     client_id: String,
     client_secret: Secret,
@@ -101,7 +103,8 @@ impl Dialect for Customs {
             .client_secret
             .read()
             .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
-        oauth::client_credentials(wire, &self.token_url, &oauth::basic(&self.client_id, secret.expose_secret())).await
+        let basic = oauth::basic(&self.client_id, secret.expose_secret());
+        oauth::client_credentials(wire, &self.token_url, &basic, &self.base).await
     }
 
     /// A search that is refused as wrong is an answer: what to do depends on what was asked, and

@@ -84,6 +84,7 @@ pub fn build(service: &config::IndexExchange, _common: &Common) -> (Box<dyn Sour
         warned_of_column: false,
     };
     let customs = Customs {
+        base: service.base_url.clone(),
         token_url: service.token_url.clone(),
         client_key: service.client_key.clone(),
         form_encoded: AtomicBool::new(false),
@@ -94,6 +95,7 @@ pub fn build(service: &config::IndexExchange, _common: &Common) -> (Box<dyn Sour
 // === the session ===
 
 struct Customs {
+    base: Url,
     token_url: Url,
     client_key: config::Secret,
     /// Which way of writing the key was accepted last.
@@ -109,14 +111,14 @@ impl Dialect for Customs {
             .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
         let issued = SecretString::from(key.expose_secret().trim().to_owned());
         let Some(encoded) = form_encoded(&issued) else {
-            return oauth::client_credentials(wire, &self.token_url, &issued).await;
+            return oauth::client_credentials(wire, &self.token_url, &issued, &self.base).await;
         };
         let was_encoded = self.form_encoded.load(Ordering::Relaxed);
         let (first, second) = if was_encoded { (&encoded, &issued) } else { (&issued, &encoded) };
-        match oauth::client_credentials(wire, &self.token_url, first).await {
+        match oauth::client_credentials(wire, &self.token_url, first, &self.base).await {
             Err(failure) if failure.kind == ErrorKind::Auth => {
                 tracing::debug!(error = %failure, "the key is refused; trying its other form");
-                let session = oauth::client_credentials(wire, &self.token_url, second).await?;
+                let session = oauth::client_credentials(wire, &self.token_url, second, &self.base).await?;
                 self.form_encoded.store(!was_encoded, Ordering::Relaxed);
                 Ok(session)
             }

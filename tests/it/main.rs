@@ -17,4 +17,5 @@ mod http;
 mod oracles;
 mod program;
 mod prometheus;
+mod security;
 mod seeds;

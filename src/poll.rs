@@ -259,7 +259,7 @@ impl Poller {
                 return before;
             }
             // an answer may tell that the service's clock is behind: the head must not run ahead of it
-            let head = after.head.min(local + api.clock_skew()).max(after.origin);
+            let head = after.head.min(local + api.clock_skew()).max(before.head);
             let after = Checkpoint { head, ..after };
             if is_feed { after } else { after.forgetting(overlap) }
         })

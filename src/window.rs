@@ -204,6 +204,8 @@ pub fn plan(checkpoint: &Checkpoint, now: DateTime<Utc>, cadence: &Cadence) -> P
     if cadence.cell > Duration::from_millis(1) {
         to = floor(to, cadence.cell) + delta(cadence.cell);
     }
+    // a clock that is far behind asks, too: the answer tells that it is
+    to = to.max(from + delta(cadence.cell));
     let mut after_live = checkpoint.clone();
     after_live.head = after_live.head.max(now);
     Plan { checkpoint, live: Window { from, to }, after_live, lost: TimeDelta::zero() }
@@ -318,6 +320,17 @@ mod tests {
         let plan = plan(&read, at(0), &cadence());
         assert_eq!(plan.after_live.head, at(500));
         assert_eq!(plan.live.from, at(-600));
+    }
+
+    #[test]
+    fn a_clock_that_is_far_behind_still_asks_for_something() {
+        let read = Checkpoint { origin: at(-9999), head: at(0), gaps: vec![] };
+        for cell in [Duration::from_millis(1), Duration::from_mins(5)] {
+            let cadence = Cadence { cell, ..cadence() };
+            let plan = plan(&read, at(-99_999), &cadence);
+            assert!(!plan.live.is_empty());
+            assert_eq!(plan.after_live.head, at(0));
+        }
     }
 
     #[test]

@@ -265,3 +265,20 @@ async fn a_piece_of_history_that_fits_into_no_poll_is_read_in_smaller_ones() {
     assert!(bench.stats.errors(ErrorKind::Timeout) > 0, "an hour takes twenty minutes, a poll may take fifteen");
     assert!(!bench.book.state().checkpoint().unwrap().catching_up());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_falls_back_takes_nothing_back_and_goes_on_asking() {
+    let mut bench = bench(|_| (Duration::ZERO, Vec::new(), Ok(()))).await;
+    let (spec, soon, mut step) = (bench.poller.source.spec(), Instant::now(), GAP_STEP_FIRST);
+    for _ in 0..9 {
+        bench.poller.poll(&spec, soon, &mut step).await.unwrap();
+    }
+    let before = bench.book.state().checkpoint().cloned().unwrap();
+    assert!(!before.catching_up());
+    bench.poller.clock = Clock::starting_at(bench.clock.now() - TimeDelta::hours(12));
+    let asked = bench.windows.lock().unwrap().len();
+    bench.poller.poll(&spec, soon, &mut step).await.unwrap();
+    assert_eq!(bench.book.state().checkpoint(), Some(&before));
+    let windows = bench.windows.lock().unwrap();
+    assert!(windows.len() == asked + 1 && !windows[asked].is_empty(), "the answer would tell what time it is");
+}

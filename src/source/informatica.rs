@@ -213,6 +213,8 @@ impl Customs {
         }
         let same_port = base.port_or_known_default() == self.login.port_or_known_default();
         let known = match (self.login.host(), base.host()) {
+            // both on this machine: a simulator, or a tunnel
+            _ if here && config::is_loopback(&self.login) => true,
             (Some(login), Some(base_host)) if login == base_host => same_port || base.scheme() == "https",
             (Some(login), Some(Host::Domain(name))) => {
                 let below = |domain: &str| name.strip_suffix(domain).is_some_and(|left| left.ends_with('.'));

@@ -171,6 +171,7 @@ impl Transport for Way {
             self.road.0.lock().unwrap().astray.push(request.uri().to_string());
         }
         self.machine.step().await;
+        tracing::debug!(source = %self.source, method = %request.method(), uri = %request.uri(), "asked");
         self.road.0.lock().unwrap().sent.entry(self.source.clone()).or_default().push(Instant::now());
         self.road.delay().await;
         if self.road.happens("connection refused", |weather| weather.refused) {

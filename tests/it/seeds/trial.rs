@@ -62,7 +62,7 @@ pub fn run(seed: u64) -> Result<Report, Box<Violation>> {
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::DEBUG)
         .with_ansi(false)
-        .without_time()
+        .with_timer(SinceStart(Arc::default()))
         .with_writer(log.clone())
         .finish();
     let _quiet = tracing::subscriber::set_default(subscriber);
@@ -94,7 +94,19 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 impl Log {
     fn tail(&self) -> String {
         let log = self.0.lock().unwrap();
-        String::from_utf8_lossy(&log[log.len().saturating_sub(20_000)..]).into_owned()
+        // of a seed that is looked at alone, all of it
+        let shown = if std::env::var_os("AUDIT_EXPORTER_SEEDS").is_some_and(|n| n == "1") { log.len() } else { 10_000 };
+        String::from_utf8_lossy(&log[log.len().saturating_sub(shown)..]).into_owned()
+    }
+}
+
+/// Simulated minutes since the first line.
+struct SinceStart(Arc<std::sync::OnceLock<Instant>>);
+
+impl tracing_subscriber::fmt::time::FormatTime for SinceStart {
+    fn format_time(&self, to: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+        let minutes = self.0.get_or_init(Instant::now).elapsed().as_secs_f64() / 60.0;
+        write!(to, "{minutes:>9.2}")
     }
 }
 

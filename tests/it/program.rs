@@ -141,10 +141,14 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// `kill -9`.
-    pub fn kill(mut self) {
+    /// `kill -9`. What it had printed.
+    pub fn kill(mut self) -> String {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        self.printed()
     }
 
     /// Sends a signal by name, as `kill` does.
@@ -183,9 +187,11 @@ fn gather(from: impl Read + Send + 'static, into: Arc<Mutex<String>>) -> std::th
     })
 }
 
-/// The program with these arguments, not started yet.
+/// The program with these arguments, not started yet: the one built with the tests, or another
+/// build of it that the environment names.
 pub fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_audit-exporter"));
+    let binary = std::env::var_os("AUDIT_EXPORTER_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_audit-exporter").into());
+    let mut command = Command::new(binary);
     command.args(arguments);
     command
 }

@@ -3,7 +3,7 @@
 //! Promises: a file under its name was once complete, because it is made under another one; every
 //! page in use is verified each time it is opened; what is read later is what was verified or
 //! written since, or an error; a commit that was acknowledged and is missing is noticed; a file
-//! that is refused because of its length or its first bytes is not written to.
+//! that is refused is left as it is, to the byte.
 //!
 //! Leaves to others: what is in it (`store.rs`).
 
@@ -13,7 +13,7 @@ use std::ops::Bound;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::backends::FileBackend;
 use redb::{BackendError, Builder, Database, DatabaseError, StorageBackend};
@@ -24,12 +24,13 @@ use super::store::StoreError;
 /// redb's pages are of this size, or of several.
 const BLOCK: usize = 4096;
 
-/// Opens the file, and makes it with `make_tables` where there is none.
+/// Opens the file, and makes it with `make_tables` where there is none. Nothing is written to a
+/// file that was there until it is accepted.
 pub(super) fn open(
     path: &Path,
     cache_bytes: usize,
     make_tables: impl Fn(&Database) -> Result<(), StoreError>,
-) -> Result<Database, StoreError> {
+) -> Result<(Database, Unaccepted), StoreError> {
     let existing = || OpenOptions::new().read(true).write(true).open(path);
     let file = match existing() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -44,7 +45,19 @@ pub(super) fn open(
     }
     let mut builder = Builder::new();
     builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
-    Ok(builder.create_with_backend(Watched::new(FileBackend::new(file)?))?)
+    let disk = Watched::new(FileBackend::new(file)?);
+    Ok((builder.create_with_backend(disk.clone())?, Unaccepted(disk)))
+}
+
+/// A file whose content has still to be judged: redb repairs as it opens, which means to overwrite
+/// what it found.
+pub(super) struct Unaccepted(Watched<FileBackend>);
+
+impl Unaccepted {
+    /// Carries out what redb has written so far. Where this fails, the database must not be used.
+    pub(super) fn accept(self) -> io::Result<()> {
+        self.0.release()
+    }
 }
 
 /// Makes the file under another name and gives it its own when it is complete: whenever the
@@ -85,18 +98,86 @@ pub(super) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 /// a good checksum.
 #[derive(Debug)]
 struct Watched<B> {
-    disk: B,
-    /// By block; 0 where nothing is known.
-    fingerprints: Mutex<Vec<u64>>,
+    disk: Arc<B>,
+    state: Arc<Mutex<Watch>>,
 }
 
-impl<B> Watched<B> {
+#[derive(Debug)]
+struct Watch {
+    /// By block; 0 where nothing is known.
+    fingerprints: Vec<u64>,
+    /// What is not to reach the disk yet, in order; `None` once the file is accepted.
+    held: Option<Vec<Held>>,
+}
+
+#[derive(Debug)]
+enum Held {
+    Write(u64, Vec<u8>),
+    Length(u64),
+    Sync,
+}
+
+impl<B> Clone for Watched<B> {
+    fn clone(&self) -> Self {
+        Self { disk: Arc::clone(&self.disk), state: Arc::clone(&self.state) }
+    }
+}
+
+impl<B: StorageBackend> Watched<B> {
     fn new(disk: B) -> Self {
-        Self { disk, fingerprints: Mutex::default() }
+        let watch = Watch { fingerprints: Vec::new(), held: Some(Vec::new()) };
+        Self { disk: Arc::new(disk), state: Arc::new(Mutex::new(watch)) }
     }
 
-    fn with_fingerprints<T>(&self, work: impl FnOnce(&mut Vec<u64>) -> T) -> T {
-        work(&mut self.fingerprints.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, work: impl FnOnce(&mut Watch) -> T) -> T {
+        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Does what was held, in its order, flushes included. After a failure all that follows is held
+    /// and forgotten: it would build on what is not there.
+    fn release(&self) -> io::Result<()> {
+        self.with(|watch| {
+            for held in watch.held.iter_mut().flat_map(std::mem::take) {
+                match held {
+                    Held::Write(offset, data) => self.disk.write(offset, &data)?,
+                    Held::Length(len) => self.disk.set_len(len)?,
+                    Held::Sync => self.disk.sync_data()?,
+                }
+            }
+            watch.held = None;
+            Ok(())
+        })
+    }
+
+    fn length(&self, held: &[Held]) -> io::Result<u64> {
+        let lengths = held.iter().rev().filter_map(|held| if let Held::Length(len) = held { Some(*len) } else { None });
+        lengths.map(Ok).next().unwrap_or_else(|| self.disk.len())
+    }
+
+    /// What would be on the disk, had nothing been held.
+    fn view(&self, held: &[Held], offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let wanted = out.len();
+        // how much of what is wanted lies before a place in the file
+        let before = |at: u64| usize::try_from(at.saturating_sub(offset)).unwrap_or(usize::MAX).min(wanted);
+        if before(self.length(held)?) < wanted {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let on_disk = before(self.disk.len()?);
+        self.disk.read(offset, &mut out[..on_disk])?;
+        out[on_disk..].fill(0);
+        for held in held {
+            match held {
+                Held::Write(at, data) => {
+                    let skipped = usize::try_from(offset.saturating_sub(*at)).unwrap_or(usize::MAX).min(data.len());
+                    let (from, data) = (before(*at), &data[skipped..]);
+                    let fits = data.len().min(wanted - from);
+                    out[from..from + fits].copy_from_slice(&data[..fits]);
+                }
+                Held::Length(len) => out[before(*len)..].fill(0),
+                Held::Sync => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -126,14 +207,17 @@ fn at(fingerprints: &mut Vec<u64>, block: usize) -> &mut u64 {
 
 impl<B: StorageBackend> StorageBackend for Watched<B> {
     fn len(&self) -> io::Result<u64> {
-        self.disk.len()
+        self.with(|watch| self.length(watch.held.as_deref().unwrap_or_default()))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.disk.read(offset, out)?;
-        self.with_fingerprints(|fingerprints| {
+        self.with(|watch| {
+            match watch.held.as_deref() {
+                Some(held) if !held.is_empty() => self.view(held, offset, out)?,
+                _ => self.disk.read(offset, out)?,
+            }
             for (block, found) in whole_blocks(offset, out) {
-                let known = at(fingerprints, block);
+                let known = at(&mut watch.fingerprints, block);
                 if *known == 0 {
                     *known = found;
                 } else if *known != found {
@@ -147,27 +231,40 @@ impl<B: StorageBackend> StorageBackend for Watched<B> {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.with_fingerprints(|fingerprints| fingerprints.truncate(block_of(len)));
-        self.disk.set_len(len)
+        self.with(|watch| {
+            watch.fingerprints.truncate(block_of(len));
+            match &mut watch.held {
+                Some(held) => held.push(Held::Length(len)),
+                None => self.disk.set_len(len)?,
+            }
+            Ok(())
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.sync_data()
+        self.with(|watch| match &mut watch.held {
+            Some(held) => {
+                held.push(Held::Sync);
+                Ok(())
+            }
+            None => self.disk.sync_data(),
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.with_fingerprints(|fingerprints| {
+        self.with(|watch| {
             for block in block_of(offset)..=block_of(offset + (data.len() as u64).saturating_sub(1)) {
-                *at(fingerprints, block) = 0;
+                *at(&mut watch.fingerprints, block) = 0;
             }
-        });
-        self.disk.write(offset, data)?;
-        self.with_fingerprints(|fingerprints| {
+            match &mut watch.held {
+                Some(held) => held.push(Held::Write(offset, data.to_vec())),
+                None => self.disk.write(offset, data)?,
+            }
             for (block, written) in whole_blocks(offset, data) {
-                *at(fingerprints, block) = written;
+                *at(&mut watch.fingerprints, block) = written;
             }
-        });
-        Ok(())
+            Ok(())
+        })
     }
 
     fn close(&self) -> io::Result<()> {

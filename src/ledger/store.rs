@@ -16,7 +16,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use redb::{Database, DatabaseError, Entry, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::file::{self, Mark, contained};
+use super::file::{self, Mark, Unaccepted, contained};
 use super::{
     Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Series, SeriesKey, SourceLedger,
     State, Tally,
@@ -129,9 +129,12 @@ from_redb!(DatabaseError, redb::TransactionError, redb::TableError, redb::Storag
 /// Opens the database, at the start and again after each failure.
 pub type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 
+/// The same for a file, which is not written to before it is accepted.
+type AnyOpener = Box<dyn Fn() -> Result<(Database, Option<Unaccepted>), StoreError> + Send>;
+
 /// The file and what is needed to open it again.
 pub(super) struct Store {
-    opener: Box<dyn Fn() -> Result<Database, StoreError> + Send>,
+    opener: AnyOpener,
     path: String,
     /// `None` on a disk of the caller's.
     mark: Option<Mark>,
@@ -157,18 +160,15 @@ impl Store {
             passing: may_pass(&error),
         })?;
         let mark = Mark::beside(&file);
-        Self::open_at(path, Some(mark), Box::new(move || file::open(&file, cache_bytes, create_tables)))
+        let open = move || file::open(&file, cache_bytes, create_tables);
+        Self::open_at(path, Some(mark), Box::new(move || open().map(|(database, file)| (database, Some(file)))))
     }
 
     pub(super) fn open(opener: Opener) -> Result<Self, OpenError> {
-        Self::open_at("in memory".into(), None, Box::new(move || Ok(opener()?)))
+        Self::open_at("in memory".into(), None, Box::new(move || Ok((opener()?, None))))
     }
 
-    fn open_at(
-        path: String,
-        mark: Option<Mark>,
-        opener: Box<dyn Fn() -> Result<Database, StoreError> + Send>,
-    ) -> Result<Self, OpenError> {
+    fn open_at(path: String, mark: Option<Mark>, opener: AnyOpener) -> Result<Self, OpenError> {
         let mut store = Self { opener, path, mark, database: None, generation: 0, books: HashMap::new() };
         store.reopen()?;
         Ok(store)
@@ -176,7 +176,7 @@ impl Store {
 
     fn reopen(&mut self) -> Result<(), OpenError> {
         let opened = contained(|| {
-            let database = (self.opener)()?;
+            let (database, unaccepted) = (self.opener)()?;
             let found = match schema_of(&database)? {
                 // one that is made in a folder has its tables from the first moment
                 None if self.mark.is_none() => {
@@ -186,9 +186,9 @@ impl Store {
                 found => found,
             };
             let commits = commits_of(&database)?;
-            Ok((database, found, commits))
+            Ok((database, unaccepted, found, commits))
         });
-        let (database, schema, commits) =
+        let (database, unaccepted, schema, commits) =
             opened.unwrap_or_else(|panic| Err(StoreError::Panic(panic))).map_err(|error| self.cannot_open(error))?;
         let damaged = |found: String| OpenError::Damaged { path: self.path.clone(), found };
         match schema {
@@ -198,6 +198,9 @@ impl Store {
         }
         if let Some(missing) = self.mark.as_ref().and_then(|mark| mark.missing(commits)) {
             return Err(damaged(missing));
+        }
+        if let Some(unaccepted) = unaccepted {
+            unaccepted.accept().map_err(|error| self.cannot_open(error.into()))?;
         }
         self.database = Some(database);
         self.generation += 1;

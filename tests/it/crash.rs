@@ -192,7 +192,7 @@ impl Torture {
 }
 
 /// Asks without a pause until the program is gone, so that a scrape is under way at every end.
-fn scrape_on(address: String, served: &Arc<Mutex<Served>>) -> std::thread::JoinHandle<()> {
+pub fn scrape_on(address: String, served: &Arc<Mutex<Served>>) -> std::thread::JoinHandle<()> {
     let served = Arc::clone(served);
     std::thread::spawn(move || {
         for path in ["/metrics"; 19].into_iter().chain(["/", "/api/v1/status"]).cycle() {
@@ -213,7 +213,7 @@ fn scrape_on(address: String, served: &Arc<Mutex<Served>>) -> std::thread::JoinH
 }
 
 /// What the program prints before it answers.
-fn serving(printed: &str) -> Option<String> {
+pub fn serving(printed: &str) -> Option<String> {
     let line = printed.lines().find(|line| line.contains("serving") && line.contains("address="))?;
     Some(line.split("address=").nth(1)?.split_whitespace().next()?.trim_matches('"').to_owned())
 }

@@ -49,7 +49,7 @@ pub fn eventually<T>(patience: Duration, mut look: impl FnMut() -> Result<T, Str
 
 /// Whether tests may leave out what they have no tool for. The default is to fail: `tests/run`
 /// installs the tools.
-fn skipping_allowed() -> bool {
+pub fn skipping_allowed() -> bool {
     std::env::var_os("AUDIT_EXPORTER_ALLOW_SKIP").is_some_and(|value| value == "1")
 }
 
@@ -81,7 +81,7 @@ pub fn python() -> Option<std::path::PathBuf> {
     python
 }
 
-fn skipped(why: &str) {
+pub fn skipped(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     eprintln!("SKIPPED: {test}, {why}");
     // for the summary of tests/run: the output of a test that passes is not shown

@@ -126,7 +126,9 @@ impl Torture {
     }
 
     fn live(&mut self) {
-        self.simulator.post("/simulator/inject", r#"["deletion_burst", "new_category", "late_events"]"#);
+        if self.random.random_bool(0.3) {
+            self.simulator.post("/simulator/inject", r#"["deletion_burst", "new_category", "late_events"]"#);
+        }
         let by_term = self.random.random_bool(0.15);
         // a quarter of the ends come while the program starts
         let life = if self.random.random_bool(0.25) { 1..60 } else { 20..900 };
@@ -240,7 +242,7 @@ fn nothing_is_lost_or_doubled_and_nothing_served_goes_back() {
     torture.simulator.post("/simulator/silence", "");
     let exporter = Running::exporter(&config, &[]);
     let scraper = scrape_on(exporter.address.clone(), &torture.served);
-    let truth = until_exact(&exporter, &torture.simulator, Duration::from_mins(5));
+    let truth = until_exact(&exporter, &torture.simulator, Duration::from_mins(15));
     let sums = eventually(PATIENCE, || sums_agree(&exporter, &torture.simulator));
     let burst = torture.check_rates();
     exporter.process.kill();

@@ -16,6 +16,7 @@
 //! (`window.rs`), how counters are written (`exposition.rs`). Its door is narrow on purpose: open,
 //! register, commit, scrape, and reading a source's state.
 
+mod file;
 mod series;
 mod store;
 

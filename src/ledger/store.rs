@@ -1,11 +1,14 @@
 //! The tables of the ledger in one redb file, and the transaction that counts a page.
 //!
 //! Promises: one transaction a commit, flushed to the disk before it returns; a store of a newer
-//! version, or one that another process holds, is refused; after a failure of the disk the file is
-//! opened anew before anything else is written.
+//! version, one that another process holds, or one that is damaged is refused; after a failure of
+//! the disk, or a panic on what it holds, the file is opened and verified anew before anything else
+//! is written.
+//!
+//! Leaves to others: the file itself (`file.rs`).
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -13,6 +16,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use redb::{Database, DatabaseError, Entry, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::file::{self, Mark, Unaccepted, contained};
 use super::{
     Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Series, SeriesKey, SourceLedger,
     State, Tally,
@@ -33,6 +37,7 @@ const DOCUMENTS_KEPT: Duration = Duration::from_hours(32 * 24);
 /// redb's own default is 1 GiB; a commit touches a few pages of a few small tables.
 const CACHE_BYTES: usize = 4 << 20;
 
+/// `schema`: the layout. `commits`: how many transactions this store has seen.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// `system/name` → the number the other tables use, and the record as JSON.
 const SOURCES: TableDefinition<&str, (u32, &[u8])> = TableDefinition::new("sources");
@@ -66,6 +71,18 @@ pub enum OpenError {
         /// The file.
         path: String,
     },
+    /// What is in it is not, or not all, what was written.
+    #[error(
+        "the store {path} is damaged, or no store of audit-exporter: {found}. Nothing of it is counted on or served. \
+         Restore the folder from a backup, or move the file away and start again: then all counters begin at 0 and \
+         events are read from initial_lookback before that start"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What was found.
+        found: String,
+    },
     /// Anything the disk or the file says.
     #[error("cannot open the store {path}: {reason}")]
     Storage {
@@ -87,6 +104,15 @@ pub(super) enum StoreError {
     Open(#[from] OpenError),
     #[error("the record of a source cannot be read: {0}")]
     Record(#[from] serde_json::Error),
+    /// As redb does on pages that are not what they were.
+    #[error("a panic in the store: {0}")]
+    Panic(String),
+}
+
+impl From<std::io::Error> for StoreError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Redb(Box::new(redb::Error::Io(error)))
+    }
 }
 
 macro_rules! from_redb {
@@ -98,15 +124,20 @@ macro_rules! from_redb {
         }
     )*};
 }
-from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
+from_redb!(DatabaseError, redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
 
 /// Opens the database, at the start and again after each failure.
 pub type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 
+/// The same for a file, which is not written to before it is accepted.
+type AnyOpener = Box<dyn Fn() -> Result<(Database, Option<Unaccepted>), StoreError> + Send>;
+
 /// The file and what is needed to open it again.
 pub(super) struct Store {
-    opener: Opener,
+    opener: AnyOpener,
     path: String,
+    /// `None` on a disk of the caller's.
+    mark: Option<Mark>,
     /// `None` after a failure, until the next use opens it again.
     database: Option<Database>,
     /// How many times it was opened: a source loaded under an earlier number is loaded again.
@@ -117,44 +148,89 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open_folder(folder: &Path) -> Result<Self, OpenError> {
-        let file: PathBuf = folder.join(FILE_NAME);
+        Self::open_folder_with(folder, CACHE_BYTES)
+    }
+
+    pub(super) fn open_folder_with(folder: &Path, cache_bytes: usize) -> Result<Self, OpenError> {
+        let file = folder.join(FILE_NAME);
         let path = file.display().to_string();
         std::fs::create_dir_all(folder).map_err(|error| OpenError::Storage {
             path: path.clone(),
             reason: error.to_string(),
             passing: may_pass(&error),
         })?;
-        Self::open_at(path, Box::new(move || Database::builder().set_cache_size(CACHE_BYTES).create(&file)))
+        let mark = Mark::beside(&file);
+        let open = move || file::open(&file, cache_bytes, create_tables);
+        Self::open_at(path, Some(mark), Box::new(move || open().map(|(database, file)| (database, Some(file)))))
     }
 
     pub(super) fn open(opener: Opener) -> Result<Self, OpenError> {
-        Self::open_at("in memory".into(), opener)
+        Self::open_at("in memory".into(), None, Box::new(move || Ok((opener()?, None))))
     }
 
-    fn open_at(path: String, opener: Opener) -> Result<Self, OpenError> {
-        let mut store = Self { opener, path, database: None, generation: 0, books: HashMap::new() };
+    fn open_at(path: String, mark: Option<Mark>, opener: AnyOpener) -> Result<Self, OpenError> {
+        let mut store = Self { opener, path, mark, database: None, generation: 0, books: HashMap::new() };
         store.reopen()?;
         Ok(store)
     }
 
     fn reopen(&mut self) -> Result<(), OpenError> {
-        let path = || self.path.clone();
-        let failed = |reason: String, passing| OpenError::Storage { path: self.path.clone(), reason, passing };
-        let database = (self.opener)().map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: path() },
-            DatabaseError::Storage(redb::StorageError::Io(error)) => failed(error.to_string(), may_pass(&error)),
-            other => failed(other.to_string(), false),
-        })?;
-        if let Some(found) = schema_of(&database).map_err(|error| failed(error.to_string(), true))? {
-            if found > SCHEMA {
-                return Err(OpenError::Newer { path: path(), found });
-            }
-        } else {
-            create_tables(&database).map_err(|error| failed(error.to_string(), true))?;
+        let opened = contained(|| {
+            let (database, unaccepted) = (self.opener)()?;
+            let found = match schema_of(&database)? {
+                // one that is made in a folder has its tables from the first moment
+                None if self.mark.is_none() => {
+                    create_tables(&database)?;
+                    Some(SCHEMA)
+                }
+                found => found,
+            };
+            let commits = commits_of(&database)?;
+            Ok((database, unaccepted, found, commits))
+        });
+        let (database, unaccepted, schema, commits) =
+            opened.unwrap_or_else(|panic| Err(StoreError::Panic(panic))).map_err(|error| self.cannot_open(error))?;
+        let damaged = |found: String| OpenError::Damaged { path: self.path.clone(), found };
+        match schema {
+            Some(found) if found > SCHEMA => return Err(OpenError::Newer { path: self.path.clone(), found }),
+            Some(_) => {}
+            None => return Err(damaged("it holds other tables".into())),
+        }
+        if let Some(missing) = self.mark.as_ref().and_then(|mark| mark.missing(commits)) {
+            return Err(damaged(missing));
+        }
+        if let Some(unaccepted) = unaccepted {
+            unaccepted.accept().map_err(|error| self.cannot_open(error.into()))?;
         }
         self.database = Some(database);
         self.generation += 1;
         Ok(())
+    }
+
+    fn cannot_open(&self, error: StoreError) -> OpenError {
+        use std::io::ErrorKind;
+        let path = self.path.clone();
+        let reason = error.to_string();
+        let error = match error {
+            StoreError::Open(error) => return error,
+            StoreError::Record(_) | StoreError::Panic(_) => return OpenError::Damaged { path, found: reason },
+            StoreError::Redb(error) => *error,
+        };
+        match error {
+            redb::Error::DatabaseAlreadyOpen => OpenError::InUse { path },
+            // a transaction after the one that failed
+            redb::Error::PreviousIo => OpenError::Storage { path, reason, passing: true },
+            redb::Error::Io(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
+                OpenError::Damaged { path, found: error.to_string() }
+            }
+            redb::Error::Io(error) => OpenError::Storage { path, reason: error.to_string(), passing: may_pass(&error) },
+            redb::Error::Corrupted(found) => OpenError::Damaged { path, found },
+            redb::Error::UpgradeRequired(_)
+            | redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TableIsMultimap(_)
+            | redb::Error::TypeDefinitionChanged { .. } => OpenError::Damaged { path, found: reason },
+            _ => OpenError::Storage { path, reason, passing: false },
+        }
     }
 
     fn database(&mut self) -> Result<&Database, StoreError> {
@@ -164,13 +240,34 @@ impl Store {
         Ok(self.database.as_ref().expect("reopen filled it or returned"))
     }
 
-    /// Runs `work`; after a failure the file is closed, so that the next use opens it anew.
+    /// Runs `work`; after a failure or a panic the file is closed, so that the next use opens it anew.
     fn guarded<T>(&mut self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let done = work(self.database()?);
+        let database = self.database()?;
+        let done = contained(|| work(database)).unwrap_or_else(|panic| Err(StoreError::Panic(panic)));
         if done.is_err() {
-            self.database = None;
+            let failed = self.database.take();
+            // closing writes, too
+            let _ = contained(move || drop(failed));
         }
         done
+    }
+
+    /// The same with a transaction, which is durable when this returns.
+    fn writing<T>(
+        &mut self,
+        work: impl FnOnce(&redb::WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let (done, commits) = self.guarded(|database| {
+            let write = database.begin_write()?;
+            let done = work(&write)?;
+            let commits = count_commit(&write)?;
+            write.commit()?;
+            Ok((done, commits))
+        })?;
+        if let Some(mark) = &self.mark {
+            mark.set(commits);
+        }
+        Ok(done)
     }
 
     /// The one state of a source, read from the store at its first use.
@@ -209,15 +306,13 @@ impl Store {
     /// The number and the state of a source; a source that is new gets a number.
     fn load(&mut self, name: &SourceName, system: System) -> Result<(u32, State), StoreError> {
         let path = format!("{system}/{name}");
-        self.guarded(|database| {
+        let known = self.guarded(|database| {
             let read = database.begin_read()?;
             let known = read.open_table(SOURCES)?.get(path.as_str())?.map(|row| {
                 let (id, record) = row.value();
                 (id, serde_json::from_slice::<Record>(record))
             });
-            let Some((id, record)) = known else {
-                return Ok((add_source(database, &path)?, State::default()));
-            };
+            let Some((id, record)) = known else { return Ok(None) };
             let mut state = State { record: record?, ..State::default() };
             let first = id.to_be_bytes();
             let after = (id + 1).to_be_bytes();
@@ -235,8 +330,12 @@ impl Store {
                 let key = EventKey(*key.value().last_chunk().expect("the key has 24 bytes"));
                 state.documents.insert(key, serde_json::from_slice(record.value())?);
             }
-            Ok((id, state))
-        })
+            Ok(Some((id, state)))
+        })?;
+        match known {
+            Some(known) => Ok(known),
+            None => Ok((self.writing(|write| add_source(write, &path))?, State::default())),
+        }
     }
 
     /// Writes series whose value is not touched by a commit: newly born or newly released ones.
@@ -245,15 +344,11 @@ impl Store {
         source: u32,
         rows: impl Iterator<Item = (&'a SeriesKey, u64, DateTime<Utc>, bool)>,
     ) -> Result<(), StoreError> {
-        self.guarded(|database| {
-            let write = database.begin_write()?;
-            {
-                let mut table = write.open_table(SERIES)?;
-                for (key, value, born, released) in rows {
-                    table.insert(key.to_bytes(source).as_slice(), (value, born.timestamp_millis(), released))?;
-                }
+        self.writing(|write| {
+            let mut table = write.open_table(SERIES)?;
+            for (key, value, born, released) in rows {
+                table.insert(key.to_bytes(source).as_slice(), (value, born.timestamp_millis(), released))?;
             }
-            write.commit()?;
             Ok(())
         })
     }
@@ -266,16 +361,11 @@ impl Store {
         commit: Commit,
     ) -> Result<(Change, Committed), CommitError> {
         let path = format!("{}/{}", source.system, source.name);
-        self.guarded(|database| {
-            let write = database.begin_write()?;
-            let outcome = {
-                let mut page = Transaction::new(source.id, state, &commit);
-                page.count_items(&write, commit.page.items)?;
-                page.count_documents(&write, commit.page.documents)?;
-                page.finish(&write, &path, commit.page.facts, commit.next)?
-            };
-            write.commit()?;
-            Ok(outcome)
+        self.writing(|write| {
+            let mut page = Transaction::new(source.id, state, &commit);
+            page.count_items(write, commit.page.items)?;
+            page.count_documents(write, commit.page.documents)?;
+            page.finish(write, &path, commit.page.facts, commit.next)
         })
         .map_err(|error| CommitError::Storage(error.to_string()))
     }
@@ -295,6 +385,22 @@ fn schema_of(database: &Database) -> Result<Option<u64>, StoreError> {
     }
 }
 
+fn commits_of(database: &Database) -> Result<u64, StoreError> {
+    let meta = database.begin_read()?.open_table(META);
+    match meta {
+        Ok(meta) => Ok(meta.get("commits")?.map_or(0, |commits| commits.value())),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn count_commit(write: &redb::WriteTransaction) -> Result<u64, StoreError> {
+    let mut meta = write.open_table(META)?;
+    let commits = meta.get("commits")?.map_or(0, |commits| commits.value()) + 1;
+    meta.insert("commits", commits)?;
+    Ok(commits)
+}
+
 fn create_tables(database: &Database) -> Result<(), StoreError> {
     let write = database.begin_write()?;
     write.open_table(META)?.insert("schema", SCHEMA)?;
@@ -307,20 +413,15 @@ fn create_tables(database: &Database) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn add_source(database: &Database, path: &str) -> Result<u32, StoreError> {
-    let write = database.begin_write()?;
-    let id = {
-        let mut sources = write.open_table(SOURCES)?;
-        let mut last = 0;
-        for row in sources.iter()? {
-            last = last.max(row?.1.value().0);
-        }
-        let record = serde_json::to_vec(&Record::default())?;
-        sources.insert(path, (last + 1, record.as_slice()))?;
-        last + 1
-    };
-    write.commit()?;
-    Ok(id)
+fn add_source(write: &redb::WriteTransaction, path: &str) -> Result<u32, StoreError> {
+    let mut sources = write.open_table(SOURCES)?;
+    let mut last = 0;
+    for row in sources.iter()? {
+        last = last.max(row?.1.value().0);
+    }
+    let record = serde_json::to_vec(&Record::default())?;
+    sources.insert(path, (last + 1, record.as_slice()))?;
+    Ok(last + 1)
 }
 
 fn hour_of(at: DateTime<Utc>) -> u32 {

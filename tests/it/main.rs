@@ -12,6 +12,7 @@ mod cli;
 mod clients;
 mod conformance;
 mod crash;
+mod disk;
 mod exposed;
 mod http;
 mod oracles;

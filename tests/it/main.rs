@@ -19,3 +19,4 @@ mod program;
 mod prometheus;
 mod security;
 mod seeds;
+mod verify;

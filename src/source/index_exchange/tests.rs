@@ -200,7 +200,7 @@ impl Sink for Counted {
         self.reported.push(failure);
     }
 
-    fn document(&self, key: &EventKey) -> Option<DocumentRecord> {
+    fn document(&mut self, key: &EventKey) -> Option<DocumentRecord> {
         self.source.state().documents().get(key).cloned()
     }
 }

@@ -25,7 +25,7 @@ use url::Url;
 
 use crate::api::{Api, Failure, Gate, Limits};
 use crate::clock::{Clock, delta};
-use crate::config::{Canvas, IndexExchange, Secret, Service, SourceConfig, duration_text};
+use crate::config::{Canvas, IndexExchange, Service, SourceConfig, duration_text, mode_if_open_to_all};
 use crate::event::{EventKey, EventLabels, System, What};
 use crate::ledger::{DocumentRecord, Feed, Page};
 use crate::source::{self, Sink, Source, Spec, Taken};
@@ -185,37 +185,34 @@ pub async fn examine(patient: Patient, say: &Say) -> Findings {
 
 // === before anything is asked ===
 
-fn secret_of(config: &SourceConfig) -> (&'static str, &Secret) {
-    match &config.service {
-        Service::Canvas(service) => ("access_token", &service.access_token),
-        Service::Informatica(service) => ("password", &service.password),
-        Service::Activid(service) => ("client_secret", &service.client_secret),
-        Service::Losant(service) => ("api_token", &service.api_token),
-        Service::IndexExchange(service) => ("client_key", &service.client_key),
+/// The key of the credential in the configuration.
+fn secret_key(system: System) -> &'static str {
+    match system {
+        System::Canvas => "access_token",
+        System::Informatica => "password",
+        System::Activid => "client_secret",
+        System::Losant => "api_token",
+        System::IndexExchange => "client_key",
     }
 }
 
 fn secret_file(config: &SourceConfig, findings: &mut Findings) {
-    use std::os::unix::fs::PermissionsExt;
-    let (key, secret) = secret_of(config);
+    let (key, secret) = (secret_key(config.system()), config.secret());
     if let Err(error) = secret.read() {
         findings.add(State::Wrong, format!("{error}. Fix: put the credential into that file"));
         return;
     }
     let Some(path) = secret.path() else {
-        let text = format!(
-            "{key} stands in the configuration file: whoever may read that may read it, too; {key}_file keeps it apart"
-        );
+        let text =
+            format!("{key} stands in the configuration file, for all who may read that; {key}_file keeps it apart");
         findings.add(State::Note, text);
         return;
     };
-    let mode = std::fs::metadata(path).map_or(0, |file| file.permissions().mode() & 0o777);
-    if mode & 0o007 != 0 {
+    if let Some(mode) = mode_if_open_to_all(path) {
         let path = path.display();
-        findings.add(
-            State::Note,
-            format!("every user of this machine may open the secret file {path} (mode {mode:03o}): chmod 600 {path}"),
-        );
+        let text =
+            format!("every user of this machine can read the secret file {path} (mode {mode:04o}): chmod 600 {path}");
+        findings.add(State::Note, text);
     }
 }
 
@@ -223,7 +220,7 @@ fn secret_file(config: &SourceConfig, findings: &mut Findings) {
 fn addresses(config: &SourceConfig) -> Vec<&Url> {
     match &config.service {
         Service::Canvas(service) => vec![&service.base_url],
-        Service::Informatica(service) => vec![&service.login_url],
+        Service::Informatica(service) => std::iter::once(&service.login_url).chain(&service.base_url).collect(),
         Service::Activid(service) => vec![&service.token_url, &service.base_url],
         Service::Losant(service) => vec![&service.base_url],
         Service::IndexExchange(service) => vec![&service.token_url, &service.base_url],
@@ -520,8 +517,8 @@ fn said(part: &str, failure: &Failure, config: &SourceConfig) -> String {
 }
 
 fn fix(failure: &Failure, config: &SourceConfig) -> String {
-    let (key, secret) = secret_of(config);
-    let place = secret.path().map_or_else(|| format!("`{key}`"), |path| path.display().to_string());
+    let key = secret_key(config.system());
+    let place = config.secret().path().map_or_else(|| format!("`{key}`"), |path| path.display().to_string());
     match (failure.kind, config.system()) {
         (ErrorKind::Connect, _) => {
             "correct the address, `proxy_url`, or what stands between this machine and the service (firewall, routing)".into()

@@ -49,6 +49,9 @@ const DOCUMENTS: TableDefinition<&[u8; 24], &[u8]> = TableDefinition::new("docum
 /// Source, then [`SeriesKey::to_bytes`] with the second the cell begins instead of the source → events
 /// counted in that cell.
 const TALLIES: TableDefinition<&[u8], u64> = TableDefinition::new("tallies");
+/// Their cells.
+#[expect(clippy::cast_possible_truncation, reason = "it is 300")]
+const TALLY_CELL_SECONDS: u32 = TALLY_CELL.as_secs() as u32;
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -385,6 +388,12 @@ fn second_of(at: DateTime<Utc>) -> u32 {
     u32::try_from(at.timestamp().max(0)).unwrap_or(u32::MAX)
 }
 
+/// The second in which the cell of a moment begins.
+fn tally_cell(at: DateTime<Utc>) -> u32 {
+    let second = second_of(at);
+    second - second % TALLY_CELL_SECONDS
+}
+
 /// Where the tallies of the cells that begin at `from` or later begin.
 fn tally_place(source: u32, from: DateTime<Utc>) -> [u8; 8] {
     let mut bytes = [0; 8];
@@ -479,7 +488,7 @@ impl<'a> Transaction<'a> {
         let mut seen = write.open_table(SEEN)?;
         let mut timeless = write.open_table(TIMELESS)?;
         let mut events: HashMap<(EventLabels, Option<u32>), u64> = HashMap::new();
-        let tallied_from = self.state.checkpoint().map(|read| read.head - delta(TALLIES_KEPT));
+        let tallied_from = self.state.checkpoint().map_or(0, |read| second_of(read.head - delta(TALLIES_KEPT)));
         let mut others: BTreeMap<SeriesKey, u64> = BTreeMap::new();
         let mut count_other = |key| *others.entry(key).or_default() += 1;
         let this_hour = hour_of(self.now);
@@ -511,8 +520,7 @@ impl<'a> Transaction<'a> {
             match item.what {
                 What::Event(labels) => {
                     self.committed.counted += 1;
-                    let cell = item.filed_at.map(|filed_at| floor(filed_at, TALLY_CELL));
-                    let cell = cell.filter(|cell| tallied_from.is_none_or(|from| *cell >= from)).map(second_of);
+                    let cell = item.filed_at.map(tally_cell).filter(|cell| *cell >= tallied_from);
                     *events.entry((labels, cell)).or_default() += 1;
                     if let Some(at) = item.at {
                         self.record.last_event = self.record.last_event.max(Some(at));

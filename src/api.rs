@@ -281,6 +281,11 @@ impl Failure {
         Self { kind, retry_after: None, at_login: false, passes, tried: tried.into(), got: got.into(), counted: false }
     }
 
+    /// What was tried and what came back, without what to do about it.
+    pub fn what_happened(&self) -> String {
+        format!("{}: {}", self.tried, self.got)
+    }
+
     /// Counts this failure where that has not been done yet.
     pub fn count_once(&mut self, stats: &SourceStats) {
         if !self.counted {

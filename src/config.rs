@@ -27,9 +27,9 @@ use std::time::Duration;
 use url::Url;
 
 pub(crate) use self::read::is_loopback;
-pub(crate) use self::secret::warn_of_open_files;
 pub use self::secret::{SECRET_BYTES_MAX, Secret, SecretError};
-pub use self::units::duration_text;
+pub(crate) use self::secret::{mode_if_open_to_all, warn_of_open_files};
+pub use self::units::{duration_text, parse_duration};
 use crate::event::{SourceName, System};
 
 /// Largest config file, in bytes.

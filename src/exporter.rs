@@ -19,7 +19,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{Api, Gate, Limits};
 use crate::clock::Clock;
-use crate::config::{Config, Global, SourceConfig};
+use crate::config::{Common, Config, Global, SourceConfig};
+use crate::doctor::Patient;
 use crate::event::{SourceName, System};
 use crate::exposition::{self, Format};
 use crate::ledger::{CommitError, Counter, Ledger, SourceLedger};
@@ -28,6 +29,7 @@ use crate::poll::Poller;
 use crate::source::{self, Spec};
 use crate::stats::SourceStats;
 use crate::transport::{Network, NetworkOptions, Transport};
+use crate::verify::Subject;
 use crate::window::Cadence;
 
 /// Makes the connection of a source: over the network, or into a simulator.
@@ -119,6 +121,17 @@ pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, Str
     Ok(Arc::new(network))
 }
 
+/// What bounds the requests of a source.
+pub fn limits(common: &Common) -> Limits {
+    Limits {
+        requests: common.rate_limit.requests.get(),
+        per: common.rate_limit.per,
+        burst: common.rate_limit.burst.get(),
+        timeout: common.timeout,
+        max_response_bytes: common.max_response_bytes,
+    }
+}
+
 impl Exporter {
     /// Starts polling what the configuration says.
     pub async fn start(config: Config, edges: Edges) -> Result<Arc<Self>, ApplyError> {
@@ -203,13 +216,7 @@ impl Exporter {
         let key = (config.name.clone(), config.system());
         let stats = self.inner().stats.get(&key).cloned().unwrap_or_default();
         let (reader, dialect) = source::build(&config);
-        let limits = Limits {
-            requests: common.rate_limit.requests.get(),
-            per: common.rate_limit.per,
-            burst: common.rate_limit.burst.get(),
-            timeout: common.timeout,
-            max_response_bytes: common.max_response_bytes,
-        };
+        let limits = limits(common);
         let spec = reader.spec();
         let now = self.clock.now();
         let book = self.ledger.register(&config.name, config.system(), spec.catalogue.clone(), now).await?;
@@ -279,6 +286,36 @@ impl Exporter {
         let now = self.clock.now();
         let sources = self.inner().running.iter().map(|running| running.status()).collect();
         Status { version: env!("CARGO_PKG_VERSION"), now, sources }
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Running>> {
+        self.inner().running.iter().find(|running| running.config.name.as_str() == name).cloned()
+    }
+
+    /// A source as `verify` needs it; `None` where none of this name is polled.
+    pub fn subject(&self, name: &str) -> Option<Subject> {
+        let running = self.find(name)?;
+        Some(Subject {
+            config: running.config.clone(),
+            api: Arc::clone(&running.api),
+            ledger: self.ledger.clone(),
+            book: Arc::clone(&running.book),
+            polls: Some(Arc::clone(&running.stats)),
+        })
+    }
+
+    /// A source as `doctor` needs it: with its budget, but a connection and a session of its own.
+    pub fn patient(&self, name: &str) -> Option<Patient> {
+        let running = self.find(name)?;
+        Some(Patient {
+            config: running.config.clone(),
+            transport: (self.connect)(&running.config),
+            gate: Arc::clone(&running.gate),
+            limits: limits(&running.config.common),
+            stats: Arc::clone(&running.stats),
+            clock: self.clock.clone(),
+            seed: self.draw(),
+        })
     }
 
     /// Stops polling and waits for the commit under way.

@@ -384,7 +384,7 @@ impl Sink for Pages<'_> {
         self.stats.rest().last_error = Some((self.clock.now(), failure.to_string()));
     }
 
-    fn document(&self, key: &EventKey) -> Option<DocumentRecord> {
+    fn document(&mut self, key: &EventKey) -> Option<DocumentRecord> {
         self.book.state().documents().get(key).cloned()
     }
 }

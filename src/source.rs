@@ -101,8 +101,14 @@ pub trait Sink: Send {
     /// again will not mend (`Truncated`, an ignored filter): counted and logged, the poll goes on.
     fn report(&mut self, failure: Failure);
 
-    /// What is remembered of a file.
-    fn document(&self, key: &EventKey) -> Option<DocumentRecord>;
+    /// What is remembered of a file of the window.
+    fn document(&mut self, key: &EventKey) -> Option<DocumentRecord>;
+
+    /// Whether files are read again to check what is remembered of them: those, and only those,
+    /// that have not changed since.
+    fn checks(&self) -> bool {
+        false
+    }
 }
 
 /// What became of a page.

@@ -134,7 +134,8 @@ pub(crate) fn warn_of_open_files<'p>(paths: impl IntoIterator<Item = &'p Path>) 
     }
 }
 
-fn mode_if_open_to_all(path: &Path) -> Option<u32> {
+/// The mode of a file that every user of this machine can read.
+pub(crate) fn mode_if_open_to_all(path: &Path) -> Option<u32> {
     let mode_of = |path: &Path| Some(std::fs::metadata(path).ok()?.permissions().mode() & 0o7777);
     let real = path.canonicalize().ok()?;
     let mode = mode_of(&real)?;

@@ -19,17 +19,18 @@ use redb::{Database, DatabaseError, Entry, ReadableDatabase, ReadableTable, Tabl
 use super::file::{self, Mark, Unaccepted, contained};
 use super::{
     Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Series, SeriesKey, SourceLedger,
-    State, Tally,
+    State, TALLIES_KEPT, TALLY_CELL, Tallies, Tally,
 };
 use crate::clock::delta;
-use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, SourceName, System, What};
-use crate::window::{KEYS_BUCKET, floor};
+use crate::event::{EventKey, EventLabels, Item, Label, SourceName, System, What};
+use crate::window::{KEYS_BUCKET, Window, floor};
 
 /// The layout of the tables below. A store with a higher number was written by a newer program.
-const SCHEMA: u64 = 1;
+/// 2: tallies.
+const SCHEMA: u64 = 2;
 
 /// Name of the file inside `storage.path`.
-const FILE_NAME: &str = "ledger.redb";
+pub const STORE_FILE: &str = "ledger.redb";
 
 /// How long a file's record is kept after its hour: the services list files for 14 days.
 const DOCUMENTS_KEPT: Duration = Duration::from_hours(32 * 24);
@@ -50,6 +51,12 @@ const SEEN: TableDefinition<&[u8; 24], ()> = TableDefinition::new("seen");
 const TIMELESS: TableDefinition<&[u8; 20], u32> = TableDefinition::new("timeless");
 /// Source, second, key → [`DocumentRecord`] as JSON.
 const DOCUMENTS: TableDefinition<&[u8; 24], &[u8]> = TableDefinition::new("documents");
+/// Source, then [`SeriesKey::to_bytes`] with the second the cell begins instead of the source → events
+/// counted in that cell.
+const TALLIES: TableDefinition<&[u8], u64> = TableDefinition::new("tallies");
+/// Their cells.
+#[expect(clippy::cast_possible_truncation, reason = "it is 300")]
+const TALLY_CELL_SECONDS: u32 = TALLY_CELL.as_secs() as u32;
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +159,7 @@ impl Store {
     }
 
     pub(super) fn open_folder_with(folder: &Path, cache_bytes: usize) -> Result<Self, OpenError> {
-        let file = folder.join(FILE_NAME);
+        let file = folder.join(STORE_FILE);
         let path = file.display().to_string();
         std::fs::create_dir_all(folder).map_err(|error| OpenError::Storage {
             path: path.clone(),
@@ -201,6 +208,9 @@ impl Store {
         }
         if let Some(unaccepted) = unaccepted {
             unaccepted.accept().map_err(|error| self.cannot_open(error.into()))?;
+        }
+        if schema == Some(1) {
+            add_tallies(&database).map_err(|error| self.cannot_open(error))?;
         }
         self.database = Some(database);
         self.generation += 1;
@@ -268,6 +278,31 @@ impl Store {
             mark.set(commits);
         }
         Ok(done)
+    }
+
+    /// Whether anything was ever recorded of a source.
+    pub(super) fn knows(&mut self, name: &SourceName, system: System) -> Result<bool, StoreError> {
+        let path = format!("{system}/{name}");
+        self.guarded(|database| Ok(database.begin_read()?.open_table(SOURCES)?.get(path.as_str())?.is_some()))
+    }
+
+    /// The tallies of a source whose cells begin in `window`.
+    pub(super) fn tallies(&mut self, source: u32, window: Window) -> Result<Tallies, StoreError> {
+        self.guarded(|database| {
+            let mut tallies = Tallies::new();
+            let read = database.begin_read()?;
+            let (first, after) = (tally_place(source, window.from), tally_place(source, window.to.max(window.from)));
+            for row in read.open_table(TALLIES)?.range(first.as_slice()..after.as_slice())? {
+                let (key, count) = row?;
+                let key = &key.value()[4..];
+                let second = key.first_chunk().map_or(0, |second| u32::from_be_bytes(*second));
+                if let Some(series) = SeriesKey::from_bytes(key) {
+                    let cell = DateTime::from_timestamp(second.into(), 0).unwrap_or_default();
+                    tallies.insert((cell, series), count.value());
+                }
+            }
+            Ok(tallies)
+        })
     }
 
     /// The one state of a source, read from the store at its first use.
@@ -409,6 +444,31 @@ fn create_tables(database: &Database) -> Result<(), StoreError> {
     write.open_table(SEEN)?;
     write.open_table(TIMELESS)?;
     write.open_table(DOCUMENTS)?;
+    write.open_table(TALLIES)?;
+    write.commit()?;
+    Ok(())
+}
+
+/// From layout 1 to 2. What was counted until now is in no tally: those of each source are whole
+/// from behind its newest event on.
+fn add_tallies(database: &Database) -> Result<(), StoreError> {
+    let write = database.begin_write()?;
+    {
+        write.open_table(TALLIES)?;
+        let mut sources = write.open_table(SOURCES)?;
+        let mut records: Vec<(String, u32, Record)> = Vec::new();
+        for row in sources.iter()? {
+            let (path, row) = row?;
+            let (id, record) = row.value();
+            records.push((path.value().to_owned(), id, serde_json::from_slice(record)?));
+        }
+        for (path, id, mut record) in records {
+            let newest = record.checkpoint.as_ref().map(|read| read.head).max(record.last_event);
+            record.tallied_from = newest.map(|newest| floor(newest, TALLY_CELL) + delta(TALLY_CELL));
+            sources.insert(path.as_str(), (id, serde_json::to_vec(&record)?.as_slice()))?;
+        }
+        write.open_table(META)?.insert("schema", SCHEMA)?;
+    }
     write.commit()?;
     Ok(())
 }
@@ -429,8 +489,30 @@ fn hour_of(at: DateTime<Utc>) -> u32 {
     u32::try_from(hours.max(0)).unwrap_or(u32::MAX)
 }
 
+fn second_of(at: DateTime<Utc>) -> u32 {
+    u32::try_from(at.timestamp().max(0)).unwrap_or(u32::MAX)
+}
+
+/// The second in which the cell of a moment begins.
+fn tally_cell(at: DateTime<Utc>) -> u32 {
+    let second = second_of(at);
+    second - second % TALLY_CELL_SECONDS
+}
+
+/// Where the tallies of the cells that begin at `from` or later begin.
+fn tally_place(source: u32, from: DateTime<Utc>) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&source.to_be_bytes());
+    bytes[4..].copy_from_slice(&second_of(from).to_be_bytes());
+    bytes
+}
+
+fn tally_key(source: u32, second: u32, series: &SeriesKey) -> Vec<u8> {
+    [&source.to_be_bytes()[..], &series.to_bytes(second)].concat()
+}
+
 fn filed_key(source: u32, filed_at: DateTime<Utc>, key: [u8; 16]) -> [u8; 24] {
-    let second = u32::try_from(filed_at.timestamp().max(0)).unwrap_or(u32::MAX);
+    let second = second_of(filed_at);
     let mut bytes = [0; 24];
     bytes[..4].copy_from_slice(&source.to_be_bytes());
     bytes[4..8].copy_from_slice(&second.to_be_bytes());
@@ -510,7 +592,8 @@ impl<'a> Transaction<'a> {
         items.sort_unstable_by_key(|item| (item.filed_at, item.key));
         let mut seen = write.open_table(SEEN)?;
         let mut timeless = write.open_table(TIMELESS)?;
-        let mut events: HashMap<EventLabels, u64> = HashMap::new();
+        let mut events: HashMap<(EventLabels, Option<u32>), u64> = HashMap::new();
+        let tallied_from = self.state.checkpoint().map_or(0, |read| second_of(read.head - delta(TALLIES_KEPT)));
         let mut others: BTreeMap<SeriesKey, u64> = BTreeMap::new();
         let mut count_other = |key| *others.entry(key).or_default() += 1;
         let this_hour = hour_of(self.now);
@@ -542,7 +625,8 @@ impl<'a> Transaction<'a> {
             match item.what {
                 What::Event(labels) => {
                     self.committed.counted += 1;
-                    *events.entry(labels).or_default() += 1;
+                    let cell = item.filed_at.map(tally_cell).filter(|cell| *cell >= tallied_from);
+                    *events.entry((labels, cell)).or_default() += 1;
                     if let Some(at) = item.at {
                         self.record.last_event = self.record.last_event.max(Some(at));
                         self.record.lateness.observe((self.now - at).num_milliseconds());
@@ -562,15 +646,27 @@ impl<'a> Transaction<'a> {
             }
         }
         // sorted, so that which values come under the cap does not depend on a hash
-        let events: BTreeMap<EventLabels, u64> = events.into_iter().collect();
+        let events: BTreeMap<(EventLabels, Option<u32>), u64> = events.into_iter().collect();
+        let mut tallies: BTreeMap<(u32, SeriesKey), u64> = BTreeMap::new();
         let mut tally = self.tally();
-        for (labels, count) in events {
-            tally.add_events(labels, count);
+        for ((labels, cell), count) in events {
+            let series = tally.add_events(labels, count);
+            if let Some(cell) = cell {
+                *tallies.entry((cell, series)).or_default() += count;
+            }
         }
         for (key, count) in others {
             tally.add(key, count);
         }
         self.series = tally.series;
+        if !tallies.is_empty() {
+            let mut table = write.open_table(TALLIES)?;
+            for ((cell, series), count) in tallies {
+                let key = tally_key(self.source, cell, &series);
+                let before = table.get(key.as_slice())?.map_or(0, |before| before.value());
+                table.insert(key.as_slice(), before + count)?;
+            }
+        }
         Ok(())
     }
 
@@ -586,6 +682,8 @@ impl<'a> Transaction<'a> {
             let mut record = DocumentRecord {
                 version: document.version.0,
                 counted_at: self.now,
+                filed_at: document.filed_at,
+                category: document.category.as_str().to_owned(),
                 rows: before.map(|before| before.rows.clone()).unwrap_or_default(),
                 rejected: before.map_or(0, |before| before.rejected),
             };
@@ -604,9 +702,7 @@ impl<'a> Transaction<'a> {
                 if action == Label::other() {
                     tally.add(SeriesKey::new(Counter::LabelOverflow, &["action"]), gained);
                 }
-                let category = document.category.clone();
-                tally
-                    .add_events(EventLabels { category, action, outcome: Outcome::Unknown, class: Class::Row }, gained);
+                tally.add_events(EventLabels::row(document.category.clone(), action), gained);
             }
             let gained = document.rejected.saturating_sub(record.rejected);
             record.rejected += gained;
@@ -635,6 +731,15 @@ impl<'a> Transaction<'a> {
             && hour_of(after.origin) > hour_of(before.origin)
         {
             self.forget_keys(write, floor(after.origin, KEYS_BUCKET))?;
+            self.forget_tallies(write, after.head - delta(TALLIES_KEPT))?;
+        }
+        if let Some(next) = &next {
+            match &self.record.checkpoint {
+                // the first window may turn out to begin earlier, where the service's clock is behind
+                Some(before) if next.origin < before.origin => self.record.tallied_from = Some(next.origin),
+                Some(_) => {}
+                None => _ = self.record.tallied_from.get_or_insert(next.origin),
+            }
         }
         let forgotten = if self.documents.is_empty() { Vec::new() } else { self.forget_documents(write)? };
         self.record.checkpoint = next;
@@ -681,6 +786,12 @@ impl<'a> Transaction<'a> {
         let first = timeless_key(self.source, [0; 16]);
         let after = timeless_key(self.source + 1, [0; 16]);
         write.open_table(TIMELESS)?.retain_in::<&[u8; 20], _>(&first..&after, |_, hour| hour >= hour_of(before))?;
+        Ok(())
+    }
+
+    fn forget_tallies(&self, write: &redb::WriteTransaction, before: DateTime<Utc>) -> Result<(), StoreError> {
+        let (first, after) = (tally_place(self.source, DateTime::UNIX_EPOCH), tally_place(self.source, before));
+        write.open_table(TALLIES)?.retain_in::<&[u8], _>(first.as_slice()..after.as_slice(), |_, _| false)?;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use redb::Database;
+use redb::{Database, ReadableTable};
 
 use super::*;
 use crate::event::{Class, Outcome, Principal, RejectReason, What};
@@ -292,6 +292,102 @@ async fn a_replaced_file_adds_only_the_rows_it_gained() {
     assert_eq!(source.state().documents().len(), 1);
     count(&ledger, &source, file(2, &[("impression", 13), ("bid", 3)])).await.unwrap();
     assert_eq!(events_total(&source), 16);
+}
+
+/// What a source's tallies say of a window, in seconds.
+async fn tallied(ledger: &Ledger, source: &Arc<SourceLedger>, from: i64, to: i64) -> Vec<(i64, String, u64)> {
+    let tallies = ledger.tallies(source, Window { from: at(from), to: at(to) }).await.unwrap();
+    tallies.iter().map(|((cell, key), count)| ((*cell - at(0)).num_seconds(), key.values.join(","), *count)).collect()
+}
+
+#[tokio::test]
+async fn what_was_counted_is_tallied_by_five_minutes_and_labels_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let items =
+        || vec![event(1, 1, "user", "create"), event(2, 299, "user", "create"), event(3, 300, "role", "create")];
+    let timeless = Item { at: None, filed_at: None, ..event(4, 0, "user", "create") };
+    {
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let source = register(&ledger).await;
+        commit(&ledger, &source, Some(read_to(0)), page(items())).await.unwrap();
+    }
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let source = ledger.find(&name(), System::Activid, catalogue()).await.unwrap().unwrap();
+    count(&ledger, &source, page(items().into_iter().chain([event(5, 2, "user", "create"), timeless]).collect()))
+        .await
+        .unwrap();
+    let first = (0, "user,create,success".to_owned(), 3);
+    let second = (300, "role,create,success".to_owned(), 1);
+    assert_eq!(tallied(&ledger, &source, 0, 600).await, [first.clone(), second]);
+    assert_eq!(tallied(&ledger, &source, 0, 300).await, [first]);
+    assert_eq!(source.state().tallied_from(), Some(at(-3600)), "from where counting began");
+    assert!(ledger.find(&name(), System::Losant, catalogue()).await.unwrap().is_none(), "nothing was made known");
+    count(&ledger, &source, file(1, &[("impression", 10)])).await.unwrap();
+    count(&ledger, &source, file(2, &[("impression", 12)])).await.unwrap();
+    assert!(tallied(&ledger, &source, 0, 300).await.contains(&(0, "impressions,impression,unknown".into(), 12)));
+}
+
+#[tokio::test]
+async fn values_beyond_the_cap_are_tallied_and_compared_as_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let source = register(&ledger).await;
+    let sixty = || (0..60).map(|n| event(n, 1, &format!("c{n}"), "create"));
+    count(&ledger, &source, page(sixty().collect())).await.unwrap();
+    let found = (0..60).map(|n| ((labels(&format!("c{n}"), "create"), at(0)), 1)).collect();
+    let tallies = ledger.tallies(&source, Window { from: at(0), to: at(300) }).await.unwrap();
+    assert_eq!(source.state().as_counted(&found), tallies);
+    assert_eq!(tallies[&(at(0), SeriesKey::new(Counter::Events, &["other", "create", "success"]))], 10);
+}
+
+#[tokio::test]
+async fn tallies_are_kept_for_two_weeks_and_nobody_is_told_that_they_are_whole_before_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let source = register(&ledger).await;
+    let day = 86_400;
+    commit(&ledger, &source, Some(read_to(0)), page(vec![event(1, 0, "user", "create")])).await.unwrap();
+    let later = Checkpoint { origin: at(15 * day), head: at(15 * day), gaps: vec![] };
+    commit(&ledger, &source, Some(later), page(vec![event(2, 15 * day, "user", "create")])).await.unwrap();
+    assert_eq!(tallied(&ledger, &source, -day, 20 * day).await.len(), 1, "the first was dropped");
+    assert_eq!(source.state().tallied_from(), Some(at(day)));
+    count(&ledger, &source, page(vec![event(3, 10, "user", "create")])).await.unwrap();
+    assert_eq!(tallied(&ledger, &source, -day, day).await, [], "and is not begun again");
+}
+
+#[tokio::test]
+async fn a_store_of_layout_1_learns_to_tally_and_says_since_when() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let source = register(&ledger).await;
+        commit(&ledger, &source, Some(read_to(100)), page(vec![event(1, 400, "user", "create")])).await.unwrap();
+    }
+    {
+        // as the program wrote it before
+        let database = Database::create(folder.path().join(STORE_FILE)).unwrap();
+        let write = database.begin_write().unwrap();
+        write.delete_table(redb::TableDefinition::<&[u8], u64>::new("tallies")).unwrap();
+        write.open_table(redb::TableDefinition::<&str, u64>::new("meta")).unwrap().insert("schema", 1).unwrap();
+        {
+            let mut sources = write.open_table(redb::TableDefinition::<&str, (u32, &[u8])>::new("sources")).unwrap();
+            let record = sources.get("activid/test").unwrap().unwrap().value().1.to_vec();
+            let mut record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+            record.as_object_mut().unwrap().remove("tallied_from").unwrap();
+            sources.insert("activid/test", (1, record.to_string().as_bytes())).unwrap();
+        }
+        write.commit().unwrap();
+    }
+    for opened_before in 0..2 {
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let source = register(&ledger).await;
+        assert_eq!(events_total(&source), 1 + opened_before);
+        assert_eq!(source.state().tallied_from(), Some(at(600)), "behind the newest event, by whole cells");
+        let again = count(&ledger, &source, page(vec![event(1, 400, "user", "create")])).await.unwrap();
+        assert_eq!(again, counted(0, 1));
+        count(&ledger, &source, page(vec![event(2, 700, "user", "create")])).await.unwrap();
+        assert_eq!(tallied(&ledger, &source, 0, 900).await, [(600, "user,create,success".into(), 1)]);
+    }
 }
 
 #[test]

@@ -237,11 +237,12 @@ impl IndexExchange {
         // what failed last time comes last, so that it cannot keep the rest from being read
         hours.sort_by_key(|hour| (self.failed.contains(&hour.key), hour.begins));
         for hour in hours {
-            let due = match sink.document(&hour.key) {
-                Some(record) => hour.has_changed(&record, api.now()),
-                None => hour.begins + HOUR > window.from && !hour.files.is_empty(),
-            };
-            if due {
+            if hour.begins + HOUR <= window.from || hour.begins >= window.to || hour.files.is_empty() {
+                continue;
+            }
+            let is_new = sink.document(&hour.key).is_none_or(|record| hour.has_changed(&record, api.now()));
+            // to read what is new takes away the mark that it is
+            if is_new != sink.checks() {
                 self.read_hour(hour, api, sink, troubles).await?;
             }
         }
@@ -369,9 +370,6 @@ impl Hour {
 
     /// Whether there may be more in it than was counted.
     fn has_changed(&self, counted: &DocumentRecord, now: DateTime<Utc>) -> bool {
-        if self.files.is_empty() {
-            return false;
-        }
         if counted.version != self.version().0 {
             return true;
         }

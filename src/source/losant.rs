@@ -334,7 +334,7 @@ mod tests {
             panic!("{failure}");
         }
 
-        fn document(&self, _: &EventKey) -> Option<crate::ledger::DocumentRecord> {
+        fn document(&mut self, _: &EventKey) -> Option<crate::ledger::DocumentRecord> {
             None
         }
     }

@@ -37,6 +37,8 @@ fn help_and_version_are_answered_on_standard_output() {
         "--log.format",
         "--version",
         "check",
+        "verify",
+        "doctor",
         "demo",
         "simulate",
     ] {

@@ -20,3 +20,4 @@ mod program;
 mod prometheus;
 mod security;
 mod seeds;
+mod verify;

@@ -216,7 +216,7 @@ impl Sink for Book {
         self.reports.push(failure);
     }
 
-    fn document(&self, _: &EventKey) -> Option<DocumentRecord> {
+    fn document(&mut self, _: &EventKey) -> Option<DocumentRecord> {
         None
     }
 }

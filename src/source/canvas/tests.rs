@@ -191,7 +191,7 @@ impl Sink for Collected {
         self.reports.push(failure);
     }
 
-    fn document(&self, _key: &EventKey) -> Option<DocumentRecord> {
+    fn document(&mut self, _key: &EventKey) -> Option<DocumentRecord> {
         None
     }
 }

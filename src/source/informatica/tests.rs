@@ -241,7 +241,7 @@ impl Sink for Collected {
         self.reports.push(failure.kind);
     }
 
-    fn document(&self, _: &EventKey) -> Option<DocumentRecord> {
+    fn document(&mut self, _: &EventKey) -> Option<DocumentRecord> {
         None
     }
 }

@@ -49,6 +49,12 @@ const RETRY_AFTER_BELIEVED: Duration = Duration::from_hours(24);
 const LIFETIME_BELIEVED: Duration = Duration::from_hours(24 * 365);
 /// The most of an error's body that is read.
 const ERROR_BODY_MAX: u64 = 64 << 10;
+/// The longest media type that is shown in an error.
+const MEDIA_TYPE_BYTES_MAX: usize = 60;
+/// The most of what was tried, or of what came back, that an error shows.
+const SHOWN_CHARS_MAX: usize = 500;
+/// A shorter secret is not looked for in errors: it would be found in every second word.
+const SECRET_CHARS_MIN: usize = 4;
 /// A `Date` header is a whole second and may have been on its way for another.
 const SKEW_MIN: TimeDelta = TimeDelta::seconds(2);
 
@@ -153,7 +159,7 @@ impl Reply {
 
     /// The failure of an answer that is not what the service documents. `why` must not quote it.
     pub fn undecodable(&self, why: impl fmt::Display) -> Failure {
-        let kind = self.header("content-type").unwrap_or("no content type").to_owned();
+        let kind = self.header("content-type").map_or("no content type", media_type);
         let got = format!("status {}, {} bytes of {kind}: {why}", self.status.as_u16(), self.body.len());
         Failure::new(ErrorKind::Decode, self.tried.clone(), got)
     }
@@ -219,7 +225,8 @@ impl Failure {
     /// A failure; `tried` and `got` must hold neither secret nor event.
     pub fn new(kind: ErrorKind, tried: impl Into<String>, got: impl Into<String>) -> Self {
         let passes = kind.is_passing();
-        Self { kind, retry_after: None, at_login: false, passes, tried: tried.into(), got: got.into(), counted: false }
+        let (tried, got) = (shown(&tried.into()), shown(&got.into()));
+        Self { kind, retry_after: None, at_login: false, passes, tried, got, counted: false }
     }
 
     /// Counts this failure where that has not been done yet.
@@ -258,6 +265,22 @@ impl Failure {
     }
 }
 
+/// The type in a `Content-Type`, where it looks like one: the header may hold anything.
+fn media_type(header: &str) -> &str {
+    let named = header.split(';').next().unwrap_or_default().trim();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/+-.".contains(c);
+    if named.len() <= MEDIA_TYPE_BYTES_MAX && named.contains('/') && named.chars().all(plain) {
+        named
+    } else {
+        "an odd content type"
+    }
+}
+
+/// On one line, and not endless: some of it may have come from outside.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN_CHARS_MAX).collect()
+}
+
 /// What an answer means for the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -289,6 +312,11 @@ pub fn judge_by_status(status: StatusCode) -> Verdict {
 pub trait Dialect: Send + Sync {
     /// Opens a session. Requests it needs go through `wire`, and so through the same budget.
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure>;
+
+    /// What a login sends to prove itself, where that is not the session's token.
+    fn login_secret(&self) -> Option<SecretString> {
+        None
+    }
 
     /// Whether the session is worth keeping; not where opening one only reads a file.
     fn keeps_session(&self) -> bool {
@@ -432,6 +460,8 @@ pub struct Api {
     wire: Wire,
     dialect: Box<dyn Dialect>,
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    /// The token of the latest session, so that no error shows it.
+    token: Mutex<Option<SecretString>>,
 }
 
 enum Answer {
@@ -466,7 +496,7 @@ impl Api {
     ) -> Self {
         let random = Mutex::new(StdRng::seed_from_u64(seed));
         let wire = Wire { transport, limits, gate, stats, clock, random };
-        Self { wire, dialect, session: tokio::sync::Mutex::new(None) }
+        Self { wire, dialect, session: tokio::sync::Mutex::new(None), token: Mutex::new(None) }
     }
 
     /// The present by our clock.
@@ -518,6 +548,7 @@ impl Api {
                 Ok((Answer::Streamed(_), _, _)) => unreachable!("only good answers are streamed"),
                 Err(failure) => failure,
             };
+            failure = self.without_secrets(failure);
             failure.count_once(&self.wire.stats);
             let pause = failure.retry_after.unwrap_or_else(|| self.wire.retry_delay(attempt));
             let again = failure.passes && attempt < RETRIES_MAX && pause <= RETRY_AFTER_MAX;
@@ -579,6 +610,7 @@ impl Api {
             failure.at_login = true;
             failure
         })?;
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened.token.clone());
         let session = Arc::new(opened);
         *held = Some(Arc::clone(&session));
         Ok(session)
@@ -598,6 +630,21 @@ impl Api {
     async fn has_changed(&self, refused: &Session) -> bool {
         let anew = self.dialect.open_session(&self.wire).await;
         anew.is_ok_and(|anew| anew.token.expose_secret() != refused.token.expose_secret())
+    }
+
+    /// The failure without this source's secrets: a service may say back what it was told. For every
+    /// failure that is shown; those of [`Api::call`] and [`Api::download`] hold none already.
+    pub fn without_secrets(&self, mut failure: Failure) -> Failure {
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for secret in token.into_iter().chain(self.dialect.login_secret()) {
+            let secret = secret.expose_secret().trim();
+            for text in [&mut failure.tried, &mut failure.got] {
+                if secret.len() >= SECRET_CHARS_MIN && text.contains(secret) {
+                    *text = text.replace(secret, "…");
+                }
+            }
+        }
+        failure
     }
 
     /// What is left of our own budget, where the service does not say.

@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use secrecy::ExposeSecret;
 use serde_json::value::RawValue;
 
@@ -180,8 +180,17 @@ pub fn redacted(raw: &[u8]) -> String {
 
 /// A time as the services write it: `Z`, fractions, `+0000` and `+00:00` are all understood.
 pub fn parse_time(text: &str) -> Option<DateTime<Utc>> {
-    text.trim().parse::<DateTime<Utc>>().ok()
+    text.trim().parse::<DateTime<Utc>>().ok().filter(is_believable)
 }
+
+/// Whether a time is one that any clock shows. Beyond these years adding an hour can overflow, and RFC 3339
+/// has no way to write them.
+pub fn is_believable(at: &DateTime<Utc>) -> bool {
+    YEARS_BELIEVED.contains(&at.year())
+}
+
+/// The years in which events may happen.
+const YEARS_BELIEVED: std::ops::RangeInclusive<i32> = 1970..=9998;
 
 /// The claims of a token, which are read and not trusted: only TLS says where they come from.
 pub fn token_claims<T: serde::de::DeserializeOwned>(token: &str) -> Option<T> {
@@ -211,7 +220,7 @@ pub fn token_expiry(token: &str) -> Option<DateTime<Utc>> {
     }
     #[expect(clippy::cast_possible_truncation, reason = "a date beyond an i64 saturates and is then refused")]
     let seconds = token_claims::<Claims>(token)?.exp? as i64;
-    DateTime::from_timestamp(seconds, 0)
+    DateTime::from_timestamp(seconds, 0).filter(is_believable)
 }
 
 /// An id that some services write as a string and others as a number.
@@ -278,7 +287,9 @@ mod tests {
         ] {
             assert_eq!(parse_time(text).map(|at| at.timestamp()), Some(1_563_920_887), "{text}");
         }
-        assert_eq!(parse_time("yesterday"), None);
+        for text in ["yesterday", "+262142-12-31T23:59:59Z", "-262143-01-01T00:00:00Z", "1969-12-31T23:59:59Z"] {
+            assert_eq!(parse_time(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, StatusCode, header};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -96,6 +96,10 @@ struct Customs {
 
 #[async_trait]
 impl Dialect for Customs {
+    fn login_secret(&self) -> Option<SecretString> {
+        self.client_secret.read().ok()
+    }
+
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
         let secret = self
             .client_secret

@@ -29,8 +29,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use self::list::{File, Listing};
-use self::rows::Unpacker;
-pub use self::rows::{BadFile, RECORD_BYTES_MAX, RowCounter, Rows};
+pub use self::rows::{BadFile, RECORD_BYTES_MAX, RowCounter, Rows, Unpacker};
 use super::{Signals, Sink, Source, Spec, oauth};
 use crate::api::{Api, Call, Dialect, Download, Failure, Reply, Session, Verdict, Wire, judge_by_status};
 use crate::config::{self, Common};
@@ -102,6 +101,10 @@ struct Customs {
 
 #[async_trait]
 impl Dialect for Customs {
+    fn login_secret(&self) -> Option<SecretString> {
+        self.client_key.read().ok()
+    }
+
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
         let key = self
             .client_key

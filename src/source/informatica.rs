@@ -89,6 +89,10 @@ struct Customs {
 
 #[async_trait]
 impl Dialect for Customs {
+    fn login_secret(&self) -> Option<SecretString> {
+        self.password.read().ok()
+    }
+
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
         let password = self
             .password

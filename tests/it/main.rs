@@ -13,6 +13,7 @@ mod clients;
 mod conformance;
 mod crash;
 mod exposed;
+mod fuzzed;
 mod http;
 mod oracles;
 mod program;

@@ -218,7 +218,9 @@ impl Tally {
 }
 
 /// Unpacks and counts a file that arrives in pieces.
-pub(super) enum Unpacker {
+pub struct Unpacker(Form);
+
+enum Form {
     /// Too little has arrived to tell what it is.
     Unknown(Vec<u8>),
     Plain(Box<RowCounter>),
@@ -226,7 +228,7 @@ pub(super) enum Unpacker {
 }
 
 /// Hands unpacked bytes on.
-pub(super) struct Feeder(RowCounter);
+struct Feeder(RowCounter);
 
 impl Write for Feeder {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -239,26 +241,33 @@ impl Write for Feeder {
     }
 }
 
+impl Default for Unpacker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Unpacker {
-    pub(super) fn new() -> Self {
-        Self::Unknown(Vec::new())
+    /// One to which nothing has come yet.
+    pub fn new() -> Self {
+        Self(Form::Unknown(Vec::new()))
     }
 
-    /// Counts the next piece.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), BadFile> {
-        match self {
-            Self::Plain(counter) => counter.feed(bytes),
-            Self::Gzip(decoder) => decoder.write_all(bytes).map_err(bad_gzip),
-            Self::Unknown(head) => {
+    /// Counts the next piece. After an error nothing more can be counted.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), BadFile> {
+        match &mut self.0 {
+            Form::Plain(counter) => counter.feed(bytes),
+            Form::Gzip(decoder) => decoder.write_all(bytes).map_err(bad_gzip),
+            Form::Unknown(head) => {
                 head.extend_from_slice(bytes);
                 if head.len() < GZIP.len() {
                     return Ok(());
                 }
                 let head = std::mem::take(head);
-                *self = if head.starts_with(GZIP) {
-                    Self::Gzip(Box::new(MultiGzDecoder::new(Feeder(RowCounter::new()))))
+                self.0 = if head.starts_with(GZIP) {
+                    Form::Gzip(Box::new(MultiGzDecoder::new(Feeder(RowCounter::new()))))
                 } else {
-                    Self::Plain(Box::default())
+                    Form::Plain(Box::default())
                 };
                 refuse_pages(&head)?;
                 self.feed(&head)
@@ -267,12 +276,12 @@ impl Unpacker {
     }
 
     /// What was counted, if the file ended where it should.
-    pub(super) fn finish(self) -> Result<Rows, BadFile> {
-        let rows = match self {
-            Self::Unknown(head) if head.is_empty() => return Err(BadFile::NoFile("nothing")),
-            Self::Unknown(_) => return Err(BadFile::NoFile("a single byte")),
-            Self::Plain(counter) => counter.finish()?,
-            Self::Gzip(decoder) => decoder.finish().map_err(bad_gzip)?.0.finish()?,
+    pub fn finish(self) -> Result<Rows, BadFile> {
+        let rows = match self.0 {
+            Form::Unknown(head) if head.is_empty() => return Err(BadFile::NoFile("nothing")),
+            Form::Unknown(_) => return Err(BadFile::NoFile("a single byte")),
+            Form::Plain(counter) => counter.finish()?,
+            Form::Gzip(decoder) => decoder.finish().map_err(bad_gzip)?.0.finish()?,
         };
         if rows.columns == 1 && !rows.names_actions {
             return Err(BadFile::NoFile("a text that is no table"));
@@ -434,7 +443,7 @@ mod tests {
         }
         let mut unpacker = Unpacker::new();
         unpacker.feed(&encoder.finish().unwrap()).unwrap();
-        let Unpacker::Gzip(decoder) = &unpacker else { panic!("gzip") };
+        let Form::Gzip(decoder) = &unpacker.0 else { panic!("gzip") };
         let counter = &decoder.get_ref().0;
         assert!(counter.text.len() + counter.ends.len() < 10_000);
         assert_eq!(shown(&unpacker.finish().unwrap()), format!("x={} -0", 32 << 18));

@@ -32,8 +32,8 @@ use audit_exporter::config::{self, SourceConfig};
 use audit_exporter::event::{EventKey, Item, LABEL_CHARS_MAX, Label, What};
 use audit_exporter::exposition::{self, Family, Format, Kind, Sample, Value};
 use audit_exporter::ledger::{DocumentRecord, Page};
-use audit_exporter::source::{self, Sink, Taken};
 use audit_exporter::source::index_exchange::{BadFile, Rows, Unpacker};
+use audit_exporter::source::{self, Sink, Taken};
 use audit_exporter::stats::ErrorKind;
 use audit_exporter::transport::{Body, Transport, TransportError};
 use audit_exporter::web;
@@ -187,7 +187,9 @@ fn tokens(lines: &[u8], tainted: bool) -> Vec<u8> {
 fn session(claims: &[u8]) -> Vec<u8> {
     let token = token(claims);
     let products = serde_json::json!([{"name": "Integration Cloud", "baseApiUrl": "https://pod.example/saas"}]);
-    serde_json::json!({"access_token": token, "products": products, "userInfo": {"sessionId": token}}).to_string().into()
+    serde_json::json!({"access_token": token, "products": products, "userInfo": {"sessionId": token}})
+        .to_string()
+        .into()
 }
 
 #[async_trait]
@@ -317,8 +319,7 @@ async fn converse_with(config: &SourceConfig, secret: &str, login: &str, length:
     let api = Api::behind(gate, transport, dialect, limits, Arc::default(), clock.clone(), 1);
     let now = clock.now();
     let window = Window { from: now - delta(length), to: now };
-    let mut sink =
-        Looking { window, now, failures: Vec::new(), items: Vec::new(), documents: BTreeMap::new() };
+    let mut sink = Looking { window, now, failures: Vec::new(), items: Vec::new(), documents: BTreeMap::new() };
     // twice, because a source remembers
     for _ in 0..2 {
         let asked_before = service.requests();
@@ -450,7 +451,8 @@ pub fn config(input: &[u8]) {
                 let message = &problem.message;
                 assert!(problem.line > 0 && problem.column > 0);
                 assert!(message.chars().count() <= TEXT_CHARS_MAX && !message.contains('\n'), "{message:?}");
-                assert!(!message.contains(SECRET), "{message}");
+                // that what stands where a key belongs may be shown is said in `config.rs`
+                assert!(!message.contains(SECRET) || message.starts_with("unknown key `"), "{message}");
             }
         }
     }

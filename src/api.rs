@@ -261,6 +261,7 @@ impl Failure {
                 "redirects are not followed, because they would carry the credential away: correct the address"
             }
             ErrorKind::Storage => "free or repair the disk; counting goes on by itself",
+            ErrorKind::Panic => "please report it with the line of the log that says where; it is tried again",
         }
     }
 }
@@ -614,6 +615,11 @@ impl Api {
         let session = Arc::new(opened);
         *held = Some(Arc::clone(&session));
         Ok(session)
+    }
+
+    /// Drops the session in force, so that the next request begins with a new one.
+    pub async fn forget_session(&self) {
+        *self.session.lock().await = None;
     }
 
     /// Drops `session` if it is the one in force; whether it was.

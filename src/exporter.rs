@@ -234,6 +234,10 @@ impl Exporter {
         let poller = Poller {
             name: config.name.clone(),
             source: reader,
+            rebuild: {
+                let config = config.clone();
+                Box::new(move || source::build(&config).0)
+            },
             api: Arc::clone(&api),
             ledger: self.ledger.clone(),
             book: Arc::clone(&book),

@@ -20,6 +20,7 @@ mod series;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -34,6 +35,7 @@ use store::{Store, StoreError};
 
 use crate::clock::delta;
 use crate::event::{EventKey, EventLabels, Item, Label, Rejection, SourceName, System};
+use crate::fault;
 use crate::threads::aside;
 use crate::window::Checkpoint;
 
@@ -144,6 +146,9 @@ pub enum CommitError {
     /// The disk.
     #[error("cannot write the ledger: {0}; counting stops until it can be written, serving goes on")]
     Storage(String),
+    /// This program.
+    #[error("a fault in this program (a panic) while using the ledger: {0}; it is opened anew and read from the disk")]
+    Fault(String),
 }
 
 /// The committed state of one source.
@@ -324,10 +329,22 @@ impl Ledger {
         Ok(Self { writer: Arc::new(Mutex::new(Store::open(open)?)) })
     }
 
-    /// Runs `work` with the store on a thread that may block.
-    async fn with_store<T: Send + 'static>(&self, work: impl FnOnce(&mut Store) -> T + Send + 'static) -> T {
+    /// Runs `work` with the store on a thread that may block. Should it panic, the store is opened and every
+    /// source read from it anew, because neither what is in memory nor the open file can be trusted.
+    async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Store) -> Result<T, CommitError> + Send + 'static,
+    ) -> Result<T, CommitError> {
         let writer = Arc::clone(&self.writer);
-        aside(move || work(&mut writer.lock().unwrap_or_else(PoisonError::into_inner))).await
+        aside(move || {
+            let mut store = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = catch_unwind(AssertUnwindSafe(|| work(&mut store)));
+            done.unwrap_or_else(|panic| {
+                store.distrust();
+                Err(CommitError::Fault(fault::told(&*panic)))
+            })
+        })
+        .await
     }
 
     /// Makes a source known: reads what was counted for it, and brings the series of its
@@ -342,7 +359,8 @@ impl Ledger {
     ) -> Result<Arc<SourceLedger>, CommitError> {
         let name = name.clone();
         self.with_store(move |store| {
-            let source = store.book(&name, system)?;
+            let source = store.book(&name, system).map_err(storage)?;
+            store.heal(&source)?;
             let missing: Vec<SeriesKey> = {
                 let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
                 state.learn_labels(&catalogue);
@@ -350,19 +368,19 @@ impl Ledger {
             };
             *source.catalogue.lock().unwrap_or_else(PoisonError::into_inner) = catalogue;
             if !missing.is_empty() {
-                store.write_series(source.id, missing.iter().map(|key| (key, 0, now, false)))?;
+                store.write_series(source.id, missing.iter().map(|key| (key, 0, now, false))).map_err(storage)?;
                 let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
                 state.series.extend(missing.into_iter().map(|key| (Arc::new(key), Series::new(0, now, false))));
             }
             Ok(source)
         })
         .await
-        .map_err(|error: StoreError| CommitError::Storage(error.to_string()))
     }
 
     /// Waits until no commit is under way.
     pub async fn settle(&self) {
-        self.with_store(|_| ()).await;
+        // a store that cannot be used has none
+        let _ = self.with_store(|_| Ok(())).await;
     }
 
     /// Counts a page. When this returns `Ok`, the page is durable and visible.
@@ -402,7 +420,7 @@ impl Ledger {
                 continue;
             }
             let source = Arc::clone(source);
-            let release = self.with_store(move |store| -> Result<(), CommitError> {
+            let release = self.with_store(move |store| {
                 store.heal(&source)?;
                 {
                     let state = source.state();
@@ -410,7 +428,7 @@ impl Ledger {
                         state.series.get_key_value(key).map(|(key, s)| (&**key, s.value, s.born, true))
                     };
                     let rows = keys.iter().filter_map(row);
-                    store.write_series(source.id, rows).map_err(|error| CommitError::Storage(error.to_string()))?;
+                    store.write_series(source.id, rows).map_err(storage)?;
                 }
                 let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
                 for key in keys {
@@ -439,6 +457,10 @@ impl Ledger {
         };
         sources.iter().map(shown).collect()
     }
+}
+
+fn storage(error: StoreError) -> CommitError {
+    CommitError::Storage(error.to_string())
 }
 
 /// How long a scrape waits, over all sources, for the ledger to record that series may be shown.

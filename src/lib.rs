@@ -14,6 +14,7 @@
 //! - [`metrics`] and [`exposition`]: what `/metrics` shows, and its bytes;
 //! - [`exporter`] and [`web`]: the running program, its reload, its pages;
 //! - [`event`], [`clock`], [`config`], [`stats`], [`threads`], [`transport`]: the words and the edges;
+//! - [`fault`]: what a panic may say;
 //! - [`simulate`] and [`demo`]: the five services over one ground truth, for demo and tests.
 
 pub mod api;
@@ -23,6 +24,7 @@ pub mod demo;
 pub mod event;
 pub mod exporter;
 pub mod exposition;
+pub mod fault;
 pub mod ledger;
 pub mod metrics;
 pub mod poll;

@@ -40,11 +40,13 @@ pub enum ErrorKind {
     Redirect,
     /// The ledger cannot be written.
     Storage,
+    /// A fault in this program.
+    Panic,
 }
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [ErrorKind; 13] = [
+    pub const ALL: [ErrorKind; 14] = [
         ErrorKind::Connect,
         ErrorKind::Tls,
         ErrorKind::Timeout,
@@ -58,6 +60,7 @@ impl ErrorKind {
         ErrorKind::Truncated,
         ErrorKind::Redirect,
         ErrorKind::Storage,
+        ErrorKind::Panic,
     ];
 
     /// The label value.
@@ -76,6 +79,7 @@ impl ErrorKind {
             ErrorKind::Truncated => "truncated",
             ErrorKind::Redirect => "redirect",
             ErrorKind::Storage => "storage",
+            ErrorKind::Panic => "panic",
         }
     }
 

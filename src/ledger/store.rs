@@ -5,6 +5,7 @@
 //! opened anew before anything else is written.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -15,7 +16,7 @@ use redb::{Database, DatabaseError, Entry, ReadableDatabase, ReadableTable, Tabl
 
 use super::{
     Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Series, SeriesKey, SourceLedger,
-    State, Tally,
+    State, Tally, storage,
 };
 use crate::clock::delta;
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, SourceName, System, What};
@@ -164,6 +165,16 @@ impl Store {
         Ok(self.database.as_ref().expect("reopen filled it or returned"))
     }
 
+    /// After a panic: closes the file, and reads from it anew what every source shows. What cannot be read now
+    /// is read before it is used again, as after any failure.
+    pub(super) fn distrust(&mut self) {
+        let database = self.database.take();
+        // one that has panicked may not even survive its closing
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+        let books: Vec<Arc<SourceLedger>> = self.books.values().map(Arc::clone).collect();
+        let _ = catch_unwind(AssertUnwindSafe(|| books.iter().try_for_each(|book| self.heal(book))));
+    }
+
     /// Runs `work`; after a failure the file is closed, so that the next use opens it anew.
     fn guarded<T>(&mut self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let done = work(self.database()?);
@@ -195,7 +206,6 @@ impl Store {
     /// Makes sure that the file is open and that `source` shows what is in it: after a failure it
     /// is not known whether the last commit reached the disk.
     pub(super) fn heal(&mut self, source: &SourceLedger) -> Result<(), CommitError> {
-        let storage = |error: StoreError| CommitError::Storage(error.to_string());
         self.database().map_err(storage)?;
         if source.generation.load(Ordering::Relaxed) != self.generation {
             let (_, mut state) = self.load(&source.name, source.system).map_err(storage)?;
@@ -277,7 +287,7 @@ impl Store {
             write.commit()?;
             Ok(outcome)
         })
-        .map_err(|error| CommitError::Storage(error.to_string()))
+        .map_err(storage)
     }
 }
 

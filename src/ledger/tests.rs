@@ -1,7 +1,7 @@
 //! The promises of the ledger, each under its name, and the damage a disk can do.
 
 use std::io;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use chrono::TimeDelta;
 use rand::rngs::StdRng;
@@ -332,14 +332,21 @@ struct Disk {
 struct Plugged {
     disk: Arc<Mutex<Disk>>,
     full: Arc<AtomicBool>,
+    /// Which operation from now on panics; 0 is none.
+    panics_at: Arc<AtomicU64>,
 }
 
 impl Plugged {
     fn new() -> Self {
-        Self { disk: Arc::default(), full: Arc::default() }
+        Self { disk: Arc::default(), full: Arc::default(), panics_at: Arc::default() }
     }
 
     fn operate<T>(&self, writes: bool, work: impl FnOnce(&mut Disk) -> T) -> io::Result<T> {
+        let panics_at = self.panics_at.load(Ordering::SeqCst);
+        if panics_at > 0 {
+            self.panics_at.store(panics_at - 1, Ordering::SeqCst);
+            assert!(panics_at > 1, "a fault of the disk's driver");
+        }
         let mut disk = self.disk.lock().unwrap();
         if writes && self.full.load(Ordering::SeqCst) {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
@@ -470,4 +477,53 @@ async fn a_loss_of_power_at_any_moment_leaves_a_whole_number_of_pages() {
         }
         assert!(acknowledged > 0, "seed {seed} never got anywhere");
     }
+}
+
+/// Whatever a panic in the store's own thread leaves behind, nobody but the one who asked learns of it.
+#[tokio::test]
+async fn a_panic_in_the_store_is_an_error_and_the_store_is_read_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let source = register(&ledger).await;
+    count(&ledger, &source, page(vec![event(1, 1, "user", "create")])).await.unwrap();
+    let broken = Arc::clone(&source);
+    let fault = ledger.with_store(move |store| -> Result<(), CommitError> {
+        let items = vec![event(2, 1, "user", "create")];
+        let commit = Commit { expected: None, next: None, page: page(items), lost_seconds: 0, now: at(100) };
+        let (change, _) = store.write(&broken, &broken.state(), commit)?;
+        let mut state = broken.state.write().unwrap();
+        change.apply(&mut state);
+        state.series.clear();
+        panic!("a fault, with the lock of the visible state in hand");
+    });
+    let fault = fault.await.unwrap_err();
+    assert!(matches!(&fault, CommitError::Fault(why) if why.contains("with the lock")), "{fault}");
+    assert_eq!(events_total(&source), 2, "what had reached the disk is what is shown");
+    assert!(ledger.scrape(&[Arc::clone(&source)], at(500), Duration::ZERO).await[0].len() > 1);
+    let again = vec![event(1, 1, "user", "create"), event(2, 1, "user", "create"), event(3, 1, "user", "create")];
+    assert_eq!(count(&ledger, &source, page(again)).await.unwrap(), counted(1, 2));
+    assert_eq!((events_total(&source), source.state().total(Counter::Actions)), (3, 3));
+    assert_eq!(events_total(&*register(&ledger).await), 3);
+}
+
+#[tokio::test]
+async fn a_panic_at_any_operation_of_the_disk_counts_nothing_twice_and_loses_nothing() {
+    let disk = Plugged::new();
+    let ledger = Ledger::open_with(disk.opener()).unwrap();
+    let source = register(&ledger).await;
+    let mut faults = 0;
+    for n in 0..60 {
+        disk.panics_at.store(n % 30 + 1, Ordering::SeqCst);
+        let items = || page(vec![event(n, 1, "user", "create")]);
+        match count(&ledger, &source, items()).await {
+            Ok(_) => {}
+            Err(CommitError::Fault(_)) => faults += 1,
+            Err(other) => panic!("{other}"),
+        }
+        // closing what has panicked may panic in its turn
+        disk.panics_at.store(0, Ordering::SeqCst);
+        count(&ledger, &source, items()).await.unwrap();
+        assert_eq!(events_total(&source), n + 1, "of {faults} faults");
+    }
+    assert!(faults > 10, "{faults}");
 }

@@ -250,7 +250,7 @@ impl Canvas {
         for _ in 0..PAGES_MAX {
             walk.asked.insert(url.clone());
             let entries: Vec<Entry> = listed(&reply)?.iter().map(|raw| self.entry(raw.get().as_bytes())).collect();
-            let next = self.next_page(scope, &url, &reply);
+            let next = self.next_page(scope, &reply);
             let next_again = matches!(&next, Ok(Some(next)) if walk.asked.contains(next));
             let restarted = walk.restarts_with(&entries);
             // what has no id and comes twice would be numbered twice; it is read again in a smaller span
@@ -326,9 +326,11 @@ impl Canvas {
     }
 
     /// The next page, which must be where the token belongs.
-    fn next_page(&self, scope: &Scope, current: &Url, reply: &Reply) -> Result<Option<Url>, Failure> {
+    fn next_page(&self, scope: &Scope, reply: &Reply) -> Result<Option<Url>, Failure> {
         let Some(target) = link::next(&reply.headers) else { return Ok(None) };
-        let mut next = current.join(&target).map_err(|_| reply.undecodable("its next link is no address"))?;
+        // relative to the log and not to the page, so that no chain of links can lead to ever new addresses
+        let home = self.path(scope);
+        let mut next = home.join(&target).map_err(|_| reply.undecodable("its next link is no address"))?;
         next.set_fragment(None);
         let is_home = next.origin() == self.base.origin() && next.username().is_empty() && next.password().is_none();
         if !is_home {

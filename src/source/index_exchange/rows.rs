@@ -21,6 +21,8 @@ pub const RECORD_BYTES_MAX: usize = 1 << 20;
 const ACTIONS_MAX: usize = 1000;
 /// How much of an `event_type` is looked at; a label has at most 64 characters.
 const ACTION_BYTES_MAX: usize = 256;
+/// How far a file is looked into for its first letter, which tells a page from a table.
+const BLANK_BYTES_MAX: usize = 1024;
 /// The column that names the action.
 const ACTION_COLUMN: &str = "event_type";
 const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -260,26 +262,37 @@ impl Unpacker {
             Form::Gzip(decoder) => decoder.write_all(bytes).map_err(bad_gzip),
             Form::Unknown(head) => {
                 head.extend_from_slice(bytes);
-                if head.len() < GZIP.len() {
+                let blank = head.iter().take(BLANK_BYTES_MAX).all(u8::is_ascii_whitespace);
+                if head.len() < GZIP.len() || (blank && head.len() < BLANK_BYTES_MAX) {
                     return Ok(());
                 }
-                let head = std::mem::take(head);
-                self.0 = if head.starts_with(GZIP) {
-                    Form::Gzip(Box::new(MultiGzDecoder::new(Feeder(RowCounter::new()))))
-                } else {
-                    Form::Plain(Box::default())
-                };
-                refuse_pages(&head)?;
-                self.feed(&head)
+                self.decide()
             }
         }
     }
 
+    /// Begins with what has arrived so far.
+    fn decide(&mut self) -> Result<(), BadFile> {
+        let Form::Unknown(head) = &mut self.0 else { return Ok(()) };
+        let head = std::mem::take(head);
+        refuse_pages(&head)?;
+        self.0 = if head.starts_with(GZIP) {
+            Form::Gzip(Box::new(MultiGzDecoder::new(Feeder(RowCounter::new()))))
+        } else {
+            Form::Plain(Box::default())
+        };
+        self.feed(&head)
+    }
+
     /// What was counted, if the file ended where it should.
-    pub fn finish(self) -> Result<Rows, BadFile> {
-        let rows = match self.0 {
+    pub fn finish(mut self) -> Result<Rows, BadFile> {
+        match &self.0 {
             Form::Unknown(head) if head.is_empty() => return Err(BadFile::NoFile("nothing")),
-            Form::Unknown(_) => return Err(BadFile::NoFile("a single byte")),
+            Form::Unknown(head) if head.len() < GZIP.len() => return Err(BadFile::NoFile("a single byte")),
+            _ => self.decide()?,
+        }
+        let rows = match self.0 {
+            Form::Unknown(_) => return Err(BadFile::NoFile("nothing")),
             Form::Plain(counter) => counter.finish()?,
             Form::Gzip(decoder) => decoder.finish().map_err(bad_gzip)?.0.finish()?,
         };
@@ -292,7 +305,7 @@ impl Unpacker {
 
 /// A login page or an error sent with status 200 would otherwise be counted line by line.
 fn refuse_pages(head: &[u8]) -> Result<(), BadFile> {
-    match head.iter().find(|byte| !byte.is_ascii_whitespace()) {
+    match head.iter().take(BLANK_BYTES_MAX).find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'<') => Err(BadFile::NoFile("a page")),
         Some(b'{' | b'[') => Err(BadFile::NoFile("JSON")),
         _ => Ok(()),

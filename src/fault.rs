@@ -38,13 +38,14 @@ mod tests {
     fn no_value_in_a_panic_is_shown() {
         let name = "alice@example.com".to_owned();
         let end = name.len() + 1;
+        let refused = || -> Result<(), String> { Err(name.clone()) };
         let of =
             |panics: &(dyn Fn() + std::panic::RefUnwindSafe)| told(&*std::panic::catch_unwind(panics).unwrap_err());
         assert_eq!(of(&|| panic!("a fixed text, with: a colon")), "a fixed text, with: a colon");
         for shown in [
             of(&|| drop(name[1..end].to_owned())),
-            of(&|| Err::<(), _>(name.clone()).unwrap()),
-            of(&|| Err::<(), _>(name.clone()).expect("no name")),
+            of(&|| refused().unwrap()),
+            of(&|| refused().expect("no name")),
             of(&|| assert_eq!(name, "bob")),
             of(&|| std::panic::panic_any(7)),
         ] {

@@ -359,7 +359,7 @@ impl Ledger {
     ) -> Result<Arc<SourceLedger>, CommitError> {
         let name = name.clone();
         self.with_store(move |store| {
-            let source = store.book(&name, system).map_err(storage)?;
+            let source = store.book(&name, system)?;
             store.heal(&source)?;
             let missing: Vec<SeriesKey> = {
                 let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -368,7 +368,7 @@ impl Ledger {
             };
             *source.catalogue.lock().unwrap_or_else(PoisonError::into_inner) = catalogue;
             if !missing.is_empty() {
-                store.write_series(source.id, missing.iter().map(|key| (key, 0, now, false))).map_err(storage)?;
+                store.write_series(source.id, missing.iter().map(|key| (key, 0, now, false)))?;
                 let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
                 state.series.extend(missing.into_iter().map(|key| (Arc::new(key), Series::new(0, now, false))));
             }
@@ -428,7 +428,7 @@ impl Ledger {
                         state.series.get_key_value(key).map(|(key, s)| (&**key, s.value, s.born, true))
                     };
                     let rows = keys.iter().filter_map(row);
-                    store.write_series(source.id, rows).map_err(storage)?;
+                    store.write_series(source.id, rows)?;
                 }
                 let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
                 for key in keys {
@@ -459,8 +459,10 @@ impl Ledger {
     }
 }
 
-fn storage(error: StoreError) -> CommitError {
-    CommitError::Storage(error.to_string())
+impl From<StoreError> for CommitError {
+    fn from(error: StoreError) -> Self {
+        CommitError::Storage(error.to_string())
+    }
 }
 
 /// How long a scrape waits, over all sources, for the ledger to record that series may be shown.

@@ -310,7 +310,8 @@ impl Pages<'_> {
         let committed = self.ledger.commit(self.book, commit).await.map_err(|error| storage(&error))?;
         self.checkpoint = next;
         debug!(source = %self.name, counted = committed.counted, duplicate = committed.duplicate, "committed");
-        for rejection in committed.rejections {
+        for mut rejection in committed.rejections {
+            self.api.hide_secrets(&mut rejection.sample);
             warn!(
                 source = %self.name,
                 reason = rejection.reason.as_str(),

@@ -16,7 +16,7 @@ use redb::{Database, DatabaseError, Entry, ReadableDatabase, ReadableTable, Tabl
 
 use super::{
     Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Series, SeriesKey, SourceLedger,
-    State, Tally, storage,
+    State, Tally,
 };
 use crate::clock::delta;
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, SourceName, System, What};
@@ -28,7 +28,8 @@ const SCHEMA: u64 = 1;
 /// Name of the file inside `storage.path`.
 const FILE_NAME: &str = "ledger.redb";
 
-/// How long a file's record is kept after its hour: the services list files for 14 days.
+/// How long a file's record is kept after its hour: the services list files for 14 days, and no source may hand
+/// over an older one (`READ_FOR` in `source/index_exchange.rs`).
 const DOCUMENTS_KEPT: Duration = Duration::from_hours(32 * 24);
 
 /// redb's own default is 1 GiB; a commit touches a few pages of a few small tables.
@@ -206,9 +207,9 @@ impl Store {
     /// Makes sure that the file is open and that `source` shows what is in it: after a failure it
     /// is not known whether the last commit reached the disk.
     pub(super) fn heal(&mut self, source: &SourceLedger) -> Result<(), CommitError> {
-        self.database().map_err(storage)?;
+        self.database()?;
         if source.generation.load(Ordering::Relaxed) != self.generation {
-            let (_, mut state) = self.load(&source.name, source.system).map_err(storage)?;
+            let (_, mut state) = self.load(&source.name, source.system)?;
             state.learn_labels(&source.catalogue.lock().unwrap_or_else(PoisonError::into_inner));
             *source.state.write().unwrap_or_else(PoisonError::into_inner) = state;
             source.generation.store(self.generation, Ordering::Relaxed);
@@ -287,7 +288,7 @@ impl Store {
             write.commit()?;
             Ok(outcome)
         })
-        .map_err(storage)
+        .map_err(CommitError::from)
     }
 }
 

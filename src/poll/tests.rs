@@ -76,8 +76,7 @@ impl Source for Falling {
             sink.page(page(vec![event(n, self.first + TimeDelta::milliseconds(n.into()))])).await?;
             if reading == self.falls_at && n == 1 {
                 self.fallen = true;
-                let nobody: Option<&str> = None;
-                nobody.expect("a fault");
+                panic!("a fault");
             }
         }
         Ok(())

@@ -14,6 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{Id, Ignore, RawEvents, Signals, Sink, Source, Spec, StaticToken, is_believable, parse_time, rejected};
 use crate::api::{Api, Call, Dialect, Failure, Reply};
@@ -179,7 +180,7 @@ fn time(written: &Id) -> Option<DateTime<Utc>> {
 
 /// The collection, as far as it is needed.
 struct Listed<'a> {
-    items: RawEvents<'a>,
+    items: Vec<&'a RawValue>,
     total: Option<u64>,
     per_page: Option<u32>,
 }
@@ -196,7 +197,7 @@ impl<'a> Listed<'a> {
         }
         let wire: Wire<'a> =
             serde_json::from_slice(&reply.body).map_err(|_| reply.undecodable("no collection with items"))?;
-        Ok(Self { items: wire.items, total: wire.total_count, per_page: wire.per_page })
+        Ok(Self { items: wire.items.whole_of(reply)?, total: wire.total_count, per_page: wire.per_page })
     }
 }
 

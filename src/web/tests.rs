@@ -123,7 +123,8 @@ impl Running {
             tokio::time::sleep(Duration::from_secs(1)).await;
             "slow"
         };
-        let fault = || async { Err::<&str, &str>("alice").unwrap() };
+        let refused = || Err::<&str, &str>("alice");
+        let fault = move || async move { refused().unwrap() };
         let router =
             Router::new().route("/", get(|| async { "hello" })).route("/slow", get(slow)).route("/fault", get(fault));
         let router = protect(router, Arc::clone(&web));

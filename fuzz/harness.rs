@@ -319,7 +319,7 @@ async fn converse_with(config: &SourceConfig, secret: &str, login: &str, length:
         timeout: config.common.timeout,
         max_response_bytes: 64 << 10,
     };
-    let gate = Arc::new(Gate::new(&limits));
+    let gate = Arc::new(Gate::full(&limits));
     let transport = Arc::clone(&service) as Arc<dyn Transport>;
     let api = Api::behind(gate, transport, dialect, limits, Arc::default(), clock.clone(), 1);
     let now = clock.now();
@@ -447,7 +447,7 @@ pub fn config(input: &[u8]) {
                     timeout: common.timeout,
                     max_response_bytes: common.max_response_bytes,
                 };
-                let _ = Gate::new(&limits);
+                let _ = Gate::full(&limits);
                 let _ = source::build(&source);
             }
         }

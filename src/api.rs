@@ -6,8 +6,10 @@
 //! - **Credentials.** A session is opened when needed, renewed in time, and renewed once when the
 //!   service says it has ended; a refused credential is never tried twice in a row.
 //! - **Bounds.** Every exchange has a deadline, every body a cap, decompressed.
+//! - **Home.** A credential goes to the origin that its session names and nowhere else, whatever
+//!   address an answer gave.
 //! - **Errors** are classified here, say what was tried, what came back and what to do, and hold
-//!   no query, no token and no event.
+//!   no query, no token and no event, even where a service repeats what it was sent.
 //!
 //! Leaves to others: what to ask and what an answer means (`source/*.rs`), when to ask again after
 //! a failed poll (`poll.rs`), the connection itself (`transport.rs`).
@@ -29,6 +31,7 @@ use governor::{Quota, RateLimiter};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use url::Url;
@@ -49,12 +52,8 @@ const RETRY_AFTER_BELIEVED: Duration = Duration::from_hours(24);
 const LIFETIME_BELIEVED: Duration = Duration::from_hours(24 * 365);
 /// The most of an error's body that is read.
 const ERROR_BODY_MAX: u64 = 64 << 10;
-/// The longest media type that is shown in an error.
-const MEDIA_TYPE_BYTES_MAX: usize = 60;
 /// The most of what was tried, or of what came back, that an error shows.
 const SHOWN_CHARS_MAX: usize = 500;
-/// A shorter secret is not looked for in errors: it would be found in every second word.
-const SECRET_CHARS_MIN: usize = 4;
 /// The longest address that is asked for; an answer may say where to go on.
 const URL_BYTES_MAX: usize = 8 << 10;
 /// The longest token of a session: a credential in a file may not be longer either.
@@ -84,14 +83,15 @@ pub struct Limits {
 pub struct Session {
     /// The token or session id.
     pub token: SecretString,
-    /// Where later requests go, where the login says so.
-    pub base: Option<Url>,
+    /// Where later requests go: as configured, or as the login says. A request to another origin
+    /// is refused before it is sent.
+    pub base: Url,
     /// From when on it is renewed before use.
     pub renew_at: Option<DateTime<Utc>>,
 }
 
 /// A request, as a source sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Call {
     /// `GET` or `POST`.
     pub method: Method,
@@ -101,13 +101,15 @@ pub struct Call {
     pub headers: HeaderMap,
     /// The body; empty for `GET`.
     pub body: Bytes,
+    /// What it carries and no text about it may repeat.
+    secrets: Vec<SecretString>,
 }
 
 impl Call {
     /// A `GET` that accepts JSON.
     pub fn get(url: Url) -> Self {
         let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/json"))]);
-        Self { method: Method::GET, url, headers, body: Bytes::new() }
+        Self { method: Method::GET, url, headers, body: Bytes::new(), secrets: Vec::new() }
     }
 
     /// A `POST` of a body of the given type that accepts JSON.
@@ -126,6 +128,13 @@ impl Call {
         self
     }
 
+    /// With a secret that it carries, so that what is told of the answer does not repeat it.
+    #[must_use]
+    pub fn hiding(mut self, secret: &SecretString) -> Self {
+        self.secrets.push(secret.clone());
+        self
+    }
+
     /// What was tried, for an error: without the query, which may hold a bookmark or a name.
     fn tried(&self) -> String {
         let mut shown = self.url.clone();
@@ -135,10 +144,45 @@ impl Call {
         let _ = shown.set_password(None);
         format!("{} {shown}", self.method)
     }
+
+    fn failed(&self, error: TransportError) -> Failure {
+        Failure::new(error.kind, self.tried(), without(&self.secrets, error.message))
+    }
+}
+
+/// Neither headers nor body: they may hold a credential.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Call").field(&self.tried()).finish()
+    }
+}
+
+/// A header that holds a secret behind `prefix`: never printed, and wiped when it is dropped.
+/// `None` if no header can hold it.
+pub fn secret_header(prefix: &str, secret: &SecretString) -> Option<HeaderValue> {
+    let secret = secret.expose_secret();
+    let mut value = Zeroizing::new(Vec::with_capacity(prefix.len() + secret.len()));
+    value.extend_from_slice(prefix.as_bytes());
+    value.extend_from_slice(secret.as_bytes());
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(value)).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// `text` without the secrets, in whatever case: a host name, say, has lost it.
+fn without(secrets: &[SecretString], mut text: String) -> String {
+    for secret in secrets.iter().map(|secret| secret.expose_secret().to_ascii_lowercase()) {
+        while secret.len() >= SECRET_CHARS_MIN
+            && let Some(at) = text.to_ascii_lowercase().find(&secret)
+        {
+            text.replace_range(at..at + secret.len(), "…");
+        }
+    }
+    text
 }
 
 /// A whole answer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Reply {
     /// Its status.
     pub status: StatusCode,
@@ -151,6 +195,15 @@ pub struct Reply {
     /// Whether it answers a login, whose error may repeat what was sent.
     at_login: bool,
     tried: String,
+    /// What the request carried.
+    secrets: Vec<SecretString>,
+}
+
+/// Neither headers nor body: they may hold a credential, or an event.
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Reply").field(&self.tried).field(&self.status).finish()
+    }
 }
 
 impl Reply {
@@ -166,9 +219,10 @@ impl Reply {
 
     /// The failure of an answer that is not what the service documents. `why` must not quote it.
     pub fn undecodable(&self, why: impl fmt::Display) -> Failure {
-        let kind = self.header("content-type").map_or("no content type", media_type);
+        let kind = self.header("content-type").unwrap_or("no content type");
+        let kind: String = kind.split(';').next().unwrap_or_default().chars().take(CONTENT_TYPE_CHARS_MAX).collect();
         let got = format!("status {}, {} bytes of {kind}: {why}", self.status.as_u16(), self.body.len());
-        Failure::new(ErrorKind::Decode, self.tried.clone(), got)
+        Failure::new(ErrorKind::Decode, self.tried.clone(), without(&self.secrets, got))
     }
 
     /// The failure this answer stands for.
@@ -186,6 +240,7 @@ impl Reply {
         {
             failure.got = format!("{} to {}", failure.got, to.origin().ascii_serialization());
         }
+        failure.got = without(&self.secrets, failure.got);
         failure
     }
 }
@@ -196,7 +251,7 @@ pub struct Download {
     pub headers: HeaderMap,
     body: Body,
     idle: Duration,
-    tried: String,
+    call: Call,
 }
 
 impl Download {
@@ -204,9 +259,9 @@ impl Download {
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
         match tokio::time::timeout(self.idle, self.body.next()).await {
             Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
-            Ok(Some(Err(error))) => Err(Failure::new(error.kind, self.tried.clone(), error.message)),
+            Ok(Some(Err(error))) => Err(self.call.failed(error)),
             Ok(None) => Ok(None),
-            Err(_) => Err(Failure::new(ErrorKind::Timeout, self.tried.clone(), format!("nothing for {:?}", self.idle))),
+            Err(_) => Err(Failure::new(ErrorKind::Timeout, self.call.tried(), format!("nothing for {:?}", self.idle))),
         }
     }
 }
@@ -234,6 +289,11 @@ impl Failure {
         let passes = kind.is_passing();
         let (tried, got) = (shown(&tried.into()), shown(&got.into()));
         Self { kind, retry_after: None, at_login: false, passes, tried, got, counted: false }
+    }
+
+    /// What was tried and what came back, without what to do about it.
+    pub fn what_happened(&self) -> String {
+        format!("{}: {}", self.tried, self.got)
     }
 
     /// Counts this failure where that has not been done yet.
@@ -275,17 +335,6 @@ impl Failure {
     }
 }
 
-/// The type in a `Content-Type`, where it looks like one: the header may hold anything.
-fn media_type(header: &str) -> &str {
-    let named = header.split(';').next().unwrap_or_default().trim();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/+-.".contains(c);
-    if named.len() <= MEDIA_TYPE_BYTES_MAX && named.contains('/') && named.chars().all(plain) {
-        named
-    } else {
-        "an odd content type"
-    }
-}
-
 /// On one line, and not endless: some of it may have come from outside.
 fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN_CHARS_MAX).collect()
@@ -323,11 +372,6 @@ pub trait Dialect: Send + Sync {
     /// Opens a session. Requests it needs go through `wire`, and so through the same budget.
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure>;
 
-    /// What a login sends to prove itself, where that is not the session's token.
-    fn login_secret(&self) -> Option<SecretString> {
-        None
-    }
-
     /// Whether the session is worth keeping; not where opening one only reads a file.
     fn keeps_session(&self) -> bool {
         true
@@ -335,10 +379,8 @@ pub trait Dialect: Send + Sync {
 
     /// Puts the credential into a request.
     fn authorize(&self, session: &Session, headers: &mut HeaderMap) {
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", session.token.expose_secret()))
-            .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
-        bearer.set_sensitive(true);
-        headers.insert(header::AUTHORIZATION, bearer);
+        let bearer = secret_header("Bearer ", &session.token);
+        headers.insert(header::AUTHORIZATION, bearer.unwrap_or(HeaderValue::from_static("Bearer")));
     }
 
     /// What an answer means.
@@ -381,7 +423,7 @@ impl Wire {
         let exchange = async {
             let (status, headers, body) = self.send(call).await?;
             if status.is_success() {
-                return Ok(Ok(Download { headers, body, idle: self.limits.timeout, tried: call.tried() }));
+                return Ok(Ok(Download { headers, body, idle: self.limits.timeout, call: call.clone() }));
             }
             self.read(call, status, headers, body, ERROR_BODY_MAX).await.map(Err)
         };
@@ -402,7 +444,6 @@ impl Wire {
     }
 
     async fn send(&self, call: &Call) -> Result<(StatusCode, HeaderMap, Body), Failure> {
-        let failed = |error: TransportError| Failure::new(error.kind, call.tried(), error.message);
         let length = call.url.as_str().len();
         if length > URL_BYTES_MAX {
             let got = format!("the service leads to an address of {length} bytes");
@@ -415,7 +456,7 @@ impl Wire {
         let request = request
             .body(call.body.clone())
             .map_err(|error| Failure::new(ErrorKind::Connect, call.tried(), error.to_string()))?;
-        let (head, body) = self.transport.send(request).await.map_err(failed)?.into_parts();
+        let (head, body) = self.transport.send(request).await.map_err(|error| call.failed(error))?.into_parts();
         self.stats.request(head.status.as_u16());
         self.note_clock(&head.headers);
         Ok((head.status, head.headers, body))
@@ -432,7 +473,7 @@ impl Wire {
     ) -> Result<Reply, Failure> {
         let mut whole = Vec::new();
         while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|error| Failure::new(error.kind, call.tried(), error.message))?;
+            let chunk = chunk.map_err(|error| call.failed(error))?;
             if (whole.len() + chunk.len()) as u64 > cap {
                 return Err(Failure::new(
                     ErrorKind::TooLarge,
@@ -442,7 +483,8 @@ impl Wire {
             }
             whole.extend_from_slice(&chunk);
         }
-        Ok(Reply { status, headers, body: whole.into(), at: self.now(), at_login: false, tried: call.tried() })
+        let (tried, secrets) = (call.tried(), call.secrets.clone());
+        Ok(Reply { status, headers, body: whole.into(), at: self.now(), at_login: false, tried, secrets })
     }
 
     /// Measures the service's clock by its `Date` header.
@@ -479,8 +521,6 @@ pub struct Api {
     wire: Wire,
     dialect: Box<dyn Dialect>,
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
-    /// The token of the latest session, so that no error shows it.
-    token: Mutex<Option<SecretString>>,
 }
 
 enum Answer {
@@ -515,7 +555,7 @@ impl Api {
     ) -> Self {
         let random = Mutex::new(StdRng::seed_from_u64(seed));
         let wire = Wire { transport, limits, gate, stats, clock, random };
-        Self { wire, dialect, session: tokio::sync::Mutex::new(None), token: Mutex::new(None) }
+        Self { wire, dialect, session: tokio::sync::Mutex::new(None) }
     }
 
     /// The present by our clock.
@@ -567,7 +607,6 @@ impl Api {
                 Ok((Answer::Streamed(_), _, _)) => unreachable!("only good answers are streamed"),
                 Err(failure) => failure,
             };
-            failure = self.without_secrets(failure);
             failure.count_once(&self.wire.stats);
             let pause = failure.retry_after.unwrap_or_else(|| self.wire.retry_delay(attempt));
             let again = failure.passes && attempt < RETRIES_MAX && pause <= RETRY_AFTER_MAX;
@@ -589,7 +628,8 @@ impl Api {
         stream: bool,
     ) -> Result<(Answer, Verdict, Arc<Session>), Failure> {
         let session = self.session().await?;
-        let mut call = build(&session);
+        let mut call = build(&session).hiding(&session.token);
+        at_home(&session, &call)?;
         self.dialect.authorize(&session, &mut call.headers);
         if stream {
             return Ok(match self.wire.open(&call).await? {
@@ -633,7 +673,6 @@ impl Api {
             let got = format!("a token of more than {TOKEN_BYTES_MAX} bytes");
             return Err(Failure::new(ErrorKind::TooLarge, "logging in", got));
         }
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened.token.clone());
         let session = Arc::new(opened);
         *held = Some(Arc::clone(&session));
         Ok(session)
@@ -660,30 +699,21 @@ impl Api {
         anew.is_ok_and(|anew| anew.token.expose_secret() != refused.token.expose_secret())
     }
 
-    /// The failure without this source's secrets: a service may say back what it was told. For every
-    /// failure that is shown; those of [`Api::call`] and [`Api::download`] hold none already.
-    pub fn without_secrets(&self, mut failure: Failure) -> Failure {
-        for text in [&mut failure.tried, &mut failure.got] {
-            self.hide_secrets(text);
-        }
-        failure
-    }
-
-    /// Takes this source's secrets out of a text that is to be shown.
-    pub fn hide_secrets(&self, text: &mut String) {
-        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for secret in token.into_iter().chain(self.dialect.login_secret()) {
-            let secret = secret.expose_secret().trim();
-            if secret.len() >= SECRET_CHARS_MIN && text.contains(secret) {
-                *text = text.replace(secret, "…");
-            }
-        }
-    }
-
     /// What is left of our own budget, where the service does not say.
     pub fn own_budget(&self) -> f64 {
         self.wire.gate.remaining()
     }
+}
+
+/// Whether a request goes where the session belongs. Its address may be one that an answer gave.
+fn at_home(session: &Session, call: &Call) -> Result<(), Failure> {
+    let (url, base) = (&call.url, &session.base);
+    if url.origin() == base.origin() && url.username().is_empty() && url.password().is_none() {
+        return Ok(());
+    }
+    let [to, home] = [url, base].map(|url| url.origin().ascii_serialization());
+    let got = format!("not sent, because an answer led to {to} and the credential belongs to {home} alone");
+    Err(Failure::new(ErrorKind::Redirect, without(&call.secrets, call.tried()), without(&call.secrets, got)))
 }
 
 /// What an error's body says, where it is JSON of one of the usual shapes; at most 200 characters,
@@ -714,6 +744,10 @@ fn said(body: &[u8], at_login: bool) -> Option<String> {
 
 /// A word of an error that is as long as this may be a token.
 const TOKEN_CHARS_MIN: usize = 40;
+/// A shorter text is no secret, but part of many words.
+const SECRET_CHARS_MIN: usize = 4;
+/// A content type is not longer; what a service writes there instead is not repeated.
+const CONTENT_TYPE_CHARS_MAX: usize = 40;
 
 /// `Retry-After`, in seconds or as a date.
 fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {

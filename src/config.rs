@@ -7,6 +7,7 @@
 //!   Only a text that is no YAML ends at its first problem;
 //! - no message quotes a value. It might be a secret, even under the wrong key, and the position
 //!   shows it anyway. Unknown keys and valid source names are quoted;
+//! - a file with a secret that every user of the machine can read is warned of;
 //! - reading is bounded by [`FILE_BYTES_MAX`] and the limits in `config/tree.rs`.
 //!
 //! Leaves to others: the content of TLS files (`api.rs`), whether a service accepts what is
@@ -27,7 +28,8 @@ use url::Url;
 
 pub(crate) use self::read::is_loopback;
 pub use self::secret::{SECRET_BYTES_MAX, Secret, SecretError};
-pub use self::units::duration_text;
+pub(crate) use self::secret::{mode_if_open_to_all, warn_of_open_files};
+pub use self::units::{duration_text, parse_duration};
 use crate::event::{SourceName, System};
 
 /// Largest config file, in bytes.
@@ -42,6 +44,16 @@ pub struct Config {
     pub storage: Storage,
     /// At least one; in the order of the file, list by list.
     pub sources: Vec<SourceConfig>,
+}
+
+impl Config {
+    /// Warns of each file with a secret that every user of this machine can read: `path`, where this
+    /// comes from, is one if a secret stands in it.
+    fn warn_of_open_files(&self, path: &Path) {
+        let secrets = self.sources.iter().map(|source| source.secret().path().unwrap_or(path));
+        let keys = self.sources.iter().filter_map(|source| source.common.tls.as_ref()?.key_file.as_deref());
+        warn_of_open_files(secrets.chain(keys));
+    }
 }
 
 /// Settings for all sources. `global.poll_interval` is already part of each source.
@@ -88,6 +100,17 @@ impl SourceConfig {
             Service::Activid(_) => System::Activid,
             Service::Losant(_) => System::Losant,
             Service::IndexExchange(_) => System::IndexExchange,
+        }
+    }
+
+    /// Its credential.
+    pub fn secret(&self) -> &Secret {
+        match &self.service {
+            Service::Canvas(service) => &service.access_token,
+            Service::Informatica(service) => &service.password,
+            Service::Activid(service) => &service.client_secret,
+            Service::Losant(service) => &service.api_token,
+            Service::IndexExchange(service) => &service.client_key,
         }
     }
 }
@@ -182,6 +205,8 @@ pub struct Canvas {
 pub struct Informatica {
     /// Where to log in, without `/saas/public/core/v3/login`.
     pub login_url: Url,
+    /// Where the log is, up to `/public`. `None`: where the login's answer says.
+    pub base_url: Option<Url>,
     /// The user to log in as.
     pub username: String,
     /// Its password.
@@ -329,7 +354,7 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// Reads and parses the config file at `path`.
+/// Reads and parses the config file at `path`, and warns of secrets that others can read.
 ///
 /// # Errors
 /// All problems of the file, or the one that kept it from being read.
@@ -345,7 +370,11 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         return Err(ConfigErrors::one(path, 1, 1, message));
     }
     match std::str::from_utf8(&content) {
-        Ok(text) => parse(text, path),
+        Ok(text) => {
+            let config = parse(text, path)?;
+            config.warn_of_open_files(path);
+            Ok(config)
+        }
         Err(error) => {
             let good = String::from_utf8_lossy(&content[..error.valid_up_to()]);
             let line = good.matches('\n').count() + 1;

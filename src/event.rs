@@ -240,6 +240,13 @@ pub struct EventLabels {
     pub class: Class,
 }
 
+impl EventLabels {
+    /// What a row of a data feed is counted as.
+    pub fn row(category: Label, action: Label) -> Self {
+        Self { category, action, outcome: Outcome::Unknown, class: Class::Row }
+    }
+}
+
 /// What makes an event the same event when it is read again: 128 bits of BLAKE3 over the
 /// service's id, or over (cell, content, n-th of its kind in the cell) where it has none. A
 /// cryptographic hash, because ids come from outside and a chosen collision would hide an event.

@@ -20,7 +20,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{Api, Gate, Limits};
 use crate::clock::Clock;
-use crate::config::{Config, Global, Secret, Service, SourceConfig};
+use crate::config::{Common, Config, Global, SourceConfig};
+use crate::doctor::Patient;
 use crate::event::{SourceName, System};
 use crate::exposition::{self, Format};
 use crate::ledger::{CommitError, Counter, Ledger, SourceLedger};
@@ -29,6 +30,7 @@ use crate::poll::Poller;
 use crate::source::{self, Spec};
 use crate::stats::SourceStats;
 use crate::transport::{Network, NetworkOptions, Transport};
+use crate::verify::Subject;
 use crate::window::Cadence;
 
 /// Makes the connection of a source: over the network, or into a simulator.
@@ -125,12 +127,23 @@ pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, Str
     if let Some(tls) = &config.common.tls {
         options.ca_pem = tls.ca_file.as_deref().map(read).transpose()?;
         if let (Some(certificate), Some(key)) = (&tls.cert_file, &tls.key_file) {
-            options.identity_pem = Some((read(certificate)?, read(key)?));
+            options.identity_pem = Some((read(certificate)?, read(key)?.into()));
         }
         options.server_name.clone_from(&tls.server_name);
     }
     let network = Network::new(&options).map_err(|error| error.to_string())?;
     Ok(Arc::new(network))
+}
+
+/// What bounds the requests of a source.
+pub fn limits(common: &Common) -> Limits {
+    Limits {
+        requests: common.rate_limit.requests.get(),
+        per: common.rate_limit.per,
+        burst: common.rate_limit.burst.get(),
+        timeout: common.timeout,
+        max_response_bytes: common.max_response_bytes,
+    }
 }
 
 impl Exporter {
@@ -217,13 +230,7 @@ impl Exporter {
         let key = (config.name.clone(), config.system());
         let stats = self.inner().stats.get(&key).cloned().unwrap_or_default();
         let (reader, dialect) = source::build(&config);
-        let limits = Limits {
-            requests: common.rate_limit.requests.get(),
-            per: common.rate_limit.per,
-            burst: common.rate_limit.burst.get(),
-            timeout: common.timeout,
-            max_response_bytes: common.max_response_bytes,
-        };
+        let limits = limits(common);
         let spec = reader.spec();
         let now = self.clock.now();
         let book = self.ledger.register(&config.name, config.system(), spec.catalogue.clone(), now).await?;
@@ -244,7 +251,7 @@ impl Exporter {
             cell: spec.cell,
             ahead: spec.ahead,
         };
-        let secret = secret_of(&config).clone();
+        let secret = config.secret().clone();
         let poller = Poller {
             name: config.name.clone(),
             source: reader,
@@ -265,7 +272,6 @@ impl Exporter {
                 Some(*blake3::hash(secret.expose_secret().as_bytes()).as_bytes())
             }),
             seed: self.draw(),
-            nothing_read: false,
         };
         let stop = CancellationToken::new();
         Ok((Arc::new(Running { config, spec, book, stats, api, gate, stop, task: Mutex::default() }), poller))
@@ -300,6 +306,36 @@ impl Exporter {
         Status { version: env!("CARGO_PKG_VERSION"), now, sources }
     }
 
+    fn find(&self, name: &str) -> Option<Arc<Running>> {
+        self.inner().running.iter().find(|running| running.config.name.as_str() == name).cloned()
+    }
+
+    /// A source as `verify` needs it; `None` where none of this name is polled.
+    pub fn subject(&self, name: &str) -> Option<Subject> {
+        let running = self.find(name)?;
+        Some(Subject {
+            config: running.config.clone(),
+            api: Arc::clone(&running.api),
+            ledger: self.ledger.clone(),
+            book: Arc::clone(&running.book),
+            polls: Some(Arc::clone(&running.stats)),
+        })
+    }
+
+    /// A source as `doctor` needs it: with its budget, but a connection and a session of its own.
+    pub fn patient(&self, name: &str) -> Option<Patient> {
+        let running = self.find(name)?;
+        Some(Patient {
+            config: running.config.clone(),
+            transport: (self.connect)(&running.config),
+            gate: Arc::clone(&running.gate),
+            limits: limits(&running.config.common),
+            stats: Arc::clone(&running.stats),
+            clock: self.clock.clone(),
+            seed: self.draw(),
+        })
+    }
+
     /// Stops polling and waits for the commit under way.
     pub async fn stop(&self) {
         let running = self.inner().running.clone();
@@ -310,16 +346,6 @@ impl Exporter {
             running.stop().await;
         }
         self.ledger.settle().await;
-    }
-}
-
-fn secret_of(config: &SourceConfig) -> &Secret {
-    match &config.service {
-        Service::Canvas(service) => &service.access_token,
-        Service::Informatica(service) => &service.password,
-        Service::Activid(service) => &service.client_secret,
-        Service::Losant(service) => &service.api_token,
-        Service::IndexExchange(service) => &service.client_key,
     }
 }
 

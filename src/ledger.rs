@@ -11,11 +11,15 @@
 //!   shown (see [`Ledger::scrape`]), so a restart does not hold it at 0 again.
 //! - **Bounded.** Keys are kept for the hours that can be read again (`Checkpoint::origin`), label
 //!   values up to [`LABEL_VALUES_MAX`] beyond the documented ones.
+//! - **Checkable.** How many events of which labels were counted in every five minutes of the last
+//!   two weeks is written in the transaction that counts them (see [`Ledger::tallies`]).
 //!
 //! Leaves to others: what an event is counted as (`source/*.rs`), which window to read
-//! (`window.rs`), how counters are written (`exposition.rs`). Its door is narrow on purpose: open,
-//! register, commit, scrape, and reading a source's state.
+//! (`window.rs`), how counters are written (`exposition.rs`), comparing with the service
+//! (`verify.rs`). Its door is narrow on purpose: open, register or find, commit, scrape, tallies,
+//! and reading a source's state.
 
+mod file;
 mod series;
 mod store;
 
@@ -30,14 +34,14 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use series::{Catalogue, Counter, SeriesKey, series_of};
-pub use store::{OpenError, Opener};
+pub use store::{OpenError, Opener, STORE_FILE};
 use store::{Store, StoreError};
 
 use crate::clock::delta;
 use crate::event::{EventKey, EventLabels, Item, Label, Rejection, SourceName, System};
 use crate::fault;
 use crate::threads::aside;
-use crate::window::Checkpoint;
+use crate::window::{Checkpoint, Window};
 
 /// How many distinct values a label of one source may take beyond the documented ones.
 pub const LABEL_VALUES_MAX: usize = 50;
@@ -48,6 +52,16 @@ pub const REJECTIONS_SHOWN: usize = 3;
 /// Upper bounds of the lateness histogram, in seconds: from "at once" to a week.
 pub const LATENESS_BOUNDS: [f64; 14] =
     [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 21_600.0, 43_200.0, 86_400.0, 604_800.0];
+
+/// The pieces of event time in which counted events are tallied.
+pub const TALLY_CELL: Duration = Duration::from_mins(5);
+
+/// How long tallies are kept behind the newest window that was read.
+pub const TALLIES_KEPT: Duration = Duration::from_hours(14 * 24);
+
+/// How many events were counted, by the start of their cell (a file: of its hour) and the series of
+/// [`Counter::Events`] they were added to.
+pub type Tallies = BTreeMap<(DateTime<Utc>, SeriesKey), u64>;
 
 /// A file of a feed, counted as a whole: when it is read again, only the rows it gained are added.
 #[derive(Clone, Debug)]
@@ -73,6 +87,12 @@ pub struct DocumentRecord {
     pub version: [u8; 16],
     /// When it was counted.
     pub counted_at: DateTime<Utc>,
+    /// The hour it is about.
+    #[serde(default)]
+    pub filed_at: DateTime<Utc>,
+    /// The category of its rows.
+    #[serde(default)]
+    pub category: String,
     rows: BTreeMap<String, u64>,
     rejected: u64,
 }
@@ -168,6 +188,9 @@ struct Record {
     last_event: Option<DateTime<Utc>>,
     lateness: Lateness,
     facts: Facts,
+    /// From here on every counted event is in the tallies: where counting began, or where the
+    /// store learned to tally.
+    tallied_from: Option<DateTime<Utc>>,
 }
 
 /// How late events were when first seen.
@@ -241,6 +264,24 @@ impl State {
     /// What is remembered of the files of a feed.
     pub fn documents(&self) -> &BTreeMap<EventKey, DocumentRecord> {
         &self.documents
+    }
+
+    /// The first moment for which the tallies are whole; `None` before the first window.
+    pub fn tallied_from(&self) -> Option<DateTime<Utc>> {
+        let kept_from = self.checkpoint()?.head - delta(TALLIES_KEPT);
+        Some(self.record.tallied_from?.max(kept_from))
+    }
+
+    /// What was read of a service, by the series that it is, or would be, counted under.
+    pub fn as_counted(&self, found: &BTreeMap<(EventLabels, DateTime<Utc>), u64>) -> Tallies {
+        let (mut categories, mut actions) = (self.categories.clone(), self.actions.clone());
+        let mut tally = Tally { categories: &mut categories, actions: &mut actions, series: BTreeMap::new() };
+        let mut tallies = Tallies::new();
+        for ((labels, at), count) in found {
+            let key = tally.add_events(labels.clone(), *count);
+            *tallies.entry((*at, key)).or_default() += count;
+        }
+        tallies
     }
 
     /// The committed value of a series, whether or not it may be shown yet.
@@ -373,6 +414,49 @@ impl Ledger {
                 state.series.extend(missing.into_iter().map(|key| (Arc::new(key), Series::new(0, now, false))));
             }
             Ok(source)
+        })
+        .await
+    }
+
+    /// A source that something was counted for, without making it known where nothing was.
+    pub async fn find(
+        &self,
+        name: &SourceName,
+        system: System,
+        catalogue: Catalogue,
+    ) -> Result<Option<Arc<SourceLedger>>, CommitError> {
+        let name = name.clone();
+        self.with_store(move |store| {
+            if !store.knows(&name, system)? {
+                return Ok(None);
+            }
+            let source = store.book(&name, system)?;
+            source.state.write().unwrap_or_else(PoisonError::into_inner).learn_labels(&catalogue);
+            *source.catalogue.lock().unwrap_or_else(PoisonError::into_inner) = catalogue;
+            Ok(Some(source))
+        })
+        .await
+    }
+
+    /// What was counted of the events (and files) whose cells begin in `window`. Events that carry
+    /// no time at all are not in it.
+    pub async fn tallies(&self, source: &Arc<SourceLedger>, window: Window) -> Result<Tallies, CommitError> {
+        let source = Arc::clone(source);
+        self.with_store(move |store| {
+            store.heal(&source)?;
+            let mut tallies =
+                store.tallies(source.id, window).map_err(|error| CommitError::Storage(error.to_string()))?;
+            let state = source.state();
+            let mut rows = BTreeMap::new();
+            for record in state.documents.values().filter(|record| window.contains(record.filed_at)) {
+                for (action, count) in &record.rows {
+                    let category = Label::from_words(&record.category);
+                    let labels = EventLabels::row(category, Label::from_words(action));
+                    *rows.entry((labels, record.filed_at)).or_default() += count;
+                }
+            }
+            tallies.extend(state.as_counted(&rows));
+            Ok(tallies)
         })
         .await
     }
@@ -530,11 +614,13 @@ impl Tally<'_> {
         }
     }
 
-    fn add_events(&mut self, mut labels: EventLabels, count: u64) {
+    /// Returns the series of [`Counter::Events`] that they are in.
+    fn add_events(&mut self, mut labels: EventLabels, count: u64) -> SeriesKey {
         self.cap(&mut labels, count);
         for key in series_of(&labels) {
             self.add(key, count);
         }
+        series::events_series(&labels)
     }
 }
 

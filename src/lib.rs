@@ -13,6 +13,8 @@
 //! - [`source`]: five services, each in one file, each knowing nothing but its service;
 //! - [`metrics`] and [`exposition`]: what `/metrics` shows, and its bytes;
 //! - [`exporter`] and [`web`]: the running program, its reload, its pages;
+//! - [`verify`] and [`doctor`]: what an operator asks about numbers and sources; [`control`]: where
+//!   that runs, in the running exporter or beside it;
 //! - [`event`], [`clock`], [`config`], [`stats`], [`threads`], [`transport`]: the words and the edges;
 //! - [`fault`]: what a panic may say;
 //! - [`simulate`] and [`demo`]: the five services over one ground truth, for demo and tests.
@@ -20,7 +22,9 @@
 pub mod api;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod demo;
+pub mod doctor;
 pub mod event;
 pub mod exporter;
 pub mod exposition;
@@ -33,5 +37,6 @@ pub mod source;
 pub mod stats;
 pub mod threads;
 pub mod transport;
+pub mod verify;
 pub mod web;
 pub mod window;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use audit_exporter::clock::Clock;
 use audit_exporter::config::{self, Config};
+use audit_exporter::control::{self, CheckError, Control};
 use audit_exporter::exporter::{ApplyError, Edges, Exporter, over_the_network};
 use audit_exporter::fault::log_panics;
 use audit_exporter::ledger::{Ledger, OpenError};
@@ -16,10 +17,11 @@ use audit_exporter::simulate::{Faults, Options, World};
 use audit_exporter::web::listen::{self, ListenAddress};
 use audit_exporter::web::{Pages, WebFile, protect, router};
 use audit_exporter::{demo, metrics};
+use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -29,6 +31,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 const EXIT_USAGE: u8 = 2;
 /// Something else kept the program from running.
 const EXIT_FAILURE: u8 = 1;
+/// `verify` and `doctor`: something differs, something is wrong.
+const EXIT_NOT_WELL: u8 = 1;
+/// `verify` and `doctor`: they could not look.
+const EXIT_COULD_NOT_LOOK: u8 = 3;
 /// How long to wait before a ledger that cannot be opened is tried again.
 const STORAGE_RETRY: Duration = Duration::from_secs(5);
 /// How long a stop may take beyond the commit under way.
@@ -75,6 +81,34 @@ struct Arguments {
 enum Command {
     /// Validate the configuration file without touching the network: exit status 0 or 2.
     Check,
+    /// Read a window of a source's history again and compare it with what was counted.
+    ///
+    /// Runs inside the exporter, where one runs on the same storage, within its rate limit; else by itself.
+    /// Exit status: 0 no difference, 1 differences, 2 wrong arguments, 3 it could not be done.
+    Verify {
+        /// Name of the source.
+        #[arg(long, value_name = "NAME")]
+        source: String,
+        /// Start: a time (2026-11-22T03:00:00Z), or how long ago (2h).
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        from: DateTime<Utc>,
+        /// End, likewise; absent: as far as the history is counted.
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        to: Option<DateTime<Utc>>,
+        /// How to print what was found.
+        #[arg(long, value_name = "FORMAT", default_value = "text")]
+        format: ReportFormat,
+    },
+    /// Look at every source: whether it can be reached, accepts the credential and allows what is
+    /// read, what would be counted, its clock, its budget.
+    ///
+    /// Runs inside the exporter, where one runs on the same storage; else by itself. Counts nothing.
+    /// Exit status: 0 all is well, 1 something is wrong, 2 wrong arguments, 3 it could not be done.
+    Doctor {
+        /// Only this source.
+        #[arg(long, value_name = "NAME")]
+        source: Option<String>,
+    },
     /// Simulated services for all five systems on loopback, and the exporter polling them.
     Demo {
         /// Seed of the simulated traffic.
@@ -115,6 +149,22 @@ enum LogLevel {
     Error,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReportFormat {
+    Text,
+    Json,
+}
+
+/// A time, or how long ago it was.
+fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(at) = DateTime::parse_from_rfc3339(text) {
+        return Ok(at.to_utc());
+    }
+    let ago = config::parse_duration(text).and_then(|ago| chrono::TimeDelta::from_std(ago).ok());
+    let at = ago.and_then(|ago| Clock::machine().now().checked_sub_signed(ago));
+    at.ok_or_else(|| "expected a time such as 2026-11-22T03:00:00Z, or how long ago, such as 2h or 1d12h".to_owned())
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
     Logfmt,
@@ -132,6 +182,10 @@ impl Exit {
         Self { code: EXIT_USAGE, message: message.to_string() }
     }
 
+    fn not_well() -> Self {
+        Self { code: EXIT_NOT_WELL, message: String::new() }
+    }
+
     fn failure(message: impl Display) -> Self {
         Self { code: EXIT_FAILURE, message: message.to_string() }
     }
@@ -146,6 +200,7 @@ fn main() -> ExitCode {
     }
     log_to_stderr(arguments.log_level, arguments.log_format);
     log_panics();
+    keep_memory_private();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return end(&Exit::failure(format!("cannot start: {error}"))),
@@ -155,6 +210,14 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => end(&exit),
+    }
+}
+
+/// Credentials are in memory: no core file, and no look inside for other programs of the same user.
+fn keep_memory_private() {
+    #[cfg(target_os = "linux")]
+    if let Err(why) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        tracing::warn!(%why, "a crash may leave a core file, with credentials in it");
     }
 }
 
@@ -178,12 +241,19 @@ fn log_to_stderr(level: LogLevel, format: LogFormat) {
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
-    // libraries may log what they send: only their warnings
-    let filter = Targets::new().with_default(ours.min(LevelFilter::WARN)).with_target("audit_exporter", ours);
+    // libraries may log what they send: only their warnings; h2 warns of what any client may do at will
+    let filter = Targets::new()
+        .with_default(ours.min(LevelFilter::WARN))
+        .with_target("h2", LevelFilter::ERROR)
+        .with_target("audit_exporter", ours);
     let registry = tracing_subscriber::registry();
     match format {
         LogFormat::Logfmt => {
-            let layer = tracing_logfmt::builder().with_span_name(false).with_span_path(false).layer();
+            let layer = tracing_logfmt::builder()
+                .with_span_name(false)
+                .with_span_path(false)
+                .layer()
+                .with_writer(std::io::stderr);
             registry.with(layer.with_filter(filter)).init();
         }
         LogFormat::Json => {
@@ -200,6 +270,8 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
             print("the configuration is good");
             Ok(())
         }
+        Some(Command::Verify { source, from, to, format }) => run_verify(&arguments, &source, from, to, format).await,
+        Some(Command::Doctor { source }) => run_doctor(&arguments, source).await,
         Some(Command::Demo { seed, fault, hold }) => run_demo(arguments, seed, &fault, &hold).await,
         Some(Command::Simulate { listen, seed, fault, rate, quiet }) => {
             let world = world(seed, &fault, rate, quiet)?;
@@ -234,6 +306,66 @@ fn load(arguments: &Arguments) -> Result<Config, Exit> {
         }
     }
     Ok(config)
+}
+
+async fn run_verify(
+    arguments: &Arguments,
+    source: &str,
+    from: DateTime<Utc>,
+    to: Option<DateTime<Utc>>,
+    format: ReportFormat,
+) -> Result<(), Exit> {
+    let config = load(arguments)?;
+    if to.is_some_and(|to| to <= from) {
+        return Err(Exit::usage("--to must be later than --from"));
+    }
+    let report = control::verify(&config, storage(arguments, &config), source, from, to, &told()).await?;
+    match format {
+        ReportFormat::Text => print(report.to_string().trim_end()),
+        ReportFormat::Json => print(&serde_json::to_string_pretty(&report).map_err(Exit::failure)?),
+    }
+    if report.differences.is_empty() { Ok(()) } else { Err(Exit::not_well()) }
+}
+
+async fn run_doctor(arguments: &Arguments, only: Option<String>) -> Result<(), Exit> {
+    let config = load(arguments)?;
+    let all = config.sources.iter().map(|source| source.name.to_string());
+    let names: Vec<String> = only.map_or_else(|| all.collect(), |name| vec![name]);
+    let say = told();
+    let mut wrong = false;
+    for name in names {
+        let findings = control::doctor(&config, storage(arguments, &config), &name, &say).await?;
+        print(findings.to_string().trim_end());
+        wrong |= findings.wrong();
+    }
+    if wrong { Err(Exit::not_well()) } else { Ok(()) }
+}
+
+/// Progress goes to standard error, so that standard output is the report alone.
+#[expect(clippy::print_stderr, reason = "for whoever waits")]
+fn told() -> audit_exporter::verify::Say {
+    let (say, mut told) = tokio::sync::mpsc::unbounded_channel::<String>();
+    tokio::spawn(async move {
+        while let Some(text) = told.recv().await {
+            eprintln!("{text}");
+        }
+    });
+    say
+}
+
+impl From<CheckError> for Exit {
+    fn from(error: CheckError) -> Self {
+        let code = match error {
+            CheckError::Usage(_) => EXIT_USAGE,
+            CheckError::Failed(_) => EXIT_COULD_NOT_LOOK,
+        };
+        Self { code, message: error.to_string() }
+    }
+}
+
+/// Where the ledger is.
+fn storage<'a>(arguments: &'a Arguments, config: &'a Config) -> &'a Path {
+    arguments.storage.as_deref().unwrap_or(&config.storage.path)
 }
 
 fn world(seed: u64, faults: &[String], rate: f64, quiet: bool) -> Result<World, Exit> {
@@ -298,7 +430,7 @@ async fn run_exporter(
     let router = protect(router(pages.clone()), Arc::clone(&web));
     let serving = tokio::spawn(listen::serve(listeners, router, web, stop.clone()));
 
-    let storage = arguments.storage.clone().unwrap_or_else(|| config.storage.path.clone());
+    let storage = storage(arguments, &config).to_owned();
     let exporter = tokio::select! {
         exporter = start(config, &storage) => exporter?,
         () = stop.cancelled() => return Ok(()),
@@ -307,10 +439,20 @@ async fn run_exporter(
     if let Some(address) = address {
         started(seen_from_here(address));
     }
+    let control = match Control::open(&storage) {
+        Ok(control) => Some(tokio::spawn(control.serve(Arc::clone(&exporter), stop.clone()))),
+        Err(error) => {
+            warn!(folder = %storage.display(), %error, "no control socket: verify and doctor cannot ask this process");
+            None
+        }
+    };
     info!("ready");
     serving.await.map_err(Exit::failure)?;
     info!("stopping");
     exporter.stop().await;
+    if let Some(control) = control {
+        let _ = control.await;
+    }
     info!("stopped");
     Ok(())
 }

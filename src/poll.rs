@@ -34,7 +34,7 @@ use crate::fault;
 use crate::ledger::{Commit, CommitError, DocumentRecord, Ledger, Page, SourceLedger};
 use crate::source::{Sink, Source, Spec, Taken};
 use crate::stats::{ErrorKind, PollResult, SourceStats};
-use crate::window::{Cadence, Checkpoint, Window, next_gap_step, plan, plan_feed};
+use crate::window::{Cadence, Checkpoint, Window, floor, give_up, next_gap_step, plan, plan_feed};
 
 /// First piece of a gap that is read at once; doubled as long as that goes well.
 const GAP_STEP_FIRST: Duration = Duration::from_hours(1);
@@ -45,9 +45,11 @@ const WINDOW_TOLERANCE: TimeDelta = TimeDelta::seconds(1);
 /// The longest pause after failures that pass by themselves, unless the interval is longer.
 const PAUSE_MAX: Duration = Duration::from_mins(5);
 /// The shortest and the longest pause after a refused login.
-const LOGIN_PAUSE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_hours(1));
-/// Where the service's clock turns out to be further behind at the first start, its windows are planned anew.
-const SKEW_AT_START_MAX: TimeDelta = TimeDelta::minutes(1);
+const LOGIN_PAUSE: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
+/// How much longer it is each time: four tries in the first hour, because accounts lock after five or more.
+const LOGIN_PAUSE_GROWS: u32 = 4;
+/// Where the service's clock turns out to be further behind than believed, its windows are planned anew.
+const SKEW_SURPRISE: TimeDelta = TimeDelta::minutes(1);
 /// How often a credential's file is looked at during a pause.
 const CREDENTIAL_LOOK: Duration = Duration::from_secs(2);
 
@@ -79,8 +81,6 @@ pub struct Poller {
     pub credential: Box<dyn Fn() -> Option<[u8; 32]> + Send + Sync>,
     /// Seed of the jitter.
     pub seed: u64,
-    /// Whether the source has still to be read for the first time; `false` for a new poller.
-    pub nothing_read: bool,
 }
 
 impl Poller {
@@ -157,8 +157,7 @@ impl Poller {
             }
         };
         let now = self.clock.now();
-        let outcome = outcome.map_err(|failure| {
-            let mut failure = self.api.without_secrets(failure);
+        let outcome = outcome.map_err(|mut failure| {
             failure.count_once(&self.stats);
             self.stats.rest().last_error = Some((now, failure.to_string()));
             failure
@@ -175,20 +174,17 @@ impl Poller {
     /// One poll: the newest window, then gaps until it is time for the next poll.
     pub async fn poll(&mut self, spec: &Spec, until: Instant, gap_step: &mut Duration) -> Result<(), Failure> {
         let overlap = self.cadence.overlap;
-        self.nothing_read |= self.book.state().checkpoint().is_none();
-        let first_start = self.nothing_read;
-        let planned_by = self.api.clock_skew();
-        let stored = self.book.state().checkpoint().cloned();
-        self.read_newest(spec, stored.as_ref(), planned_by).await?;
-        let learnt = self.api.clock_skew();
-        if first_start && learnt < planned_by - SKEW_AT_START_MAX {
-            debug!(source = %self.name, %learnt, "the service's clock is behind: its look-back begins earlier");
-            self.read_newest(spec, None, learnt).await?;
+        let believed = self.api.clock_skew();
+        if !self.read_newest(spec, believed).await? {
+            let learnt = self.api.clock_skew();
+            debug!(source = %self.name, %believed, %learnt, "the service's clock is behind what was believed");
+            self.look_back_from(learnt - believed).await?;
+            self.read_newest(spec, learnt).await?;
         }
-        self.nothing_read = false;
         if spec.is_feed {
             return Ok(());
         }
+        self.give_up().await?;
         // one piece in any case: where the newest window takes all the time there is, gaps must close too
         let mut first = true;
         while std::mem::take(&mut first) || Instant::now() < until {
@@ -212,39 +208,73 @@ impl Poller {
         Ok(())
     }
 
-    /// Plans from `checkpoint`, and reads the newest window.
-    async fn read_newest(
-        &mut self,
-        spec: &Spec,
-        checkpoint: Option<&Checkpoint>,
-        clock_skew: TimeDelta,
-    ) -> Result<(), Failure> {
+    /// Gives up what is older than `max_catch_up`, by the clock of the service that has just answered.
+    async fn give_up(&self) -> Result<(), Failure> {
+        let Some(checkpoint) = self.book.state().checkpoint().cloned() else { return Ok(()) };
+        let (kept, lost) = give_up(&checkpoint, self.clock.now() + self.api.clock_skew(), &self.cadence);
+        if kept == checkpoint {
+            return Ok(());
+        }
+        self.move_checkpoint(Some(checkpoint), kept, lost).await
+    }
+
+    async fn move_checkpoint(&self, from: Option<Checkpoint>, to: Checkpoint, lost: TimeDelta) -> Result<(), Failure> {
+        let lost_seconds = u64::try_from(lost.num_seconds()).unwrap_or_default();
+        if lost_seconds > 0 {
+            warn!(source = %self.name, lost_seconds, "history older than max_catch_up is given up");
+        }
+        let (page, now) = (Page::default(), self.clock.now());
+        let commit = Commit { expected: from, next: Some(to), page, lost_seconds, now };
+        self.ledger.commit(&self.book, commit).await.map(drop).map_err(|error| storage(&error))
+    }
+
+    /// Where nothing has been read yet, the look-back begins earlier by as much as our clock was ahead of the service's.
+    async fn look_back_from(&self, earlier: TimeDelta) -> Result<(), Failure> {
+        let Some(checkpoint) = self.book.state().checkpoint().cloned() else { return Ok(()) };
+        if !checkpoint.is_beginning() {
+            return Ok(());
+        }
+        let origin = floor(checkpoint.origin + earlier, self.cadence.cell);
+        self.move_checkpoint(Some(checkpoint), Checkpoint { origin, head: origin, gaps: Vec::new() }, TimeDelta::zero())
+            .await
+    }
+
+    /// Plans by what the service's clock is believed to show, and reads the newest window. Whether the
+    /// answers bear that out: a plan for a moment that has not come is not committed, because what it
+    /// takes for an outage reaches into the future.
+    async fn read_newest(&mut self, spec: &Spec, clock_skew: TimeDelta) -> Result<bool, Failure> {
         let local = self.clock.now();
         let now = local + clock_skew;
+        let known = self.book.state().checkpoint().cloned();
+        let mut stored = known.clone().unwrap_or_else(|| Checkpoint::beginning(now, &self.cadence));
+        if known.is_none() {
+            self.move_checkpoint(None, stored.clone(), TimeDelta::zero()).await?;
+        }
         let plan = if spec.is_feed {
-            plan_feed(checkpoint, now, &self.cadence, self.interval)
+            plan_feed(&stored, now, &self.cadence, self.interval)
         } else {
-            plan(checkpoint, now, &self.cadence)
+            plan(&stored, now, &self.cadence)
         };
-        let stored = self.book.state().checkpoint().cloned();
-        if stored.as_ref() != Some(&plan.checkpoint) {
-            let lost_seconds = u64::try_from(plan.lost.num_seconds()).unwrap_or_default();
-            if lost_seconds > 0 {
-                warn!(source = %self.name, lost_seconds, "history older than max_catch_up is given up");
-            }
-            let next = Some(plan.checkpoint.clone());
-            let commit = Commit { expected: stored, next, page: Page::default(), lost_seconds, now: local };
-            self.ledger.commit(&self.book, commit).await.map_err(|error| storage(&error))?;
+        // the rows that an outage held back are not of the present, which must be known while they are counted
+        if spec.is_feed && stored != plan.checkpoint && !stored.is_beginning() {
+            self.move_checkpoint(Some(stored), plan.checkpoint.clone(), plan.lost).await?;
+            stored = plan.checkpoint;
         }
         let (overlap, is_feed) = (self.cadence.overlap, spec.is_feed);
-        let after = plan.after_live;
-        self.read(plan.checkpoint, plan.live, Facts::Present, |api| {
+        let (before, after) = (stored.clone(), plan.after_live);
+        let mut borne_out = true;
+        self.read(stored, plan.live, Facts::Present, |api| {
+            borne_out = api.clock_skew() >= clock_skew - SKEW_SURPRISE;
+            if !borne_out {
+                return before;
+            }
             // an answer may tell that the service's clock is behind: the head must not run ahead of it
-            let head = after.head.min(local + api.clock_skew()).max(after.origin);
+            let head = after.head.min(local + api.clock_skew()).max(before.head);
             let after = Checkpoint { head, ..after };
             if is_feed { after } else { after.forgetting(overlap) }
         })
-        .await
+        .await?;
+        Ok(borne_out)
     }
 
     /// Reads one window and commits it; the checkpoint moves with its last page.
@@ -260,7 +290,6 @@ impl Poller {
             ledger: &self.ledger,
             book: &self.book,
             stats: &self.stats,
-            api: &self.api,
             clock: &self.clock,
             window,
             facts,
@@ -282,7 +311,6 @@ struct Pages<'a> {
     ledger: &'a Ledger,
     book: &'a Arc<SourceLedger>,
     stats: &'a SourceStats,
-    api: &'a Api,
     clock: &'a Clock,
     window: Window,
     facts: Facts,
@@ -310,8 +338,7 @@ impl Pages<'_> {
         let committed = self.ledger.commit(self.book, commit).await.map_err(|error| storage(&error))?;
         self.checkpoint = next;
         debug!(source = %self.name, counted = committed.counted, duplicate = committed.duplicate, "committed");
-        for mut rejection in committed.rejections {
-            self.api.hide_secrets(&mut rejection.sample);
+        for rejection in committed.rejections {
             warn!(
                 source = %self.name,
                 reason = rejection.reason.as_str(),
@@ -361,14 +388,13 @@ impl Sink for Pages<'_> {
         Ok(taken)
     }
 
-    fn report(&mut self, failure: Failure) {
-        let mut failure = self.api.without_secrets(failure);
+    fn report(&mut self, mut failure: Failure) {
         failure.count_once(self.stats);
         warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, "reading goes on");
         self.stats.rest().last_error = Some((self.clock.now(), failure.to_string()));
     }
 
-    fn document(&self, key: &EventKey) -> Option<DocumentRecord> {
+    fn document(&mut self, key: &EventKey) -> Option<DocumentRecord> {
         self.book.state().documents().get(key).cloned()
     }
 }
@@ -380,11 +406,11 @@ fn storage(error: &CommitError) -> Failure {
 
 /// How long to wait after the `failures`-th failure in a row.
 pub fn pause_after(failure: &Failure, failures: u32, interval: Duration) -> Duration {
-    let doubled = |first: Duration| first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)));
+    let grown = |first: Duration, by: u32| first.saturating_mul(by.saturating_pow(failures.saturating_sub(1).min(15)));
     let pause = if failure.at_login && failure.kind == ErrorKind::Auth {
-        doubled(interval.max(LOGIN_PAUSE.0)).min(LOGIN_PAUSE.1.max(interval))
+        grown(interval.max(LOGIN_PAUSE.0), LOGIN_PAUSE_GROWS).min(LOGIN_PAUSE.1.max(interval))
     } else {
-        doubled(interval).min(PAUSE_MAX.max(interval)).min(interval.saturating_mul(8))
+        grown(interval, 2).min(PAUSE_MAX.max(interval)).min(interval.saturating_mul(8))
     };
     pause.max(failure.retry_after.unwrap_or_default())
 }

@@ -1,4 +1,5 @@
-//! The five services, simulated: what they send and what they refuse, over one ground truth.
+//! The five services, simulated: what they send and what they refuse, over one ground truth; and
+//! the disk.
 //!
 //! Promises: each service answers as its documentation and public collectors say it does on the
 //! wire; with the same seed and the same clock it has the same events whatever is asked of it;
@@ -12,6 +13,7 @@
 mod activid;
 mod canvas;
 mod chance;
+mod disk;
 mod faults;
 mod index_exchange;
 mod informatica;
@@ -20,6 +22,7 @@ mod message;
 mod truth;
 mod world;
 
+pub use disk::Disk;
 pub use faults::{BadFault, ErrorShape, Faults, ServiceFaults, SessionEnd};
 pub use truth::{Truth, TruthOf};
 pub use world::{EventCall, Injection, Options, Scenario, ScenarioCall, Seen, World};

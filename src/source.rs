@@ -22,7 +22,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::api::{Api, Dialect, Failure, Reply, Session, Wire};
-use crate::config::{Service, SourceConfig};
+use crate::config::{Secret, Service, SourceConfig};
 use crate::event::{EventKey, Item, RejectReason, Rejection, What};
 use crate::ledger::{Catalogue, DocumentRecord, Page};
 use crate::stats::ErrorKind;
@@ -104,8 +104,14 @@ pub trait Sink: Send {
     /// again will not mend (`Truncated`, an ignored filter): counted and logged, the poll goes on.
     fn report(&mut self, failure: Failure);
 
-    /// What is remembered of a file.
-    fn document(&self, key: &EventKey) -> Option<DocumentRecord>;
+    /// What is remembered of a file of the window.
+    fn document(&mut self, key: &EventKey) -> Option<DocumentRecord>;
+
+    /// Whether files are read again to check what is remembered of them: those, and only those,
+    /// that have not changed since.
+    fn checks(&self) -> bool {
+        false
+    }
 }
 
 /// What became of a page.
@@ -170,8 +176,7 @@ pub fn redacted(raw: &[u8]) -> String {
             let fields: Vec<String> = fields
                 .iter()
                 .map(|(key, value)| {
-                    let is_name =
-                        key.len() <= 32 && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.$".contains(c));
+                    let is_name = key.len() <= 32 && key.chars().all(|c| c.is_ascii_alphabetic() || "_-.$".contains(c));
                     let length = key.chars().count();
                     let key = if is_name { key.clone() } else { format!("key({length})") };
                     format!("{key}: {}", shape(value))
@@ -318,17 +323,22 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
 
 /// The customs of a service whose credential is a token in a file or in the configuration: read anew
 /// for every request, so that a new one is used at once.
-pub struct StaticToken(pub crate::config::Secret);
+pub struct StaticToken {
+    /// Where it stands.
+    pub token: Secret,
+    /// Where it may go.
+    pub base: url::Url,
+}
 
 #[async_trait]
 impl Dialect for StaticToken {
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
         let token = self
-            .0
+            .token
             .read()
             .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
         wire.note_credential_expiry(token_expiry(token.expose_secret()));
-        Ok(Session { token, base: None, renew_at: None })
+        Ok(Session { token, base: self.base.clone(), renew_at: None })
     }
 
     fn keeps_session(&self) -> bool {

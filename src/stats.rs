@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
 
 /// What went wrong; the label `kind` of `audit_source_errors_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -139,6 +140,8 @@ pub struct Rest {
     pub poll_seconds: f64,
     /// When a poll last succeeded.
     pub last_success: Option<DateTime<Utc>>,
+    /// When that poll had begun.
+    pub last_success_began: Option<Instant>,
     /// When and why something last failed.
     pub last_error: Option<(DateTime<Utc>, String)>,
     /// Requests we may still make at once, by the service's own account where it gives one.
@@ -206,6 +209,7 @@ impl SourceStats {
         rest.throttled_last = result == PollResult::Throttled;
         if result == PollResult::Success {
             rest.last_success = Some(now);
+            rest.last_success_began = Instant::now().checked_sub(duration);
         }
     }
 

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use http::{Request, Response};
+use secrecy::SecretSlice;
 use tower::ServiceExt;
 
 use crate::stats::ErrorKind;
@@ -60,12 +61,12 @@ impl Transport for InMemory {
 pub struct Network(reqwest::Client);
 
 /// What a connection to a service needs beside its address.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct NetworkOptions {
     /// PEM certificates to trust instead of the machine's.
     pub ca_pem: Option<Vec<u8>>,
     /// PEM certificate chain and private key to show.
-    pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+    pub identity_pem: Option<(Vec<u8>, SecretSlice<u8>)>,
     /// The name the service's certificate must carry, where it is not the address's host.
     pub server_name: Option<String>,
     /// The HTTP proxy to go through.
@@ -157,6 +158,7 @@ mod tls {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
     use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+    use secrecy::ExposeSecret;
 
     use super::{NetworkError, NetworkOptions};
 
@@ -174,7 +176,8 @@ mod tls {
         let certificates = CertificateDer::pem_slice_iter(certificates)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| bad("tls.cert_file", error.to_string()))?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| bad("tls.key_file", error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(key.expose_secret())
+            .map_err(|error| bad("tls.key_file", error.to_string()))?;
         builder.with_client_auth_cert(certificates, key).map_err(|error| bad("tls.cert_file", error.to_string()))
     }
 
@@ -241,5 +244,21 @@ mod tls {
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
             self.trusted.supported_verify_schemes()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_private_key() {
+        let options = NetworkOptions {
+            identity_pem: Some((b"certificate".to_vec(), b"private".to_vec().into())),
+            ..NetworkOptions::default()
+        };
+        let shown = format!("{options:?}");
+        // the certificate is shown as its bytes
+        assert!(shown.contains("99, 101, 114, 116") && !shown.contains("112, 114, 105, 118"), "{shown}");
     }
 }

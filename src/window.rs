@@ -104,6 +104,17 @@ impl Gap {
 }
 
 impl Checkpoint {
+    /// The checkpoint of a source of which nothing has been read.
+    pub fn beginning(now: DateTime<Utc>, cadence: &Cadence) -> Self {
+        let origin = floor(now - delta(cadence.initial_lookback), cadence.cell);
+        Self { origin, head: origin, gaps: Vec::new() }
+    }
+
+    /// Whether nothing has been read yet.
+    pub fn is_beginning(&self) -> bool {
+        self.head == self.origin && self.gaps.is_empty()
+    }
+
     /// Everything the service reported up to here is counted.
     pub fn watermark(&self) -> DateTime<Utc> {
         self.gaps.first().map_or(self.head, |gap| gap.unread().from.min(self.head))
@@ -111,7 +122,7 @@ impl Checkpoint {
 
     /// Whether history older than the overlap is still to be read.
     pub fn catching_up(&self) -> bool {
-        !self.gaps.is_empty()
+        self.is_beginning() || !self.gaps.is_empty()
     }
 
     /// Whether `at` belongs to what was read before, so that an event of that moment which is
@@ -167,7 +178,7 @@ pub struct Plan {
     pub live: Window,
     /// The checkpoint once `live` has been read.
     pub after_live: Checkpoint,
-    /// History that is given up, because it is older than `max_catch_up`.
+    /// History that is no longer listed (feeds; of others [`give_up`] tells).
     pub lost: TimeDelta,
 }
 
@@ -175,13 +186,9 @@ pub struct Plan {
 ///
 /// An outage longer than the overlap becomes a gap, which is read oldest first between live
 /// windows, so that the newest events are never late because of old ones.
-pub fn plan(checkpoint: Option<&Checkpoint>, now: DateTime<Utc>, cadence: &Cadence) -> Plan {
+pub fn plan(checkpoint: &Checkpoint, now: DateTime<Utc>, cadence: &Cadence) -> Plan {
     let overlap = delta(cadence.overlap);
-    let mut checkpoint = checkpoint.cloned().unwrap_or_else(|| {
-        let origin = floor(now - delta(cadence.initial_lookback), cadence.cell);
-        Checkpoint { origin, head: origin, gaps: Vec::new() }
-    });
-    let mut lost = TimeDelta::zero();
+    let mut checkpoint = checkpoint.clone();
     let recent = floor(now - overlap, cadence.cell);
     if checkpoint.head < recent {
         // late events of before the outage are read again, too, but nothing before the origin
@@ -191,33 +198,37 @@ pub fn plan(checkpoint: Option<&Checkpoint>, now: DateTime<Utc>, cadence: &Caden
         checkpoint.gaps.push(Gap { from, to: recent, unread_from });
         checkpoint.head = recent;
     }
-    let horizon = floor(now - delta(cadence.max_catch_up), cadence.cell);
-    for gap in &mut checkpoint.gaps {
-        if gap.from < horizon {
-            let given_up_to = horizon.min(gap.to);
-            lost += (given_up_to - gap.unread().from).max(TimeDelta::zero());
-            gap.from = given_up_to;
-        }
-    }
-    checkpoint.gaps.retain(|gap| !gap.window().is_empty());
     let from = floor(checkpoint.head.min(now) - overlap, cadence.cell).max(checkpoint.origin);
     let from = checkpoint.gaps.last().map_or(from, |gap| from.max(gap.to));
     let mut to = now + delta(cadence.ahead);
     if cadence.cell > Duration::from_millis(1) {
         to = floor(to, cadence.cell) + delta(cadence.cell);
     }
+    // a clock that is far behind asks, too: the answer tells that it is
+    to = to.max(from + delta(cadence.cell));
     let mut after_live = checkpoint.clone();
     after_live.head = after_live.head.max(now);
-    Plan { checkpoint, live: Window { from, to }, after_live, lost }
+    Plan { checkpoint, live: Window { from, to }, after_live, lost: TimeDelta::zero() }
+}
+
+/// The checkpoint without what is older than `max_catch_up`, and how much of it was never read. To be
+/// asked once the service has answered: a clock that is wrong must not give up anything.
+pub fn give_up(checkpoint: &Checkpoint, now: DateTime<Utc>, cadence: &Cadence) -> (Checkpoint, TimeDelta) {
+    let (mut kept, mut lost) = (checkpoint.clone(), TimeDelta::zero());
+    let horizon = floor(now - delta(cadence.max_catch_up), cadence.cell);
+    for gap in kept.gaps.iter_mut().filter(|gap| gap.from < horizon) {
+        let given_up_to = horizon.min(gap.to);
+        lost += (given_up_to - gap.unread().from).max(TimeDelta::zero());
+        gap.from = given_up_to;
+    }
+    kept.gaps.retain(|gap| !gap.window().is_empty());
+    (kept, lost)
 }
 
 /// What to read now of a service that is a list of files: always the whole list. An outage is
 /// shown as a gap, so that the rows it holds back are known not to be of the present.
-pub fn plan_feed(checkpoint: Option<&Checkpoint>, now: DateTime<Utc>, cadence: &Cadence, interval: Duration) -> Plan {
-    let mut checkpoint = checkpoint.cloned().unwrap_or_else(|| {
-        let origin = now - delta(cadence.initial_lookback);
-        Checkpoint { origin, head: origin, gaps: Vec::new() }
-    });
+pub fn plan_feed(checkpoint: &Checkpoint, now: DateTime<Utc>, cadence: &Cadence, interval: Duration) -> Plan {
+    let mut checkpoint = checkpoint.clone();
     let horizon = now - delta(cadence.max_catch_up);
     let lost = (horizon - checkpoint.head).max(TimeDelta::zero());
     let head = checkpoint.head.max(horizon);
@@ -261,7 +272,7 @@ mod tests {
 
     #[test]
     fn the_first_poll_reads_the_overlap_at_once_and_leaves_the_rest_of_the_look_back_as_a_gap() {
-        let plan = plan(None, at(0), &cadence());
+        let plan = plan(&Checkpoint::beginning(at(0), &cadence()), at(0), &cadence());
         assert_eq!(plan.live, Window { from: at(-600), to: at(0) });
         assert_eq!(plan.checkpoint.gaps, [Gap { from: at(-3600), to: at(-600), unread_from: at(-3600) }]);
         assert_eq!(plan.after_live.head, at(0));
@@ -272,7 +283,7 @@ mod tests {
     #[test]
     fn an_ordinary_poll_reads_the_overlap_and_what_is_new() {
         let read = Checkpoint { origin: at(-9999), head: at(-60), gaps: vec![] };
-        let plan = plan(Some(&read), at(0), &cadence());
+        let plan = plan(&read, at(0), &cadence());
         assert_eq!(plan.live, Window { from: at(-660), to: at(0) });
         assert!(!plan.after_live.catching_up());
         assert_eq!(plan.after_live.watermark(), at(0));
@@ -281,13 +292,13 @@ mod tests {
     #[test]
     fn nothing_before_the_origin_is_read() {
         let young = Checkpoint { origin: at(-70), head: at(-60), gaps: vec![] };
-        assert_eq!(plan(Some(&young), at(0), &cadence()).live.from, at(-70));
+        assert_eq!(plan(&young, at(0), &cadence()).live.from, at(-70));
     }
 
     #[test]
     fn an_outage_becomes_a_gap_and_the_late_events_before_it_are_read_again() {
         let old = Checkpoint { origin: at(-99_999), head: at(-7200), gaps: vec![] };
-        let plan = plan(Some(&old), at(0), &cadence());
+        let plan = plan(&old, at(0), &cadence());
         assert_eq!(plan.after_live.watermark(), at(-7200), "the watermark stays where it was");
         assert_eq!(plan.checkpoint.gaps, [Gap { from: at(-7800), to: at(-600), unread_from: at(-7200) }]);
         assert_eq!(plan.live, Window { from: at(-600), to: at(0) });
@@ -296,26 +307,37 @@ mod tests {
     #[test]
     fn what_is_older_than_the_catch_up_limit_is_reported_as_lost() {
         let old = Checkpoint { origin: at(-999_999), head: at(-86_400 - 500), gaps: vec![] };
-        let plan = plan(Some(&old), at(0), &cadence());
-        assert_eq!(plan.lost, TimeDelta::seconds(500));
-        assert_eq!(plan.checkpoint.gaps[0].from, at(-86_400));
-        let again = super::plan(Some(&plan.after_live), at(0), &cadence());
-        assert_eq!(again.lost, TimeDelta::zero(), "and only once");
+        let plan = plan(&old, at(0), &cadence());
+        let (kept, lost) = give_up(&plan.after_live, at(0), &cadence());
+        assert_eq!(lost, TimeDelta::seconds(500));
+        assert_eq!(kept.gaps[0].from, at(-86_400));
+        assert_eq!(give_up(&kept, at(0), &cadence()), (kept, TimeDelta::zero()), "and only once");
     }
 
     #[test]
     fn a_clock_that_went_back_loses_and_repeats_nothing() {
         let read = Checkpoint { origin: at(-9999), head: at(500), gaps: vec![] };
-        let plan = plan(Some(&read), at(0), &cadence());
+        let plan = plan(&read, at(0), &cadence());
         assert_eq!(plan.after_live.head, at(500));
         assert_eq!(plan.live.from, at(-600));
+    }
+
+    #[test]
+    fn a_clock_that_is_far_behind_still_asks_for_something() {
+        let read = Checkpoint { origin: at(-9999), head: at(0), gaps: vec![] };
+        for cell in [Duration::from_millis(1), Duration::from_mins(5)] {
+            let cadence = Cadence { cell, ..cadence() };
+            let plan = plan(&read, at(-99_999), &cadence);
+            assert!(!plan.live.is_empty());
+            assert_eq!(plan.after_live.head, at(0));
+        }
     }
 
     #[test]
     fn windows_of_a_gridded_source_are_whole_cells() {
         let mut gridded = cadence();
         gridded.cell = Duration::from_mins(5);
-        let plan = plan(None, at(17), &gridded);
+        let plan = plan(&Checkpoint::beginning(at(17), &gridded), at(17), &gridded);
         for edge in [plan.live.from, plan.live.to, plan.checkpoint.gaps[0].from, plan.checkpoint.gaps[0].to] {
             assert_eq!(edge.timestamp() % 300, 0, "{edge}");
         }
@@ -325,19 +347,16 @@ mod tests {
     #[test]
     fn a_feed_is_read_whole_and_an_outage_shows_as_a_gap_until_then() {
         let interval = Duration::from_mins(15);
-        let first = plan_feed(None, at(0), &cadence(), interval);
+        let first = plan_feed(&Checkpoint::beginning(at(0), &cadence()), at(0), &cadence(), interval);
         assert!(first.checkpoint.catching_up() && !first.after_live.catching_up());
         assert_eq!(first.live, Window { from: at(-3600), to: at(0) });
-        let next = plan_feed(Some(&first.after_live), at(900), &cadence(), interval);
+        let next = plan_feed(&first.after_live, at(900), &cadence(), interval);
         assert!(!next.checkpoint.catching_up());
         assert_eq!(next.live, Window { from: at(-3600), to: at(900) });
-        let late = plan_feed(Some(&next.after_live), at(900 + 86_400 + 50), &cadence(), interval);
+        let late = plan_feed(&next.after_live, at(900 + 86_400 + 50), &cadence(), interval);
         assert!(late.checkpoint.catching_up());
         assert_eq!(late.lost, TimeDelta::seconds(50));
-        assert_eq!(
-            plan_feed(Some(&late.checkpoint), at(900 + 86_400 + 50), &cadence(), interval).lost,
-            TimeDelta::zero()
-        );
+        assert_eq!(plan_feed(&late.checkpoint, at(900 + 86_400 + 50), &cadence(), interval).lost, TimeDelta::zero());
     }
 
     #[test]
@@ -361,11 +380,12 @@ mod tests {
             let mut lost = TimeDelta::zero();
             for (pause, gap_steps) in steps {
                 now += TimeDelta::seconds(pause);
-                let plan = plan(checkpoint.as_ref(), now, &cadence);
-                lost += plan.lost;
+                let known = checkpoint.unwrap_or_else(|| Checkpoint::beginning(now, &cadence));
+                let plan = plan(&known, now, &cadence);
                 // what lies after the present cannot have been read yet
                 read.push(Window { to: plan.live.to.min(now), ..plan.live });
-                let mut next = plan.after_live.clone();
+                let (mut next, given_up) = give_up(&plan.after_live, now, &cadence);
+                lost += given_up;
                 for _ in 0..gap_steps {
                     let Some(step) = next_gap_step(&next, Duration::from_hours(1), cadence.cell) else { break };
                     prop_assert!(!step.is_empty());

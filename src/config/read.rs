@@ -46,7 +46,7 @@ const COMMON_KEYS: &[&str] = &[
 fn own_keys(system: System) -> &'static [&'static str] {
     match system {
         System::Canvas => &["name", "base_url", "access_token", "access_token_file", "accounts", "users", "pseudonyms"],
-        System::Informatica => &["name", "login_url", "username", "password", "password_file"],
+        System::Informatica => &["name", "login_url", "base_url", "username", "password", "password_file"],
         System::Activid => {
             &["name", "base_url", "tenant", "token_url", "client_id", "client_secret", "client_secret_file", "verify"]
         }
@@ -309,9 +309,10 @@ impl Reader<'_> {
 
     fn informatica(&mut self, fields: &Fields<'_>, plain: bool) -> Option<Informatica> {
         let login_url = self.required_url(fields, "login_url", plain);
+        let base_url = self.url(fields, "base_url", plain);
         let username = self.required_text(fields, "username", any_text);
         let password = self.secret(fields, "password");
-        Some(Informatica { login_url: login_url?, username: username?, password: password? })
+        Some(Informatica { login_url: login_url?, base_url, username: username?, password: password? })
     }
 
     fn activid(&mut self, fields: &Fields<'_>, plain: bool) -> Option<Activid> {
@@ -633,10 +634,10 @@ fn kind(node: &Node) -> &'static str {
 /// What to say about a key that `what` does not have. `bare`: it has no value.
 fn unknown(key: &str, bare: bool, what: &str, keys: &[&str]) -> String {
     // `{password: one,two}` makes a key of a half secret, `{token:abc}` of a whole one. So only
-    // what has a value and looks like a key is shown.
+    // what has a value and looks like a key of ours, which have no digits, is shown.
     let letters = key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-    let shown =
-        if !bare && letters && key.len() <= 40 { format!("unknown key `{key}`") } else { "unknown key".to_owned() };
+    let like_ours = letters && key.len() <= 40 && !key.contains(|c: char| c.is_ascii_digit() || c.is_ascii_uppercase());
+    let shown = if !bare && like_ours { format!("unknown key `{key}`") } else { "unknown key".to_owned() };
     let near = keys
         .iter()
         .map(|known| (strsim::damerau_levenshtein(&key.to_lowercase(), known), known))

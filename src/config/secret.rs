@@ -1,20 +1,24 @@
 //! A secret: given in the config file, or in a file of its own.
 //!
 //! Promises: `Debug` and every error leave the secret out; a secret from a file is the file's
-//! present content, so a rotated credential is used without a reload.
+//! present content, so a rotated credential is used without a reload; what is read of a file is
+//! wiped when it is no longer needed; a file that all may read is told of.
 //!
 //! Leaves to others: when to ask again (`api.rs` asks for each login, or for each request that
 //! carries the secret itself).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 
 /// Largest secret file, in bytes. Tokens have a few hundred; a bigger file is a wrong path.
-pub const SECRET_BYTES_MAX: u64 = 64 * 1024;
+pub const SECRET_BYTES_MAX: usize = 64 * 1024;
 
 /// A secret that can be read whenever it is needed.
 ///
@@ -84,13 +88,13 @@ impl Secret {
 }
 
 fn read_file(path: &Path) -> Result<SecretString, Why> {
-    let mut content = Vec::new();
-    open_file(path)?.take(SECRET_BYTES_MAX + 1).read_to_end(&mut content).map_err(Why::Io)?;
-    if content.len() as u64 > SECRET_BYTES_MAX {
+    // as large as it may be, because growing would leave copies behind
+    let mut content = Zeroizing::new(Vec::with_capacity(SECRET_BYTES_MAX + 1));
+    open_file(path)?.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut content).map_err(Why::Io)?;
+    if content.len() > SECRET_BYTES_MAX {
         return Err(Why::Large);
     }
-    let content = SecretString::from(String::from_utf8(content).map_err(|_| Why::NotText)?);
-    let secret = without_newline(content.expose_secret());
+    let secret = without_newline(std::str::from_utf8(&content).map_err(|_| Why::NotText)?);
     if secret.trim().is_empty() { Err(Why::Empty) } else { Ok(secret.into()) }
 }
 
@@ -111,6 +115,32 @@ fn open_file(path: &Path) -> Result<File, Why> {
         return Err(Why::NotAFile);
     }
     File::open(path).map_err(Why::Io)
+}
+
+/// Warns, once for each, of the files that every user of this machine can read. They hold secrets.
+///
+/// Others may read a file whose mode says so (that of the file a link leads to) and that they can
+/// get at. A group may be meant: that is how a secret is shared with a service of its own user.
+pub(crate) fn warn_of_open_files<'p>(paths: impl IntoIterator<Item = &'p Path>) {
+    for path in paths.into_iter().collect::<BTreeSet<_>>() {
+        if let Some(mode) = mode_if_open_to_all(path) {
+            tracing::warn!(
+                path = %path.display(),
+                mode = %format_args!("{mode:04o}"),
+                "every user of this machine can read this file, and it holds a secret: chmod 600 it, or, where it is \
+                 a Kubernetes secret, set its defaultMode to 0400"
+            );
+        }
+    }
+}
+
+/// The mode of a file that every user of this machine can read.
+pub(crate) fn mode_if_open_to_all(path: &Path) -> Option<u32> {
+    let mode_of = |path: &Path| Some(std::fs::metadata(path).ok()?.permissions().mode() & 0o7777);
+    let real = path.canonicalize().ok()?;
+    let mode = mode_of(&real)?;
+    let way_is_open = real.ancestors().skip(1).all(|folder| mode_of(folder).is_some_and(|mode| mode & 0o001 != 0));
+    (mode & 0o004 != 0 && way_is_open).then_some(mode)
 }
 
 fn without_newline(text: &str) -> &str {
@@ -189,6 +219,31 @@ mod tests {
         }
         let error = Secret::file(folder.path()).read().unwrap_err().to_string();
         assert!(error.ends_with("is not a regular file"), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_told_of_only_where_all_can_read_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (path, link) = (folder.path().join("token"), folder.path().join("link"));
+        std::fs::write(&path, "secret").unwrap();
+        // as Kubernetes mounts it
+        std::os::unix::fs::symlink("token", &link).unwrap();
+        for (of_folder, of_file, told) in [
+            (0o755, 0o644, Some(0o644)),
+            (0o755, 0o604, Some(0o604)),
+            (0o711, 0o444, Some(0o444)),
+            (0o755, 0o640, None),
+            (0o755, 0o600, None),
+            (0o700, 0o644, None),
+        ] {
+            set(folder.path(), of_folder);
+            set(&path, of_file);
+            for path in [&path, &link] {
+                assert_eq!(mode_if_open_to_all(path), told, "{of_folder:o} {of_file:o} {}", path.display());
+            }
+        }
+        assert_eq!(mode_if_open_to_all(&folder.path().join("absent")), None);
     }
 
     #[test]

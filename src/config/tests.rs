@@ -135,6 +135,7 @@ fn the_example_of_the_interface_means_what_it_says() {
             "etl",
             System::Informatica,
             Service::Informatica(Informatica {
+                base_url: None,
                 login_url: url("https://dm-us.informaticacloud.com"),
                 username: "audit@example.com".to_owned(),
                 password: file("informatica.password"),
@@ -596,6 +597,8 @@ fn no_message_shows_a_secret() {
         "api_token: a\ntls: {key_file: hunter2, cert_file: hunter2}",
         "api_token: a\nignore_actors: hunter2",
         "api_token: a\nrate_limit: hunter2",
+        "api_token: a\nhunter2: x",
+        "api_token: a\nHUNTERhunter2: [x]",
         "- hunter2",
     ] {
         let text = losant(lines).replace("      api_token: hunter2\n      ", "      ");
@@ -636,6 +639,20 @@ fn a_file_that_cannot_be_read_says_so() {
     assert_eq!(load(&path).unwrap_err().to_string(), expected);
     std::fs::write(&path, losant("").replace("api_token: hunter2", "api_token_file: losant.token")).unwrap();
     assert_eq!(load(&path).unwrap().storage.path, folder.path().join("data"));
+}
+
+#[test]
+fn where_informatica_s_log_is_can_be_said_and_is_held_to_the_rules_for_urls() {
+    let text = |base: &str, more: &str| {
+        format!(
+            "sources:\n  informatica:\n    - name: etl\n      login_url: https://a.example\n      username: u\n      \
+             password: hunter2\n      base_url: {base}\n{more}"
+        )
+    };
+    let Service::Informatica(service) = only(&text("https://b.example/saas", "")).service else { panic!() };
+    assert_eq!(service.base_url, Some(url("https://b.example/saas")));
+    assert!(parsed(&text("http://b.example/saas", "")).is_err());
+    assert!(parsed(&text("http://b.example/saas", "      allow_plain_http: true\n")).is_ok());
 }
 
 /// Pieces from which almost-configs are made.

@@ -32,6 +32,11 @@ pub(super) enum BadDuration {
     Long,
 }
 
+/// A duration as the configuration writes it, given elsewhere.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    duration(text).ok()
+}
+
 /// Reads a duration such as `1h30m`: whole numbers with the units y, w, d, h, m, s and ms, each at
 /// most once, larger units first. `0` needs no unit.
 pub(super) fn duration(text: &str) -> Result<Duration, BadDuration> {

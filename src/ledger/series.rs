@@ -138,13 +138,19 @@ impl SeriesKey {
     }
 }
 
+/// The series of [`Counter::Events`] that an event with these labels is in.
+pub(super) fn events_series(labels: &EventLabels) -> SeriesKey {
+    let values = vec![labels.category.shared(), labels.action.shared(), labels.outcome.as_str().into()];
+    SeriesKey { counter: Counter::Events, values }
+}
+
 /// The series an event with these labels adds 1 to.
 pub fn series_of(labels: &EventLabels) -> Vec<SeriesKey> {
     let key = |counter, values: &[&Arc<str>]| SeriesKey { counter, values: values.iter().copied().cloned().collect() };
     let category = labels.category.shared();
     let action = labels.action.shared();
     let outcome: Arc<str> = labels.outcome.as_str().into();
-    let mut series = vec![key(Counter::Events, &[&category, &action, &outcome])];
+    let mut series = vec![events_series(labels)];
     match labels.class {
         Class::Login(principal) => series.push(key(Counter::Logins, &[&principal.as_str().into(), &outcome])),
         Class::Logout => series.push(key(Counter::Logouts, &[])),

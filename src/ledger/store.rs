@@ -1,12 +1,14 @@
 //! The tables of the ledger in one redb file, and the transaction that counts a page.
 //!
 //! Promises: one transaction a commit, flushed to the disk before it returns; a store of a newer
-//! version, or one that another process holds, is refused; after a failure of the disk the file is
-//! opened anew before anything else is written.
+//! version, one that another process holds, or one that is damaged is refused; after a failure of
+//! the disk, or a panic on what it holds, the file is opened and verified anew before anything else
+//! is written.
+//!
+//! Leaves to others: the file itself (`file.rs`).
 
 use std::collections::{BTreeMap, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -14,19 +16,21 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use redb::{Database, DatabaseError, Entry, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::file::{self, Mark, Unaccepted, contained};
 use super::{
     Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Series, SeriesKey, SourceLedger,
-    State, Tally,
+    State, TALLIES_KEPT, TALLY_CELL, Tallies, Tally,
 };
 use crate::clock::delta;
-use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, SourceName, System, What};
-use crate::window::{KEYS_BUCKET, floor};
+use crate::event::{EventKey, EventLabels, Item, Label, SourceName, System, What};
+use crate::window::{KEYS_BUCKET, Window, floor};
 
 /// The layout of the tables below. A store with a higher number was written by a newer program.
-const SCHEMA: u64 = 1;
+/// 2: tallies.
+const SCHEMA: u64 = 2;
 
 /// Name of the file inside `storage.path`.
-const FILE_NAME: &str = "ledger.redb";
+pub const STORE_FILE: &str = "ledger.redb";
 
 /// How long a file's record is kept after its hour: the services list files for 14 days, and no source may hand
 /// over an older one (`READ_FOR` in `source/index_exchange.rs`).
@@ -35,6 +39,7 @@ const DOCUMENTS_KEPT: Duration = Duration::from_hours(32 * 24);
 /// redb's own default is 1 GiB; a commit touches a few pages of a few small tables.
 const CACHE_BYTES: usize = 4 << 20;
 
+/// `schema`: the layout. `commits`: how many transactions this store has seen.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// `system/name` → the number the other tables use, and the record as JSON.
 const SOURCES: TableDefinition<&str, (u32, &[u8])> = TableDefinition::new("sources");
@@ -47,6 +52,12 @@ const SEEN: TableDefinition<&[u8; 24], ()> = TableDefinition::new("seen");
 const TIMELESS: TableDefinition<&[u8; 20], u32> = TableDefinition::new("timeless");
 /// Source, second, key → [`DocumentRecord`] as JSON.
 const DOCUMENTS: TableDefinition<&[u8; 24], &[u8]> = TableDefinition::new("documents");
+/// Source, then [`SeriesKey::to_bytes`] with the second the cell begins instead of the source → events
+/// counted in that cell.
+const TALLIES: TableDefinition<&[u8], u64> = TableDefinition::new("tallies");
+/// Their cells.
+#[expect(clippy::cast_possible_truncation, reason = "it is 300")]
+const TALLY_CELL_SECONDS: u32 = TALLY_CELL.as_secs() as u32;
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +78,18 @@ pub enum OpenError {
     InUse {
         /// The file.
         path: String,
+    },
+    /// What is in it is not, or not all, what was written.
+    #[error(
+        "the store {path} is damaged, or no store of audit-exporter: {found}. Nothing of it is counted on or served. \
+         Restore the folder from a backup, or move the file away and start again: then all counters begin at 0 and \
+         events are read from initial_lookback before that start"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What was found.
+        found: String,
     },
     /// Anything the disk or the file says.
     #[error("cannot open the store {path}: {reason}")]
@@ -89,6 +112,15 @@ pub(super) enum StoreError {
     Open(#[from] OpenError),
     #[error("the record of a source cannot be read: {0}")]
     Record(#[from] serde_json::Error),
+    /// As redb does on pages that are not what they were.
+    #[error("a panic in the store: {0}")]
+    Panic(String),
+}
+
+impl From<std::io::Error> for StoreError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Redb(Box::new(redb::Error::Io(error)))
+    }
 }
 
 macro_rules! from_redb {
@@ -100,15 +132,20 @@ macro_rules! from_redb {
         }
     )*};
 }
-from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
+from_redb!(DatabaseError, redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
 
 /// Opens the database, at the start and again after each failure.
 pub type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 
+/// The same for a file, which is not written to before it is accepted.
+type AnyOpener = Box<dyn Fn() -> Result<(Database, Option<Unaccepted>), StoreError> + Send>;
+
 /// The file and what is needed to open it again.
 pub(super) struct Store {
-    opener: Opener,
+    opener: AnyOpener,
     path: String,
+    /// `None` on a disk of the caller's.
+    mark: Option<Mark>,
     /// `None` after a failure, until the next use opens it again.
     database: Option<Database>,
     /// How many times it was opened: a source loaded under an earlier number is loaded again.
@@ -119,44 +156,92 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open_folder(folder: &Path) -> Result<Self, OpenError> {
-        let file: PathBuf = folder.join(FILE_NAME);
+        Self::open_folder_with(folder, CACHE_BYTES)
+    }
+
+    pub(super) fn open_folder_with(folder: &Path, cache_bytes: usize) -> Result<Self, OpenError> {
+        let file = folder.join(STORE_FILE);
         let path = file.display().to_string();
         std::fs::create_dir_all(folder).map_err(|error| OpenError::Storage {
             path: path.clone(),
             reason: error.to_string(),
             passing: may_pass(&error),
         })?;
-        Self::open_at(path, Box::new(move || Database::builder().set_cache_size(CACHE_BYTES).create(&file)))
+        let mark = Mark::beside(&file);
+        let open = move || file::open(&file, cache_bytes, create_tables);
+        Self::open_at(path, Some(mark), Box::new(move || open().map(|(database, file)| (database, Some(file)))))
     }
 
     pub(super) fn open(opener: Opener) -> Result<Self, OpenError> {
-        Self::open_at("in memory".into(), opener)
+        Self::open_at("in memory".into(), None, Box::new(move || Ok((opener()?, None))))
     }
 
-    fn open_at(path: String, opener: Opener) -> Result<Self, OpenError> {
-        let mut store = Self { opener, path, database: None, generation: 0, books: HashMap::new() };
+    fn open_at(path: String, mark: Option<Mark>, opener: AnyOpener) -> Result<Self, OpenError> {
+        let mut store = Self { opener, path, mark, database: None, generation: 0, books: HashMap::new() };
         store.reopen()?;
         Ok(store)
     }
 
     fn reopen(&mut self) -> Result<(), OpenError> {
-        let path = || self.path.clone();
-        let failed = |reason: String, passing| OpenError::Storage { path: self.path.clone(), reason, passing };
-        let database = (self.opener)().map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: path() },
-            DatabaseError::Storage(redb::StorageError::Io(error)) => failed(error.to_string(), may_pass(&error)),
-            other => failed(other.to_string(), false),
-        })?;
-        if let Some(found) = schema_of(&database).map_err(|error| failed(error.to_string(), true))? {
-            if found > SCHEMA {
-                return Err(OpenError::Newer { path: path(), found });
-            }
-        } else {
-            create_tables(&database).map_err(|error| failed(error.to_string(), true))?;
+        let opened = contained(|| {
+            let (database, unaccepted) = (self.opener)()?;
+            let found = match schema_of(&database)? {
+                // one that is made in a folder has its tables from the first moment
+                None if self.mark.is_none() => {
+                    create_tables(&database)?;
+                    Some(SCHEMA)
+                }
+                found => found,
+            };
+            let commits = commits_of(&database)?;
+            Ok((database, unaccepted, found, commits))
+        });
+        let (database, unaccepted, schema, commits) =
+            opened.unwrap_or_else(|panic| Err(StoreError::Panic(panic))).map_err(|error| self.cannot_open(error))?;
+        let damaged = |found: String| OpenError::Damaged { path: self.path.clone(), found };
+        match schema {
+            Some(found) if found > SCHEMA => return Err(OpenError::Newer { path: self.path.clone(), found }),
+            Some(_) => {}
+            None => return Err(damaged("it holds other tables".into())),
+        }
+        if let Some(missing) = self.mark.as_ref().and_then(|mark| mark.missing(commits)) {
+            return Err(damaged(missing));
+        }
+        if let Some(unaccepted) = unaccepted {
+            unaccepted.accept().map_err(|error| self.cannot_open(error.into()))?;
+        }
+        if schema == Some(1) {
+            add_tallies(&database).map_err(|error| self.cannot_open(error))?;
         }
         self.database = Some(database);
         self.generation += 1;
         Ok(())
+    }
+
+    fn cannot_open(&self, error: StoreError) -> OpenError {
+        use std::io::ErrorKind;
+        let path = self.path.clone();
+        let reason = error.to_string();
+        let error = match error {
+            StoreError::Open(error) => return error,
+            StoreError::Record(_) | StoreError::Panic(_) => return OpenError::Damaged { path, found: reason },
+            StoreError::Redb(error) => *error,
+        };
+        match error {
+            redb::Error::DatabaseAlreadyOpen => OpenError::InUse { path },
+            // a transaction after the one that failed
+            redb::Error::PreviousIo => OpenError::Storage { path, reason, passing: true },
+            redb::Error::Io(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
+                OpenError::Damaged { path, found: error.to_string() }
+            }
+            redb::Error::Io(error) => OpenError::Storage { path, reason: error.to_string(), passing: may_pass(&error) },
+            redb::Error::Corrupted(found) => OpenError::Damaged { path, found },
+            redb::Error::UpgradeRequired(_)
+            | redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TableIsMultimap(_)
+            | redb::Error::TypeDefinitionChanged { .. } => OpenError::Damaged { path, found: reason },
+            _ => OpenError::Storage { path, reason, passing: false },
+        }
     }
 
     fn database(&mut self) -> Result<&Database, StoreError> {
@@ -171,18 +256,64 @@ impl Store {
     pub(super) fn distrust(&mut self) {
         let database = self.database.take();
         // one that has panicked may not even survive its closing
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+        let _ = contained(move || drop(database));
         let books: Vec<Arc<SourceLedger>> = self.books.values().map(Arc::clone).collect();
-        let _ = catch_unwind(AssertUnwindSafe(|| books.iter().try_for_each(|book| self.heal(book))));
+        let _ = contained(|| books.iter().try_for_each(|book| self.heal(book)));
     }
 
-    /// Runs `work`; after a failure the file is closed, so that the next use opens it anew.
+    /// Runs `work`; after a failure or a panic the file is closed, so that the next use opens it anew.
     fn guarded<T>(&mut self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let done = work(self.database()?);
+        let database = self.database()?;
+        let done = contained(|| work(database)).unwrap_or_else(|panic| Err(StoreError::Panic(panic)));
         if done.is_err() {
-            self.database = None;
+            let failed = self.database.take();
+            // closing writes, too
+            let _ = contained(move || drop(failed));
         }
         done
+    }
+
+    /// The same with a transaction, which is durable when this returns.
+    fn writing<T>(
+        &mut self,
+        work: impl FnOnce(&redb::WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let (done, commits) = self.guarded(|database| {
+            let write = database.begin_write()?;
+            let done = work(&write)?;
+            let commits = count_commit(&write)?;
+            write.commit()?;
+            Ok((done, commits))
+        })?;
+        if let Some(mark) = &self.mark {
+            mark.set(commits);
+        }
+        Ok(done)
+    }
+
+    /// Whether anything was ever recorded of a source.
+    pub(super) fn knows(&mut self, name: &SourceName, system: System) -> Result<bool, StoreError> {
+        let path = format!("{system}/{name}");
+        self.guarded(|database| Ok(database.begin_read()?.open_table(SOURCES)?.get(path.as_str())?.is_some()))
+    }
+
+    /// The tallies of a source whose cells begin in `window`.
+    pub(super) fn tallies(&mut self, source: u32, window: Window) -> Result<Tallies, StoreError> {
+        self.guarded(|database| {
+            let mut tallies = Tallies::new();
+            let read = database.begin_read()?;
+            let (first, after) = (tally_place(source, window.from), tally_place(source, window.to.max(window.from)));
+            for row in read.open_table(TALLIES)?.range(first.as_slice()..after.as_slice())? {
+                let (key, count) = row?;
+                let key = &key.value()[4..];
+                let second = key.first_chunk().map_or(0, |second| u32::from_be_bytes(*second));
+                if let Some(series) = SeriesKey::from_bytes(key) {
+                    let cell = DateTime::from_timestamp(second.into(), 0).unwrap_or_default();
+                    tallies.insert((cell, series), count.value());
+                }
+            }
+            Ok(tallies)
+        })
     }
 
     /// The one state of a source, read from the store at its first use.
@@ -220,15 +351,13 @@ impl Store {
     /// The number and the state of a source; a source that is new gets a number.
     fn load(&mut self, name: &SourceName, system: System) -> Result<(u32, State), StoreError> {
         let path = format!("{system}/{name}");
-        self.guarded(|database| {
+        let known = self.guarded(|database| {
             let read = database.begin_read()?;
             let known = read.open_table(SOURCES)?.get(path.as_str())?.map(|row| {
                 let (id, record) = row.value();
                 (id, serde_json::from_slice::<Record>(record))
             });
-            let Some((id, record)) = known else {
-                return Ok((add_source(database, &path)?, State::default()));
-            };
+            let Some((id, record)) = known else { return Ok(None) };
             let mut state = State { record: record?, ..State::default() };
             let first = id.to_be_bytes();
             let after = (id + 1).to_be_bytes();
@@ -246,8 +375,12 @@ impl Store {
                 let key = EventKey(*key.value().last_chunk().expect("the key has 24 bytes"));
                 state.documents.insert(key, serde_json::from_slice(record.value())?);
             }
-            Ok((id, state))
-        })
+            Ok(Some((id, state)))
+        })?;
+        match known {
+            Some(known) => Ok(known),
+            None => Ok((self.writing(|write| add_source(write, &path))?, State::default())),
+        }
     }
 
     /// Writes series whose value is not touched by a commit: newly born or newly released ones.
@@ -256,15 +389,11 @@ impl Store {
         source: u32,
         rows: impl Iterator<Item = (&'a SeriesKey, u64, DateTime<Utc>, bool)>,
     ) -> Result<(), StoreError> {
-        self.guarded(|database| {
-            let write = database.begin_write()?;
-            {
-                let mut table = write.open_table(SERIES)?;
-                for (key, value, born, released) in rows {
-                    table.insert(key.to_bytes(source).as_slice(), (value, born.timestamp_millis(), released))?;
-                }
+        self.writing(|write| {
+            let mut table = write.open_table(SERIES)?;
+            for (key, value, born, released) in rows {
+                table.insert(key.to_bytes(source).as_slice(), (value, born.timestamp_millis(), released))?;
             }
-            write.commit()?;
             Ok(())
         })
     }
@@ -277,16 +406,11 @@ impl Store {
         commit: Commit,
     ) -> Result<(Change, Committed), CommitError> {
         let path = format!("{}/{}", source.system, source.name);
-        self.guarded(|database| {
-            let write = database.begin_write()?;
-            let outcome = {
-                let mut page = Transaction::new(source.id, state, &commit);
-                page.count_items(&write, commit.page.items)?;
-                page.count_documents(&write, commit.page.documents)?;
-                page.finish(&write, &path, commit.page.facts, commit.next)?
-            };
-            write.commit()?;
-            Ok(outcome)
+        self.writing(|write| {
+            let mut page = Transaction::new(source.id, state, &commit);
+            page.count_items(write, commit.page.items)?;
+            page.count_documents(write, commit.page.documents)?;
+            page.finish(write, &path, commit.page.facts, commit.next)
         })
         .map_err(CommitError::from)
     }
@@ -306,6 +430,22 @@ fn schema_of(database: &Database) -> Result<Option<u64>, StoreError> {
     }
 }
 
+fn commits_of(database: &Database) -> Result<u64, StoreError> {
+    let meta = database.begin_read()?.open_table(META);
+    match meta {
+        Ok(meta) => Ok(meta.get("commits")?.map_or(0, |commits| commits.value())),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn count_commit(write: &redb::WriteTransaction) -> Result<u64, StoreError> {
+    let mut meta = write.open_table(META)?;
+    let commits = meta.get("commits")?.map_or(0, |commits| commits.value()) + 1;
+    meta.insert("commits", commits)?;
+    Ok(commits)
+}
+
 fn create_tables(database: &Database) -> Result<(), StoreError> {
     let write = database.begin_write()?;
     write.open_table(META)?.insert("schema", SCHEMA)?;
@@ -314,24 +454,44 @@ fn create_tables(database: &Database) -> Result<(), StoreError> {
     write.open_table(SEEN)?;
     write.open_table(TIMELESS)?;
     write.open_table(DOCUMENTS)?;
+    write.open_table(TALLIES)?;
     write.commit()?;
     Ok(())
 }
 
-fn add_source(database: &Database, path: &str) -> Result<u32, StoreError> {
+/// From layout 1 to 2. What was counted until now is in no tally: those of each source are whole
+/// from behind its newest event on.
+fn add_tallies(database: &Database) -> Result<(), StoreError> {
     let write = database.begin_write()?;
-    let id = {
+    {
+        write.open_table(TALLIES)?;
         let mut sources = write.open_table(SOURCES)?;
-        let mut last = 0;
+        let mut records: Vec<(String, u32, Record)> = Vec::new();
         for row in sources.iter()? {
-            last = last.max(row?.1.value().0);
+            let (path, row) = row?;
+            let (id, record) = row.value();
+            records.push((path.value().to_owned(), id, serde_json::from_slice(record)?));
         }
-        let record = serde_json::to_vec(&Record::default())?;
-        sources.insert(path, (last + 1, record.as_slice()))?;
-        last + 1
-    };
+        for (path, id, mut record) in records {
+            let newest = record.checkpoint.as_ref().map(|read| read.head).max(record.last_event);
+            record.tallied_from = newest.map(|newest| floor(newest, TALLY_CELL) + delta(TALLY_CELL));
+            sources.insert(path.as_str(), (id, serde_json::to_vec(&record)?.as_slice()))?;
+        }
+        write.open_table(META)?.insert("schema", SCHEMA)?;
+    }
     write.commit()?;
-    Ok(id)
+    Ok(())
+}
+
+fn add_source(write: &redb::WriteTransaction, path: &str) -> Result<u32, StoreError> {
+    let mut sources = write.open_table(SOURCES)?;
+    let mut last = 0;
+    for row in sources.iter()? {
+        last = last.max(row?.1.value().0);
+    }
+    let record = serde_json::to_vec(&Record::default())?;
+    sources.insert(path, (last + 1, record.as_slice()))?;
+    Ok(last + 1)
 }
 
 fn hour_of(at: DateTime<Utc>) -> u32 {
@@ -339,8 +499,30 @@ fn hour_of(at: DateTime<Utc>) -> u32 {
     u32::try_from(hours.max(0)).unwrap_or(u32::MAX)
 }
 
+fn second_of(at: DateTime<Utc>) -> u32 {
+    u32::try_from(at.timestamp().max(0)).unwrap_or(u32::MAX)
+}
+
+/// The second in which the cell of a moment begins.
+fn tally_cell(at: DateTime<Utc>) -> u32 {
+    let second = second_of(at);
+    second - second % TALLY_CELL_SECONDS
+}
+
+/// Where the tallies of the cells that begin at `from` or later begin.
+fn tally_place(source: u32, from: DateTime<Utc>) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&source.to_be_bytes());
+    bytes[4..].copy_from_slice(&second_of(from).to_be_bytes());
+    bytes
+}
+
+fn tally_key(source: u32, second: u32, series: &SeriesKey) -> Vec<u8> {
+    [&source.to_be_bytes()[..], &series.to_bytes(second)].concat()
+}
+
 fn filed_key(source: u32, filed_at: DateTime<Utc>, key: [u8; 16]) -> [u8; 24] {
-    let second = u32::try_from(filed_at.timestamp().max(0)).unwrap_or(u32::MAX);
+    let second = second_of(filed_at);
     let mut bytes = [0; 24];
     bytes[..4].copy_from_slice(&source.to_be_bytes());
     bytes[4..8].copy_from_slice(&second.to_be_bytes());
@@ -420,7 +602,8 @@ impl<'a> Transaction<'a> {
         items.sort_unstable_by_key(|item| (item.filed_at, item.key));
         let mut seen = write.open_table(SEEN)?;
         let mut timeless = write.open_table(TIMELESS)?;
-        let mut events: HashMap<EventLabels, u64> = HashMap::new();
+        let mut events: HashMap<(EventLabels, Option<u32>), u64> = HashMap::new();
+        let tallied_from = self.state.checkpoint().map_or(0, |read| second_of(read.head - delta(TALLIES_KEPT)));
         let mut others: BTreeMap<SeriesKey, u64> = BTreeMap::new();
         let mut count_other = |key| *others.entry(key).or_default() += 1;
         let this_hour = hour_of(self.now);
@@ -452,7 +635,8 @@ impl<'a> Transaction<'a> {
             match item.what {
                 What::Event(labels) => {
                     self.committed.counted += 1;
-                    *events.entry(labels).or_default() += 1;
+                    let cell = item.filed_at.map(tally_cell).filter(|cell| *cell >= tallied_from);
+                    *events.entry((labels, cell)).or_default() += 1;
                     if let Some(at) = item.at {
                         self.record.last_event = self.record.last_event.max(Some(at));
                         self.record.lateness.observe((self.now - at).num_milliseconds());
@@ -472,15 +656,27 @@ impl<'a> Transaction<'a> {
             }
         }
         // sorted, so that which values come under the cap does not depend on a hash
-        let events: BTreeMap<EventLabels, u64> = events.into_iter().collect();
+        let events: BTreeMap<(EventLabels, Option<u32>), u64> = events.into_iter().collect();
+        let mut tallies: BTreeMap<(u32, SeriesKey), u64> = BTreeMap::new();
         let mut tally = self.tally();
-        for (labels, count) in events {
-            tally.add_events(labels, count);
+        for ((labels, cell), count) in events {
+            let series = tally.add_events(labels, count);
+            if let Some(cell) = cell {
+                *tallies.entry((cell, series)).or_default() += count;
+            }
         }
         for (key, count) in others {
             tally.add(key, count);
         }
         self.series = tally.series;
+        if !tallies.is_empty() {
+            let mut table = write.open_table(TALLIES)?;
+            for ((cell, series), count) in tallies {
+                let key = tally_key(self.source, cell, &series);
+                let before = table.get(key.as_slice())?.map_or(0, |before| before.value());
+                table.insert(key.as_slice(), before + count)?;
+            }
+        }
         Ok(())
     }
 
@@ -496,6 +692,8 @@ impl<'a> Transaction<'a> {
             let mut record = DocumentRecord {
                 version: document.version.0,
                 counted_at: self.now,
+                filed_at: document.filed_at,
+                category: document.category.as_str().to_owned(),
                 rows: before.map(|before| before.rows.clone()).unwrap_or_default(),
                 rejected: before.map_or(0, |before| before.rejected),
             };
@@ -514,9 +712,7 @@ impl<'a> Transaction<'a> {
                 if action == Label::other() {
                     tally.add(SeriesKey::new(Counter::LabelOverflow, &["action"]), gained);
                 }
-                let category = document.category.clone();
-                tally
-                    .add_events(EventLabels { category, action, outcome: Outcome::Unknown, class: Class::Row }, gained);
+                tally.add_events(EventLabels::row(document.category.clone(), action), gained);
             }
             let gained = document.rejected.saturating_sub(record.rejected);
             record.rejected += gained;
@@ -545,6 +741,15 @@ impl<'a> Transaction<'a> {
             && hour_of(after.origin) > hour_of(before.origin)
         {
             self.forget_keys(write, floor(after.origin, KEYS_BUCKET))?;
+            self.forget_tallies(write, after.head - delta(TALLIES_KEPT))?;
+        }
+        if let Some(next) = &next {
+            match &self.record.checkpoint {
+                // the first window may turn out to begin earlier, where the service's clock is behind
+                Some(before) if next.origin < before.origin => self.record.tallied_from = Some(next.origin),
+                Some(_) => {}
+                None => _ = self.record.tallied_from.get_or_insert(next.origin),
+            }
         }
         let forgotten = if self.documents.is_empty() { Vec::new() } else { self.forget_documents(write)? };
         self.record.checkpoint = next;
@@ -591,6 +796,12 @@ impl<'a> Transaction<'a> {
         let first = timeless_key(self.source, [0; 16]);
         let after = timeless_key(self.source + 1, [0; 16]);
         write.open_table(TIMELESS)?.retain_in::<&[u8; 20], _>(&first..&after, |_, hour| hour >= hour_of(before))?;
+        Ok(())
+    }
+
+    fn forget_tallies(&self, write: &redb::WriteTransaction, before: DateTime<Utc>) -> Result<(), StoreError> {
+        let (first, after) = (tally_place(self.source, DateTime::UNIX_EPOCH), tally_place(self.source, before));
+        write.open_table(TALLIES)?.retain_in::<&[u8], _>(first.as_slice()..after.as_slice(), |_, _| false)?;
         Ok(())
     }
 

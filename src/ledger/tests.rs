@@ -1,15 +1,13 @@
 //! The promises of the ledger, each under its name, and the damage a disk can do.
 
-use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-
 use chrono::TimeDelta;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use redb::{Database, StorageBackend};
+use redb::{Database, ReadableTable};
 
 use super::*;
 use crate::event::{Class, Outcome, Principal, RejectReason, What};
+use crate::simulate::Disk;
 
 fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
@@ -296,6 +294,102 @@ async fn a_replaced_file_adds_only_the_rows_it_gained() {
     assert_eq!(events_total(&source), 16);
 }
 
+/// What a source's tallies say of a window, in seconds.
+async fn tallied(ledger: &Ledger, source: &Arc<SourceLedger>, from: i64, to: i64) -> Vec<(i64, String, u64)> {
+    let tallies = ledger.tallies(source, Window { from: at(from), to: at(to) }).await.unwrap();
+    tallies.iter().map(|((cell, key), count)| ((*cell - at(0)).num_seconds(), key.values.join(","), *count)).collect()
+}
+
+#[tokio::test]
+async fn what_was_counted_is_tallied_by_five_minutes_and_labels_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let items =
+        || vec![event(1, 1, "user", "create"), event(2, 299, "user", "create"), event(3, 300, "role", "create")];
+    let timeless = Item { at: None, filed_at: None, ..event(4, 0, "user", "create") };
+    {
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let source = register(&ledger).await;
+        commit(&ledger, &source, Some(read_to(0)), page(items())).await.unwrap();
+    }
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let source = ledger.find(&name(), System::Activid, catalogue()).await.unwrap().unwrap();
+    count(&ledger, &source, page(items().into_iter().chain([event(5, 2, "user", "create"), timeless]).collect()))
+        .await
+        .unwrap();
+    let first = (0, "user,create,success".to_owned(), 3);
+    let second = (300, "role,create,success".to_owned(), 1);
+    assert_eq!(tallied(&ledger, &source, 0, 600).await, [first.clone(), second]);
+    assert_eq!(tallied(&ledger, &source, 0, 300).await, [first]);
+    assert_eq!(source.state().tallied_from(), Some(at(-3600)), "from where counting began");
+    assert!(ledger.find(&name(), System::Losant, catalogue()).await.unwrap().is_none(), "nothing was made known");
+    count(&ledger, &source, file(1, &[("impression", 10)])).await.unwrap();
+    count(&ledger, &source, file(2, &[("impression", 12)])).await.unwrap();
+    assert!(tallied(&ledger, &source, 0, 300).await.contains(&(0, "impressions,impression,unknown".into(), 12)));
+}
+
+#[tokio::test]
+async fn values_beyond_the_cap_are_tallied_and_compared_as_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let source = register(&ledger).await;
+    let sixty = || (0..60).map(|n| event(n, 1, &format!("c{n}"), "create"));
+    count(&ledger, &source, page(sixty().collect())).await.unwrap();
+    let found = (0..60).map(|n| ((labels(&format!("c{n}"), "create"), at(0)), 1)).collect();
+    let tallies = ledger.tallies(&source, Window { from: at(0), to: at(300) }).await.unwrap();
+    assert_eq!(source.state().as_counted(&found), tallies);
+    assert_eq!(tallies[&(at(0), SeriesKey::new(Counter::Events, &["other", "create", "success"]))], 10);
+}
+
+#[tokio::test]
+async fn tallies_are_kept_for_two_weeks_and_nobody_is_told_that_they_are_whole_before_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let source = register(&ledger).await;
+    let day = 86_400;
+    commit(&ledger, &source, Some(read_to(0)), page(vec![event(1, 0, "user", "create")])).await.unwrap();
+    let later = Checkpoint { origin: at(15 * day), head: at(15 * day), gaps: vec![] };
+    commit(&ledger, &source, Some(later), page(vec![event(2, 15 * day, "user", "create")])).await.unwrap();
+    assert_eq!(tallied(&ledger, &source, -day, 20 * day).await.len(), 1, "the first was dropped");
+    assert_eq!(source.state().tallied_from(), Some(at(day)));
+    count(&ledger, &source, page(vec![event(3, 10, "user", "create")])).await.unwrap();
+    assert_eq!(tallied(&ledger, &source, -day, day).await, [], "and is not begun again");
+}
+
+#[tokio::test]
+async fn a_store_of_layout_1_learns_to_tally_and_says_since_when() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let source = register(&ledger).await;
+        commit(&ledger, &source, Some(read_to(100)), page(vec![event(1, 400, "user", "create")])).await.unwrap();
+    }
+    {
+        // as the program wrote it before
+        let database = Database::create(folder.path().join(STORE_FILE)).unwrap();
+        let write = database.begin_write().unwrap();
+        write.delete_table(redb::TableDefinition::<&[u8], u64>::new("tallies")).unwrap();
+        write.open_table(redb::TableDefinition::<&str, u64>::new("meta")).unwrap().insert("schema", 1).unwrap();
+        {
+            let mut sources = write.open_table(redb::TableDefinition::<&str, (u32, &[u8])>::new("sources")).unwrap();
+            let record = sources.get("activid/test").unwrap().unwrap().value().1.to_vec();
+            let mut record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+            record.as_object_mut().unwrap().remove("tallied_from").unwrap();
+            sources.insert("activid/test", (1, record.to_string().as_bytes())).unwrap();
+        }
+        write.commit().unwrap();
+    }
+    for opened_before in 0..2 {
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let source = register(&ledger).await;
+        assert_eq!(events_total(&source), 1 + opened_before);
+        assert_eq!(source.state().tallied_from(), Some(at(600)), "behind the newest event, by whole cells");
+        let again = count(&ledger, &source, page(vec![event(1, 400, "user", "create")])).await.unwrap();
+        assert_eq!(again, counted(0, 1));
+        count(&ledger, &source, page(vec![event(2, 700, "user", "create")])).await.unwrap();
+        assert_eq!(tallied(&ledger, &source, 0, 900).await, [(600, "user,create,success".into(), 1)]);
+    }
+}
+
 #[test]
 fn a_store_of_a_newer_version_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -318,117 +412,20 @@ fn a_second_process_on_the_same_store_is_refused() {
 
 // --- the disk ---
 
-/// A disk that can be full, and that can lose power: what was not flushed may then be there, be
-/// torn at a sector, or be gone.
-#[derive(Debug, Default)]
-struct Disk {
-    flushed: Vec<u8>,
-    now: Vec<u8>,
-    unflushed: Vec<(usize, Vec<u8>)>,
-    operations_left: Option<u64>,
-}
-
-#[derive(Clone, Debug)]
-struct Plugged {
-    disk: Arc<Mutex<Disk>>,
-    full: Arc<AtomicBool>,
-    /// Which operation from now on panics; 0 is none.
-    panics_at: Arc<AtomicU64>,
-}
-
-impl Plugged {
-    fn new() -> Self {
-        Self { disk: Arc::default(), full: Arc::default(), panics_at: Arc::default() }
-    }
-
-    fn operate<T>(&self, writes: bool, work: impl FnOnce(&mut Disk) -> T) -> io::Result<T> {
-        let panics_at = self.panics_at.load(Ordering::SeqCst);
-        if panics_at > 0 {
-            self.panics_at.store(panics_at - 1, Ordering::SeqCst);
-            assert!(panics_at > 1, "a fault of the disk's driver");
-        }
-        let mut disk = self.disk.lock().unwrap();
-        if writes && self.full.load(Ordering::SeqCst) {
-            return Err(io::Error::from(io::ErrorKind::StorageFull));
-        }
-        match &mut disk.operations_left {
-            Some(0) => return Err(io::Error::other("no power")),
-            Some(left) => *left -= 1,
-            None => {}
-        }
-        Ok(work(&mut disk))
-    }
-
-    fn lose_power(&self, random: &mut StdRng) {
-        let mut disk = self.disk.lock().unwrap();
-        let mut image = disk.flushed.clone();
-        for (offset, data) in std::mem::take(&mut disk.unflushed) {
-            for (n, sector) in data.chunks(512).enumerate() {
-                let from = offset + n * 512;
-                if random.random_bool(0.5) && from + sector.len() <= image.len() {
-                    image[from..from + sector.len()].copy_from_slice(sector);
-                }
-            }
-        }
-        disk.flushed.clone_from(&image);
-        disk.now = image;
-        disk.operations_left = None;
-    }
-
-    fn opener(&self) -> store::Opener {
-        let backend = self.clone();
-        Box::new(move || Database::builder().set_cache_size(1 << 16).create_with_backend(backend.clone()))
-    }
-}
-
-impl StorageBackend for Plugged {
-    fn len(&self) -> io::Result<u64> {
-        self.operate(false, |disk| disk.now.len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let from = usize::try_from(offset).unwrap();
-        self.operate(false, |disk| out.copy_from_slice(&disk.now[from..from + out.len()]))
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.operate(true, |disk| {
-            // a changed length is taken to be durable, as after ftruncate on a journalling file system
-            disk.now.resize(usize::try_from(len).unwrap(), 0);
-            disk.flushed.resize(usize::try_from(len).unwrap(), 0);
-        })
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.operate(true, |disk| {
-            disk.flushed.clone_from(&disk.now);
-            disk.unflushed.clear();
-        })
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let from = usize::try_from(offset).unwrap();
-        self.operate(true, |disk| {
-            disk.now[from..from + data.len()].copy_from_slice(data);
-            disk.unflushed.push((from, data.to_vec()));
-        })
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_stops_the_counting_and_heals_by_itself() {
-    let disk = Plugged::new();
+    let disk = Disk::default();
     let ledger = Ledger::open_with(disk.opener()).unwrap();
     let source = register(&ledger).await;
     count(&ledger, &source, page(vec![event(1, 1, "user", "create")])).await.unwrap();
-    disk.full.store(true, Ordering::SeqCst);
+    disk.set_full(true);
     for _ in 0..3 {
         let refused = count(&ledger, &source, page(vec![event(2, 1, "user", "create")])).await;
         assert!(matches!(refused, Err(CommitError::Storage(_))), "{refused:?}");
         assert_eq!(events_total(&source), 1, "what was committed is still served");
         assert_eq!(ledger.scrape(&[Arc::clone(&source)], at(500), Duration::ZERO).await.len(), 1);
     }
-    disk.full.store(false, Ordering::SeqCst);
+    disk.set_full(false);
     let again = page(vec![event(1, 1, "user", "create"), event(2, 1, "user", "create")]);
     assert_eq!(count(&ledger, &source, again).await.unwrap(), counted(1, 1));
     assert_eq!(events_total(&source), 2);
@@ -440,7 +437,7 @@ async fn a_full_disk_stops_the_counting_and_heals_by_itself() {
 async fn a_loss_of_power_at_any_moment_leaves_a_whole_number_of_pages() {
     for seed in 0..40 {
         let mut random = StdRng::seed_from_u64(seed);
-        let disk = Plugged::new();
+        let disk = Disk::default();
         let mut acknowledged: u64 = 0;
         let mut losses = 0;
         while losses < 6 {
@@ -459,7 +456,7 @@ async fn a_loss_of_power_at_any_moment_leaves_a_whole_number_of_pages() {
             acknowledged = pages;
             assert_eq!(events_total(&source), 5 * pages, "seed {seed}");
             assert_eq!(source.state().total(Counter::Actions), 5 * pages, "seed {seed}");
-            disk.disk.lock().unwrap().operations_left = Some(random.random_range(1..250));
+            disk.fail_after(random.random_range(1..150), || {});
             loop {
                 // the page before is read again, as the overlap does
                 let first = acknowledged.saturating_sub(1) * 5;
@@ -504,26 +501,4 @@ async fn a_panic_in_the_store_is_an_error_and_the_store_is_read_anew() {
     assert_eq!(count(&ledger, &source, page(again)).await.unwrap(), counted(1, 2));
     assert_eq!((events_total(&source), source.state().total(Counter::Actions)), (3, 3));
     assert_eq!(events_total(&*register(&ledger).await), 3);
-}
-
-#[tokio::test]
-async fn a_panic_at_any_operation_of_the_disk_counts_nothing_twice_and_loses_nothing() {
-    let disk = Plugged::new();
-    let ledger = Ledger::open_with(disk.opener()).unwrap();
-    let source = register(&ledger).await;
-    let mut faults = 0;
-    for n in 0..60 {
-        disk.panics_at.store(n % 30 + 1, Ordering::SeqCst);
-        let items = || page(vec![event(n, 1, "user", "create")]);
-        match count(&ledger, &source, items()).await {
-            Ok(_) => {}
-            Err(CommitError::Fault(_)) => faults += 1,
-            Err(other) => panic!("{other}"),
-        }
-        // closing what has panicked may panic in its turn
-        disk.panics_at.store(0, Ordering::SeqCst);
-        count(&ledger, &source, items()).await.unwrap();
-        assert_eq!(events_total(&source), n + 1, "of {faults} faults");
-    }
-    assert!(faults > 10, "{faults}");
 }

@@ -17,7 +17,7 @@ struct Open;
 #[async_trait]
 impl Dialect for Open {
     async fn open_session(&self, _: &Wire) -> Result<Session, Failure> {
-        Ok(Session { token: "t".into(), base: None, renew_at: None })
+        Ok(Session { token: "t".into(), base: "http://service.test".parse().unwrap(), renew_at: None })
     }
 }
 
@@ -126,7 +126,6 @@ async fn bench(
         timeout: Duration::from_mins(15),
         credential: Box::new(|| None),
         seed: 1,
-        nothing_read: false,
     };
     Bench { poller, windows, book, stats, clock, _folder: folder }
 }
@@ -295,7 +294,7 @@ async fn a_new_credential_ends_the_pause() {
     let stop = CancellationToken::new();
     let task = tokio::spawn(bench.poller.run(stop.clone()));
     tokio::time::sleep(Duration::from_mins(15)).await;
-    assert_eq!(bench.stats.polls(PollResult::Error), 2, "the second pause is twenty minutes");
+    assert_eq!(bench.stats.polls(PollResult::Error), 2, "the second pause is forty minutes");
     print.lock().unwrap()[0] = 1;
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(bench.stats.up());
@@ -314,8 +313,7 @@ fn pauses_grow_and_are_longest_after_a_refused_login() {
     let mut refused = Failure::new(ErrorKind::Auth, "logging in", "status 401");
     assert_eq!(pauses(&refused, seconds(1))[3], seconds(8), "a token that is read from a file locks nothing");
     refused.at_login = true;
-    assert_eq!(pauses(&refused, seconds(1))[..3], [15, 30, 60].map(seconds));
-    assert_eq!(pauses(&refused, seconds(1))[11], seconds(3600));
+    assert_eq!(pauses(&refused, seconds(1))[..5], [60, 240, 960, 3600, 3600].map(seconds));
     refused.retry_after = Some(seconds(9999));
     assert_eq!(pauses(&refused, seconds(1))[0], seconds(9999));
 }
@@ -331,4 +329,21 @@ async fn a_piece_of_history_that_fits_into_no_poll_is_read_in_smaller_ones() {
     run_for(bench.poller, Duration::from_hours(12)).await;
     assert!(bench.stats.errors(ErrorKind::Timeout) > 0, "an hour takes twenty minutes, a poll may take fifteen");
     assert!(!bench.book.state().checkpoint().unwrap().catching_up());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_falls_back_takes_nothing_back_and_goes_on_asking() {
+    let mut bench = bench(|_| (Duration::ZERO, Vec::new(), Ok(()))).await;
+    let (spec, soon, mut step) = (bench.poller.source.spec(), Instant::now(), GAP_STEP_FIRST);
+    for _ in 0..9 {
+        bench.poller.poll(&spec, soon, &mut step).await.unwrap();
+    }
+    let before = bench.book.state().checkpoint().cloned().unwrap();
+    assert!(!before.catching_up());
+    bench.poller.clock = Clock::starting_at(bench.clock.now() - TimeDelta::hours(12));
+    let asked = bench.windows.lock().unwrap().len();
+    bench.poller.poll(&spec, soon, &mut step).await.unwrap();
+    assert_eq!(bench.book.state().checkpoint(), Some(&before));
+    let windows = bench.windows.lock().unwrap();
+    assert!(windows.len() == asked + 1 && !windows[asked].is_empty(), "the answer would tell what time it is");
 }

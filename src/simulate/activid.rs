@@ -168,6 +168,7 @@ fn login(world: &mut Inner, ask: &Ask) -> Reply {
         seconds => i64::from(seconds),
     };
     let token = world.draw("activid token").base62(48);
+    world.issued.push(token.clone());
     world.activid.tokens.insert(token.clone(), world.now + TimeDelta::seconds(real_seconds));
     if world.faults.activid.self_noise {
         note_self(world, "primaryAuthenticateUP", "authentication", "login", LOGIN_USER);

@@ -53,6 +53,8 @@ pub struct ServiceFaults {
     pub truncated: f64,
     /// One more event in the list that is not an event (the good ones stay).
     pub malformed: f64,
+    /// The events of an answer in any order.
+    pub shuffled: f64,
     /// 200 with JSON nested 200,000 levels deep.
     pub deep: f64,
     /// The answer follows 256 MiB of blanks.

@@ -182,6 +182,7 @@ fn login(world: &mut Inner, ask: &Ask) -> Reply {
     } else {
         dice.base62(22)
     };
+    world.issued.push(id.clone());
     world.informatica.sessions.insert(id.clone(), Session { begun: now, used: now, absolute: faults.jwt_sessions });
     note_self(world, "USER_LOGIN", "login", LOGIN_USER);
     Reply::json(

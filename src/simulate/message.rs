@@ -19,6 +19,7 @@ use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
+use super::chance::Dice;
 use crate::event::System;
 
 /// A request to a simulated service is never longer.
@@ -169,19 +170,39 @@ impl Reply {
 
     /// Puts something that is no event into the list of events.
     pub(super) fn spoil(&mut self, system: System) {
-        let Content::Json(whole) = &mut self.content else { return };
-        let (list, no_event) = match system {
-            System::Canvas => ("events", json!({"id": "bad-time", "created_at": "soon", "event_type": "login"})),
-            System::Informatica => ("entries", json!({"id": ["not", "an", "entry"], "entryTime": 7})),
-            System::Activid => ("eventTokens", json!("eyJhbGciOiJub25lIn0.bm90IGpzb24.")),
-            System::Losant => ("items", json!("not an item")),
-            System::IndexExchange => ("availableDownloads", json!({"subscriptionID": "not a download", "hour": 1})),
+        let no_event = match system {
+            System::Canvas => json!({"id": "bad-time", "created_at": "soon", "event_type": "login"}),
+            System::Informatica => json!({"id": ["not", "an", "entry"], "entryTime": 7}),
+            System::Activid => json!("eyJhbGciOiJub25lIn0.bm90IGpzb24."),
+            System::Losant => json!("not an item"),
+            System::IndexExchange => json!({"subscriptionID": "not a download", "hour": 1}),
         };
-        if let Some(events) = whole.get_mut(list).and_then(Value::as_array_mut) {
-            events.insert(events.len() / 2, no_event);
-        } else if let Some(events) = whole.as_array_mut() {
+        if let Some(events) = self.events(system) {
             events.insert(events.len() / 2, no_event);
         }
+    }
+
+    /// Puts the events of the list into another order.
+    pub(super) fn shuffle(&mut self, system: System, dice: &mut Dice) {
+        if let Some(events) = self.events(system) {
+            for last in (1..events.len()).rev() {
+                let other = usize::try_from(dice.below(last as u64 + 1)).unwrap_or(last);
+                events.swap(last, other);
+            }
+        }
+    }
+
+    /// The list of events, where the answer has one.
+    fn events(&mut self, system: System) -> Option<&mut Vec<Value>> {
+        let Content::Json(whole) = &mut self.content else { return None };
+        let list = match system {
+            System::Canvas => "events",
+            System::Informatica => "entries",
+            System::Activid => "eventTokens",
+            System::Losant => "items",
+            System::IndexExchange => "availableDownloads",
+        };
+        if whole.is_array() { whole.as_array_mut() } else { whole.get_mut(list)?.as_array_mut() }
     }
 
     pub(super) async fn deliver(self, delivery: Delivery, date: DateTime<Utc>) -> Response {

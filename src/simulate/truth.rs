@@ -35,6 +35,8 @@ pub struct TruthOf {
     pub from: Option<DateTime<Utc>>,
     /// Only events before this moment (files: hours that begin before it).
     pub to: Option<DateTime<Utc>>,
+    /// Only what could be read at this moment (not of files).
+    pub visible_by: Option<DateTime<Utc>>,
     /// Without events of these actors (compared without case).
     pub ignored_actors: Vec<String>,
 }
@@ -120,6 +122,7 @@ impl TruthOf {
     fn holds<E>(&self, event: &Placed<E>) -> bool {
         self.from.is_none_or(|from| event.at >= from)
             && self.to.is_none_or(|to| event.at < to)
+            && self.visible_by.is_none_or(|by| event.visible_at <= by)
             && !self
                 .ignored_actors
                 .iter()

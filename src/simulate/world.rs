@@ -193,6 +193,10 @@ pub(super) struct Inner {
     drawn: u64,
     reads: BTreeMap<System, u64>,
     seen: BTreeMap<System, Vec<Seen>>,
+    /// How often which fault was met.
+    met: BTreeMap<&'static str, u64>,
+    /// Every token and session id that was ever given out.
+    pub(super) issued: Vec<String>,
     pub(super) canvas: canvas::Log,
     pub(super) informatica: informatica::Log,
     pub(super) activid: activid::Log,
@@ -219,6 +223,8 @@ impl World {
             drawn: 0,
             reads: BTreeMap::new(),
             seen: BTreeMap::new(),
+            met: BTreeMap::new(),
+            issued: Vec::new(),
             canvas: canvas::Log::new(),
             informatica: informatica::Log::new(),
             activid: activid::Log::new(),
@@ -287,6 +293,16 @@ impl World {
     /// The requests a service saw, oldest first.
     pub fn requests(&self, system: System) -> Vec<Seen> {
         self.lock().seen.get(&system).cloned().unwrap_or_default()
+    }
+
+    /// How often which fault was met.
+    pub fn met(&self) -> BTreeMap<&'static str, u64> {
+        self.lock().met.clone()
+    }
+
+    /// Every token and session id that was given out: none of them may be shown to anybody.
+    pub fn issued(&self) -> Vec<String> {
+        self.lock().issued.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -453,20 +469,20 @@ impl Inner {
         let due = faults.expire_every > 0 && call == Call::Read && reads.is_multiple_of(u64::from(faults.expire_every));
         let mut dice = self.draw("faults");
 
-        if dice.chance(faults.hang) {
+        if self.meets(&mut dice, "hang", faults.hang) {
             return (Reply::new(StatusCode::OK), Delivery::Never);
         }
-        let refusal = if dice.chance(faults.throttle) {
+        let refusal = if self.meets(&mut dice, "throttle", faults.throttle) {
             Some(Refusal::Throttled)
-        } else if dice.chance(faults.unavailable) {
+        } else if self.meets(&mut dice, "unavailable", faults.unavailable) {
             Some(Refusal::Unavailable)
-        } else if dice.chance(faults.error) {
+        } else if self.meets(&mut dice, "error", faults.error) {
             Some(Refusal::Broken)
-        } else if call == Call::Read && dice.chance(faults.unauthorized) {
+        } else if call == Call::Read && self.meets(&mut dice, "unauthorized", faults.unauthorized) {
             Some(Refusal::Unauthorized)
-        } else if call == Call::Read && dice.chance(faults.forbidden) {
+        } else if call == Call::Read && self.meets(&mut dice, "forbidden", faults.forbidden) {
             Some(Refusal::Forbidden)
-        } else if due && !self.expire_tokens(system) {
+        } else if due && !self.end_sessions(system) {
             Some(Refusal::Unauthorized)
         } else {
             None
@@ -478,7 +494,7 @@ impl Inner {
             }
             return (reply, Delivery::Plain);
         }
-        if call == Call::Read && dice.chance(faults.redirect) {
+        if call == Call::Read && self.meets(&mut dice, "redirect", faults.redirect) {
             let elsewhere = format!("https://elsewhere.invalid{}", ask.path);
             return (Reply::new(StatusCode::TEMPORARY_REDIRECT).with(header::LOCATION, elsewhere), Delivery::Plain);
         }
@@ -487,24 +503,27 @@ impl Inner {
         if call == Call::Login || !reply.status.is_success() {
             return (reply, Delivery::Plain);
         }
-        if dice.chance(faults.html) {
+        if self.meets(&mut dice, "html", faults.html) {
             return (Reply::html(), Delivery::Plain);
         }
-        if dice.chance(faults.deep) {
+        if self.meets(&mut dice, "deep", faults.deep) {
             reply.content = Content::Bytes(("[".repeat(DEEP_LEVELS) + &"]".repeat(DEEP_LEVELS)).into());
         }
-        if dice.chance(faults.malformed) {
+        if self.meets(&mut dice, "malformed", faults.malformed) {
             reply.spoil(system);
         }
-        if dice.chance(faults.truncated) {
+        if self.meets(&mut dice, "shuffled", faults.shuffled) {
+            reply.shuffle(system, &mut dice);
+        }
+        if self.meets(&mut dice, "truncated", faults.truncated) {
             let whole = reply.content.bytes();
             reply.content = Content::Bytes(whole.slice(..whole.len() / 2));
         }
-        let delivery = if dice.chance(faults.drip) {
+        let delivery = if self.meets(&mut dice, "drip", faults.drip) {
             Delivery::Drip
-        } else if dice.chance(faults.huge) {
+        } else if self.meets(&mut dice, "huge", faults.huge) {
             Delivery::Huge
-        } else if dice.chance(faults.bomb) {
+        } else if self.meets(&mut dice, "bomb", faults.bomb) {
             Delivery::Bomb
         } else {
             Delivery::Plain
@@ -512,8 +531,18 @@ impl Inner {
         (reply, delivery)
     }
 
+    /// Whether a request meets a fault.
+    fn meets(&mut self, dice: &mut Dice, what: &'static str, probability: f64) -> bool {
+        let meets = dice.chance(probability);
+        if meets {
+            *self.met.entry(what).or_default() += 1;
+        }
+        meets
+    }
+
     /// Ends all sessions of a service; false where credentials are given once and for all.
-    fn expire_tokens(&mut self, system: System) -> bool {
+    fn end_sessions(&mut self, system: System) -> bool {
+        *self.met.entry("expire_every").or_default() += 1;
         match system {
             System::Canvas | System::Losant => false,
             System::Informatica => self.informatica.end_sessions(),

@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, StatusCode, header};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -83,6 +83,7 @@ pub fn build(service: &config::Activid, common: &Common) -> (Box<dyn Source>, Bo
         ignore: Ignore::new(&common.ignore_actors),
     };
     let customs = Customs {
+        base: service.base_url.clone(),
         token_url: service.token_url.clone(),
         client_id: service.client_id.clone(),
         client_secret: service.client_secret.clone(),
@@ -91,6 +92,7 @@ pub fn build(service: &config::Activid, common: &Common) -> (Box<dyn Source>, Bo
 }
 
 struct Customs {
+    base: Url,
     token_url: Url,
     client_id: String,
     client_secret: Secret,
@@ -98,16 +100,13 @@ struct Customs {
 
 #[async_trait]
 impl Dialect for Customs {
-    fn login_secret(&self) -> Option<SecretString> {
-        self.client_secret.read().ok()
-    }
-
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
         let secret = self
             .client_secret
             .read()
             .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
-        oauth::client_credentials(wire, &self.token_url, &oauth::basic(&self.client_id, secret.expose_secret())).await
+        let basic = oauth::basic(&self.client_id, secret.expose_secret());
+        oauth::client_credentials(wire, &self.token_url, &basic, &self.base).await
     }
 
     /// A search that is refused as wrong is an answer: what to do depends on what was asked, and

@@ -87,6 +87,7 @@ pub fn build(service: &config::IndexExchange, _common: &Common) -> (Box<dyn Sour
         warned_of_column: false,
     };
     let customs = Customs {
+        base: service.base_url.clone(),
         token_url: service.token_url.clone(),
         client_key: service.client_key.clone(),
         form_encoded: AtomicBool::new(false),
@@ -97,6 +98,7 @@ pub fn build(service: &config::IndexExchange, _common: &Common) -> (Box<dyn Sour
 // === the session ===
 
 struct Customs {
+    base: Url,
     token_url: Url,
     client_key: config::Secret,
     /// Which way of writing the key was accepted last.
@@ -105,10 +107,6 @@ struct Customs {
 
 #[async_trait]
 impl Dialect for Customs {
-    fn login_secret(&self) -> Option<SecretString> {
-        self.client_key.read().ok()
-    }
-
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
         let key = self
             .client_key
@@ -116,14 +114,14 @@ impl Dialect for Customs {
             .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
         let issued = SecretString::from(key.expose_secret().trim().to_owned());
         let Some(encoded) = form_encoded(&issued) else {
-            return oauth::client_credentials(wire, &self.token_url, &issued).await;
+            return oauth::client_credentials(wire, &self.token_url, &issued, &self.base).await;
         };
         let was_encoded = self.form_encoded.load(Ordering::Relaxed);
         let (first, second) = if was_encoded { (&encoded, &issued) } else { (&issued, &encoded) };
-        match oauth::client_credentials(wire, &self.token_url, first).await {
+        match oauth::client_credentials(wire, &self.token_url, first, &self.base).await {
             Err(failure) if failure.kind == ErrorKind::Auth => {
                 tracing::debug!(error = %failure, "the key is refused; trying its other form");
-                let session = oauth::client_credentials(wire, &self.token_url, second).await?;
+                let session = oauth::client_credentials(wire, &self.token_url, second, &self.base).await?;
                 self.form_encoded.store(!was_encoded, Ordering::Relaxed);
                 Ok(session)
             }
@@ -242,11 +240,12 @@ impl IndexExchange {
         // what failed last time comes last, so that it cannot keep the rest from being read
         hours.sort_by_key(|hour| (self.failed.contains(&hour.key), hour.begins));
         for hour in hours {
-            let due = match sink.document(&hour.key) {
-                Some(record) => hour.has_changed(&record, api.now()),
-                None => hour.begins + HOUR > window.from && !hour.files.is_empty(),
-            };
-            if due {
+            if hour.begins + HOUR <= window.from || hour.begins >= window.to || hour.files.is_empty() {
+                continue;
+            }
+            let is_new = sink.document(&hour.key).is_none_or(|record| hour.has_changed(&record, api.now()));
+            // to read what is new takes away the mark that it is
+            if is_new != sink.checks() {
                 self.read_hour(hour, api, sink, troubles).await?;
             }
         }
@@ -388,9 +387,6 @@ impl Hour {
 
     /// Whether there may be more in it than was counted.
     fn has_changed(&self, counted: &DocumentRecord, now: DateTime<Utc>) -> bool {
-        if self.files.is_empty() {
-            return false;
-        }
         if counted.version != self.version().0 {
             return true;
         }

@@ -21,14 +21,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use url::Url;
+use url::{Host, Url};
 
 use super::{Ignore, List, RawEvents, Signals, Sink, Source, Spec, parse_time, rejected, token_claims};
-use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, judge_by_status, renewal};
+use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, judge_by_status, renewal, secret_header};
 use crate::config::{self, Common, Secret};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
 use crate::ledger::{Catalogue, Page};
@@ -55,6 +56,9 @@ const KNOWN_BYTES_MAX: usize = 256;
 /// request than a login for each.
 const LIFETIME_MIN: Duration = Duration::from_mins(1);
 
+/// Where Informatica's own machines are: the host of the log is another than that of the login.
+const VENDOR: &str = "informaticacloud.com";
+
 const SESSION: HeaderName = HeaderName::from_static("infa-session-id");
 
 /// Reads one organization's log.
@@ -71,6 +75,7 @@ pub fn build(service: &config::Informatica, common: &Common) -> (Box<dyn Source>
     };
     let customs = Customs {
         login: config::endpoint(&service.login_url, &["saas", "public", "core", "v3", "login"]),
+        base: service.base_url.clone(),
         username: service.username.clone(),
         password: service.password.clone(),
         allow_plain_http: common.allow_plain_http,
@@ -82,6 +87,8 @@ pub fn build(service: &config::Informatica, common: &Common) -> (Box<dyn Source>
 
 struct Customs {
     login: Url,
+    /// Where the log is, if that is not for the login's answer to say.
+    base: Option<Url>,
     username: String,
     password: Secret,
     allow_plain_http: bool,
@@ -89,24 +96,18 @@ struct Customs {
 
 #[async_trait]
 impl Dialect for Customs {
-    fn login_secret(&self) -> Option<SecretString> {
-        self.password.read().ok()
-    }
-
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
         let password = self
             .password
             .read()
             .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
-        let credential = serde_json::json!({"username": self.username, "password": password.expose_secret()});
-        let reply = wire.exchange(&Call::post(self.login.clone(), "application/json", credential.to_string())).await?;
-        self.opened(&reply, wire.now())
+        let body = self.credential(password.expose_secret());
+        let call = Call::post(self.login.clone(), "application/json", body).hiding(&password);
+        self.opened(&wire.exchange(&call).await?, wire.now())
     }
 
     fn authorize(&self, session: &Session, headers: &mut HeaderMap) {
-        let mut id = HeaderValue::from_str(session.token.expose_secret()).expect("looked at when it was received");
-        id.set_sensitive(true);
-        headers.insert(SESSION, id);
+        headers.insert(SESSION, secret_header("", &session.token).expect("looked at when it was received"));
     }
 
     fn judge(&self, reply: &Reply) -> Verdict {
@@ -148,6 +149,20 @@ struct UserInfo {
 }
 
 impl Customs {
+    /// The body of a login, which is wiped when it is dropped.
+    fn credential(&self, password: &str) -> Bytes {
+        #[derive(Serialize)]
+        struct Credential<'a> {
+            username: &'a str,
+            password: &'a str,
+        }
+        // long enough for every character to be escaped: growing would leave copies behind
+        let mut body = Zeroizing::new(Vec::with_capacity(64 + 6 * (self.username.len() + password.len())));
+        let credential = Credential { username: &self.username, password };
+        serde_json::to_writer(&mut *body, &credential).expect("texts can be written to memory");
+        Bytes::from_owner(body)
+    }
+
     /// The session a login gave, or why it gave none.
     ///
     /// Since November 2025 the session id may be a JSON Web Token that ends at a moment of its own.
@@ -174,15 +189,46 @@ impl Customs {
         if token.expose_secret().is_empty() || HeaderValue::from_str(token.expose_secret()).is_err() {
             return Err(reply.undecodable("a userInfo.sessionId that no header can carry"));
         }
-        let base = base_of(&answer.products).ok_or_else(|| reply.undecodable("no products[].baseApiUrl"))?;
-        if base.scheme() != "https" && !self.allow_plain_http && !config::is_loopback(&base) {
-            return Err(reply.undecodable(
-                "its baseApiUrl is plain http:// to another machine, where the session could be read on the way; \
-                 allow_plain_http would accept that",
-            ));
-        }
+        let base = if let Some(base) = &self.base {
+            base.clone()
+        } else {
+            let base = base_of(&answer.products).ok_or_else(|| reply.undecodable("no products[].baseApiUrl"))?;
+            self.may_go(&base).map_err(|why| reply.undecodable(format_args!("its baseApiUrl {why}")))?;
+            base
+        };
         let renew_at = lifetime(token.expose_secret(), reply, now).map(|lifetime| renewal(now, lifetime));
-        Ok(Session { token, base: Some(base), renew_at })
+        Ok(Session { token, base, renew_at })
+    }
+
+    /// Whether the session may go where an answer says the log is: to the machine of the login, one
+    /// below it, or one of Informatica's own, and no less protected on its way than the login was.
+    fn may_go(&self, base: &Url) -> Result<(), String> {
+        let here = config::is_loopback(base);
+        if base.scheme() != "https" && (self.login.scheme() == "https" || !(self.allow_plain_http || here)) {
+            return Err(
+                "is plain http://, where the session could be read on the way; if that is right, set base_url \
+                        (and allow_plain_http)"
+                    .into(),
+            );
+        }
+        let same_port = base.port_or_known_default() == self.login.port_or_known_default();
+        let known = match (self.login.host(), base.host()) {
+            // both on this machine: a simulator, or a tunnel
+            _ if here && config::is_loopback(&self.login) => true,
+            (Some(login), Some(base_host)) if login == base_host => same_port || base.scheme() == "https",
+            (Some(login), Some(Host::Domain(name))) => {
+                let below = |domain: &str| name.strip_suffix(domain).is_some_and(|left| left.ends_with('.'));
+                below(VENDOR) || matches!(login, Host::Domain(domain) if below(domain))
+            }
+            _ => false,
+        };
+        if known {
+            return Ok(());
+        }
+        let to = base.origin().ascii_serialization();
+        Err(format!(
+            "leads to {to}, which is neither the host of login_url nor Informatica's; if that is right, set base_url"
+        ))
     }
 }
 
@@ -418,8 +464,7 @@ fn whole_seconds(window: Window) -> Window {
 /// The operator is `>=`: the documentation's table prints `=>`, all its examples `>=`.
 fn url(session: &Session, asked: Window, limit: u32, skip: usize) -> Url {
     let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Millis, true);
-    let base = session.base.as_ref().expect("a login without a base is refused");
-    let mut url = config::endpoint(base, &["public", "core", "v3", "securityLog"]);
+    let mut url = config::endpoint(&session.base, &["public", "core", "v3", "securityLog"]);
     let q = format!("entryTime>=\"{}\";entryTime<=\"{}\"", time(asked.from), time(asked.to));
     // there is no space in it, which form encoding would make a plus sign
     url.query_pairs_mut()

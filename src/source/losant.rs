@@ -49,7 +49,8 @@ pub fn build(service: &config::Losant, common: &Common) -> (Box<dyn Source>, Box
         page_size: common.page_size.map_or(PAGE_SIZE, std::num::NonZeroU32::get),
         ignore: Ignore::new(&common.ignore_actors),
     };
-    (Box::new(source), Box::new(StaticToken(service.api_token.clone())))
+    let customs = StaticToken { token: service.api_token.clone(), base: service.base_url.clone() };
+    (Box::new(source), Box::new(customs))
 }
 
 #[async_trait]
@@ -338,7 +339,7 @@ mod tests {
             panic!("{failure}");
         }
 
-        fn document(&self, _: &EventKey) -> Option<crate::ledger::DocumentRecord> {
+        fn document(&mut self, _: &EventKey) -> Option<crate::ledger::DocumentRecord> {
             None
         }
     }
@@ -368,7 +369,7 @@ mod tests {
             max_response_bytes: 1 << 20,
         };
         let transport = Arc::new(crate::transport::InMemory(router));
-        let customs = Box::new(StaticToken(config::Secret::text("t")));
+        let customs = Box::new(StaticToken { token: config::Secret::text("t"), base: losant().base });
         let clock = crate::clock::Clock::starting_at(DateTime::UNIX_EPOCH);
         let api = Api::new(transport, customs, limits, Arc::default(), clock, 1);
         let mut keys = Keys::default();

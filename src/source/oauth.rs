@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
 use super::token_claims;
-use crate::api::{Call, Failure, Session, Verdict, Wire, judge_by_status, renewal};
+use crate::api::{Call, Failure, Session, Verdict, Wire, judge_by_status, renewal, secret_header};
 use crate::stats::ErrorKind;
 
 /// Lifetime of a token whose answer does not tell.
@@ -35,21 +36,28 @@ struct Lifetime {
 /// the encoding a secret with `:`, `+` or `%` is refused, which counts as a failed attempt.
 pub(super) fn basic(id: &str, secret: &str) -> SecretString {
     let encode = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-    STANDARD.encode(format!("{}:{}", encode(id), encode(secret))).into()
+    let secret = Zeroizing::new(encode(secret));
+    let both = Zeroizing::new(format!("{}:{}", encode(id), *secret));
+    STANDARD.encode(both.as_bytes()).into()
 }
 
-/// Asks for a token with the given `Basic` credential.
+/// Asks for a token with the given `Basic` credential; `base` is where it may go.
 ///
 /// A refusal (400, 401, 403) is [`ErrorKind::Auth`]. The token's life is the shorter of
 /// `expires_in` and what the token itself says (`exp` less `iat`).
-pub(super) async fn client_credentials(wire: &Wire, token_url: &Url, basic: &SecretString) -> Result<Session, Failure> {
+pub(super) async fn client_credentials(
+    wire: &Wire,
+    token_url: &Url,
+    basic: &SecretString,
+    base: &Url,
+) -> Result<Session, Failure> {
     let form = "grant_type=client_credentials";
-    let mut credential = HeaderValue::from_str(&format!("Basic {}", basic.expose_secret())).map_err(|_| {
+    let credential = secret_header("Basic ", basic).ok_or_else(|| {
         Failure::new(ErrorKind::Auth, "reading the credential", "it holds characters no header can carry")
     })?;
-    credential.set_sensitive(true);
     let call = Call::post(token_url.clone(), "application/x-www-form-urlencoded", form)
-        .with(header::AUTHORIZATION, credential);
+        .with(header::AUTHORIZATION, credential)
+        .hiding(basic);
     let reply = wire.exchange(&call).await?;
     match reply.status {
         StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -70,7 +78,7 @@ pub(super) async fn client_credentials(wire: &Wire, token_url: &Url, basic: &Sec
     };
     let lifetime = lifetime.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(LIFETIME_UNKNOWN);
     let renew_at = Some(renewal(wire.now(), lifetime));
-    Ok(Session { token: granted.access_token, base: None, renew_at })
+    Ok(Session { token: granted.access_token, base: base.clone(), renew_at })
 }
 
 #[cfg(test)]

@@ -135,6 +135,19 @@ pub enum WebConfigError {
     },
 }
 
+impl WebConfig {
+    /// Warns of each file with a password hash or a key that every user of this machine can read.
+    fn warn_of_open_files(&self, path: &Path) {
+        let key = self.tls.as_ref().map(|tls| &tls.key);
+        let inline = !self.users.is_empty() || matches!(key, Some(PemSource::Inline(_)));
+        let key_file = match key {
+            Some(PemSource::File(key)) => Some(key.as_path()),
+            _ => None,
+        };
+        crate::config::warn_of_open_files(inline.then_some(path).into_iter().chain(key_file));
+    }
+}
+
 /// What `promtool check web-config` does: reads and checks the file, the hashes in it, and the
 /// certificate, key and client CA that it names. Blocks on the file system.
 pub fn check(path: &Path) -> Result<WebConfig, WebConfigError> {
@@ -246,9 +259,9 @@ fn without_values(error: &serde_saphyr::Error) -> String {
     let error = error.without_snippet();
     let why = match error {
         E::SerdeUnknownField { field, expected, .. } => {
-            format!("unknown field {field:?}, expected one of: {}", expected.join(", "))
+            format!("unknown field {}, expected one of: {}", quoted(field), expected.join(", "))
         }
-        E::DuplicateMappingKey { key: Some(key), .. } => format!("{key:?} is set twice"),
+        E::DuplicateMappingKey { key: Some(key), .. } => format!("{} is set twice", quoted(key)),
         E::SerdeInvalidType { expected, .. } | E::SerdeInvalidValue { expected, .. } => {
             format!("a value of the wrong kind, expected {expected}")
         }
@@ -260,17 +273,23 @@ fn without_values(error: &serde_saphyr::Error) -> String {
     }
 }
 
+/// A word of the file, where it looks like one: a hash or a key in the wrong place does not.
+fn quoted(word: &str) -> String {
+    let is_word = word.len() <= 40 && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_ ".contains(c));
+    if is_word { format!("{word:?}") } else { "that value".into() }
+}
+
 fn headers(written: BTreeMap<String, Option<String>>) -> Result<Vec<(HeaderName, HeaderValue)>, WebConfigError> {
     let refuse = |why| WebConfigError::Setting { setting: "http_server_config.headers", why };
     let mut headers = Vec::new();
     for (name, value) in written {
         let Some((_, allowed)) = HEADERS.iter().find(|(known, _)| *known == name) else {
             let known = HEADERS.map(|(known, _)| known).join(", ");
-            return Err(refuse(format!("{name:?} cannot be configured, only {known}")));
+            return Err(refuse(format!("{} cannot be configured, only {known}", quoted(&name))));
         };
         let value = value.unwrap_or_default();
         if !allowed.is_empty() && !allowed.contains(&value.as_str()) {
-            return Err(refuse(format!("{name} must be one of {}, not {value:?}", allowed.join(", "))));
+            return Err(refuse(format!("{name} must be one of {}, not {}", allowed.join(", "), quoted(&value))));
         }
         // a value folded over several lines goes out on one, as Go sends it
         let line: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -292,7 +311,10 @@ fn users(written: BTreeMap<String, Option<String>>) -> Result<BTreeMap<String, S
         .map(|(user, hash)| {
             let hash = hash.unwrap_or_default();
             if super::protect::cost_of(&hash).is_none() {
-                let why = format!("the password of {user:?} is no bcrypt hash; make one with: htpasswd -nBC 10 \"\"");
+                let why = format!(
+                    "the password of {} is no bcrypt hash; make one with: htpasswd -nBC 10 \"\"",
+                    quoted(&user)
+                );
                 return Err(WebConfigError::Setting { setting: "basic_auth_users", why });
             }
             Ok((user, hash.into()))
@@ -327,8 +349,9 @@ fn tls_settings(raw: RawTls, directory: &Path) -> Result<Option<TlsSettings>, We
         "RequireAndVerifyClientCert" => ClientAuth::RequireAndVerify,
         other => {
             let why = format!(
-                "{other:?} is none of NoClientCert, RequestClientCert, RequireAnyClientCert, \
-                 VerifyClientCertIfGiven, RequireAndVerifyClientCert"
+                "{} is none of NoClientCert, RequestClientCert, RequireAnyClientCert, \
+                 VerifyClientCertIfGiven, RequireAndVerifyClientCert",
+                quoted(other)
             );
             return Err(WebConfigError::Setting { setting: "tls_server_config.client_auth_type", why });
         }
@@ -361,7 +384,10 @@ fn version(setting: &'static str, name: Option<String>) -> Result<Option<TlsVers
         "TLS11" => Ok(Some(TlsVersion::Tls11)),
         "TLS12" => Ok(Some(TlsVersion::Tls12)),
         "TLS13" => Ok(Some(TlsVersion::Tls13)),
-        _ => Err(WebConfigError::Setting { setting, why: format!("{name:?} is none of TLS10, TLS11, TLS12, TLS13") }),
+        _ => {
+            let why = format!("{} is none of TLS10, TLS11, TLS12, TLS13", quoted(&name));
+            Err(WebConfigError::Setting { setting, why })
+        }
     }
 }
 
@@ -373,7 +399,8 @@ fn names(
     let names: Vec<String> = written.unwrap_or_default().into_iter().flatten().collect();
     match names.iter().find(|name| !known.contains(&name.as_str())) {
         Some(name) => {
-            Err(WebConfigError::Setting { setting, why: format!("{name:?} is none of {}", known.join(", ")) })
+            let why = format!("{} is none of {}", quoted(name), known.join(", "));
+            Err(WebConfigError::Setting { setting, why })
         }
         None => Ok(names),
     }
@@ -489,6 +516,7 @@ impl WebFile {
             let made = tls::server_config(settings, &material, config.http2)?;
             server = Latest { digest: material.digest(&digest), result: Ok(Arc::new(made)) };
         }
+        config.warn_of_open_files(path);
         Ok(Self(Some(Inner {
             path: path.to_owned(),
             tls: config.tls.is_some(),
@@ -541,6 +569,7 @@ impl Inner {
             if config.tls.is_some() != self.tls || (self.tls && config.http2 != self.http2) {
                 tracing::warn!(path = %self.path.display(), "TLS on or off and http2 change only with a restart");
             }
+            config.warn_of_open_files(&self.path);
             Ok(config)
         })?;
         Ok((digest, settings))

@@ -1,13 +1,16 @@
 //! Listeners and connections: `--web.listen-address`, TLS handshakes, HTTP/1.1 and HTTP/2.
 //!
-//! Promises: a client that says nothing, or says it slowly, holds up nobody but itself and not for
-//! ever; at most [`CONNECTIONS_MAX`] connections at once, the next ones wait in the system's
-//! queue; a shutdown lets requests under way finish, for [`GRACE`] at most; a request whose handler panics is
-//! answered with 500.
+//! Promises: a client that says nothing, says it slowly or does not take the answer holds up nobody
+//! but itself and not for ever; at most [`CONNECTIONS_MAX`] connections at once, and
+//! [`CLIENT_CONNECTIONS_MAX`] of one client: a new one takes the place of the one that has had
+//! nothing to do for longest, so that many slow clients do not keep a scrape out; the head of a
+//! request is bounded, its body is not read; a shutdown lets requests under way finish, for
+//! [`GRACE`] at most; a request whose handler panics is answered with 500.
 //!
 //! Leaves to others: who may ask (`protect`, which the router must have passed through), which
 //! certificates hold (`config.rs`), what is answered (the router).
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -28,7 +31,6 @@ use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -40,6 +42,12 @@ use super::config::WebFile;
 
 /// Most connections at once, over all listeners.
 pub const CONNECTIONS_MAX: usize = 512;
+/// Most connections at once of one client: an IPv4 address, or an IPv6 network of 64 bits.
+pub const CLIENT_CONNECTIONS_MAX: usize = 64;
+/// Longest head of a request: its line and its headers, in bytes.
+pub const HEAD_BYTES_MAX: u32 = 16 << 10;
+/// Most headers of a request.
+pub const HEADERS_MAX: usize = 64;
 /// How long a TLS handshake may take.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// How long the head of a connection's first request may take.
@@ -50,8 +58,12 @@ pub const IDLE_MAX: Duration = Duration::from_mins(2);
 /// How long requests under way may take after a shutdown has begun.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// Most requests at once on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 32;
+/// Most requests at once on one HTTP/2 connection: each may hold a whole answer.
+const STREAMS_MAX: u32 = 8;
+/// Most HTTP/2 requests that are taken back before they were looked at; more end the connection.
+const RESETS_MAX: usize = 20;
+/// How often it is told that connections made room for others.
+const TELL_EVERY: Duration = Duration::from_mins(1);
 /// Connections that the system accepts in advance.
 const BACKLOG: i32 = 1024;
 
@@ -164,7 +176,7 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves the router on all listeners until the shutdown, then finishes the requests under way
 /// ([`GRACE`] at most) and returns. The router is served as it is: [`super::protect()`] it first.
 pub async fn serve(listeners: Vec<TcpListener>, router: Router, web: Arc<WebFile>, shutdown: CancellationToken) {
-    let server = Arc::new(Server { router, web, shutdown, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)) });
+    let server = Arc::new(Server { router, web, shutdown, room: Arc::default() });
     futures_util::future::join_all(listeners.into_iter().map(|listener| accept(listener, Arc::clone(&server)))).await;
 }
 
@@ -172,15 +184,13 @@ struct Server {
     router: Router,
     web: Arc<WebFile>,
     shutdown: CancellationToken,
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
 }
 
 async fn accept(listener: TcpListener, server: Arc<Server>) {
     let mut connections = JoinSet::new();
     let accepting = async {
         loop {
-            // never closed
-            let Ok(room) = Arc::clone(&server.room).acquire_owned().await else { return };
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -195,10 +205,14 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
                     continue;
                 }
             };
+            // who finds no room is hung up on
+            let Some(place) = server.room.admit(peer) else { continue };
             let server = Arc::clone(&server);
             connections.spawn(async move {
-                connection(stream, peer, &server).await;
-                drop(room);
+                tokio::select! {
+                    () = connection(stream, peer, &server, &place.activity) => {}
+                    () = place.leave.cancelled() => {}
+                }
             });
             while connections.try_join_next().is_some() {}
         }
@@ -215,13 +229,13 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, server: &Server) {
+async fn connection(stream: TcpStream, peer: SocketAddr, server: &Server, activity: &Arc<Activity>) {
     if stream.set_nodelay(true).is_err() {
         // gone already
         return;
     }
     if !server.web.tls() {
-        return requests(stream, false, peer, server).await;
+        return requests(stream, false, peer, server, activity).await;
     }
     let shaken = tokio::select! {
         shaken = timeout(HANDSHAKE_MAX, handshake(stream, server)) => shaken,
@@ -230,7 +244,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, server: &Server) {
     match shaken {
         Ok(Ok(Some(stream))) => {
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            requests(stream, http2, peer, server).await;
+            requests(stream, http2, peer, server, activity).await;
         }
         Ok(Ok(None)) => tracing::debug!(%peer, "refused before the TLS handshake"),
         Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
@@ -279,14 +293,13 @@ async fn part(stream: &mut TcpStream, words: &[u8]) -> io::Result<()> {
 }
 
 /// Answers the connection's requests until either side has had enough.
-async fn requests<S>(stream: S, http2: bool, peer: SocketAddr, server: &Server)
+async fn requests<S>(stream: S, http2: bool, peer: SocketAddr, server: &Server, activity: &Arc<Activity>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let activity = Arc::new(Activity::new());
     let service = {
         let router = server.router.clone();
-        let activity = Arc::clone(&activity);
+        let activity = Arc::clone(activity);
         tower::service_fn(move |request: Request<_>| {
             let under_way = UnderWay::new(Arc::clone(&activity));
             let answer = router.clone().oneshot(request);
@@ -305,8 +318,18 @@ where
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // the time limits are kept below, alike for both protocols
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_BYTES_MAX as usize)
+        .max_headers(HEADERS_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX);
     // known from ALPN; without TLS there is no HTTP/2, as in the toolkit
     let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
@@ -346,8 +369,96 @@ where
     }
 }
 
+/// The connections there are, by number. None is let in over the limits without another leaving.
+#[derive(Default)]
+struct Room(Mutex<Guests>);
+
+#[derive(Default)]
+struct Guests {
+    next: u64,
+    all: BTreeMap<u64, Guest>,
+    /// When it was last told that somebody had to leave.
+    told: Option<Instant>,
+}
+
+struct Guest {
+    client: IpAddr,
+    activity: Arc<Activity>,
+    leave: CancellationToken,
+}
+
+/// A connection's place, until it is dropped.
+struct Place {
+    room: Arc<Room>,
+    number: u64,
+    activity: Arc<Activity>,
+    /// Cancelled when somebody else has been given the place.
+    leave: CancellationToken,
+}
+
+impl Room {
+    /// A place for a new connection. Where its client has as many as one may have, another one of
+    /// that client makes room; where all places are taken, one of the client that has most of them.
+    /// Of these it is the one that has longest had nothing to do. `None` if each has a request
+    /// under way.
+    fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Place> {
+        let client = client(peer.ip());
+        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_client: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for guest in guests.all.values() {
+            *by_client.entry(guest.client).or_default() += 1;
+        }
+        let crowd = if by_client.get(&client).is_some_and(|places| *places >= CLIENT_CONNECTIONS_MAX) {
+            Some(client)
+        } else if guests.all.len() >= CONNECTIONS_MAX {
+            by_client.into_iter().max_by_key(|(_, places)| *places).map(|(client, _)| client)
+        } else {
+            None
+        };
+        if let Some(crowd) = crowd {
+            if guests.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                guests.told = Some(Instant::now());
+                tracing::warn!(
+                    client = %crowd,
+                    connections = guests.all.len(),
+                    "too many connections: those that have longest been idle or slow are closed for new ones"
+                );
+            }
+            let of_crowd = guests.all.iter().filter(|(_, guest)| guest.client == crowd);
+            let idle = of_crowd.filter_map(|(number, guest)| Some((guest.activity.idle_since()?, *number)));
+            let (_, number) = idle.min()?;
+            if let Some(guest) = guests.all.remove(&number) {
+                guest.leave.cancel();
+            }
+        }
+        let number = guests.next;
+        guests.next += 1;
+        let (activity, leave) = (Arc::new(Activity::new()), CancellationToken::new());
+        let guest = Guest { client, activity: Arc::clone(&activity), leave: leave.clone() };
+        guests.all.insert(number, guest);
+        Some(Place { room: Arc::clone(self), number, activity, leave })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.0.lock().unwrap_or_else(PoisonError::into_inner).all.remove(&self.number);
+    }
+}
+
+/// Whom an address belongs to: with IPv6, whoever has one has the other 2^64 of its network too.
+fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
 /// When a connection last had something to do.
-struct Activity(Mutex<Doing>);
+struct Activity {
+    opened: Instant,
+    doing: Mutex<Doing>,
+}
 
 #[derive(Clone, Copy)]
 struct Doing {
@@ -359,20 +470,27 @@ struct Doing {
 
 impl Activity {
     fn new() -> Self {
-        Self(Mutex::new(Doing { under_way: 0, latest: None }))
+        Self { opened: Instant::now(), doing: Mutex::new(Doing { under_way: 0, latest: None }) }
     }
 
     fn change(&self, change: impl FnOnce(&mut Doing)) {
-        let mut doing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut doing);
         doing.latest = Some(Instant::now());
     }
 
     /// When the connection will have been idle too long; `None` if it never had a request.
     fn idle_until(&self) -> Option<Instant> {
-        let doing = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let doing = *self.doing.lock().unwrap_or_else(PoisonError::into_inner);
         let since = if doing.under_way > 0 { Some(Instant::now()) } else { doing.latest };
         since.map(|since| since + IDLE_MAX)
+    }
+
+    /// Since when the connection could be closed with least loss; `None` while a request is under
+    /// way. Whoever takes long over an answer, too, has been idle since it began.
+    fn idle_since(&self) -> Option<Instant> {
+        let doing = *self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        (doing.under_way == 0).then(|| doing.latest.unwrap_or(self.opened))
     }
 }
 
@@ -389,5 +507,60 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.change(|doing| doing.under_way -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(text: &str) -> SocketAddr {
+        SocketAddr::new(text.parse().unwrap(), 1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_clients_together_push_out_those_that_hold_most() {
+        let room = Arc::new(Room::default());
+        let mut places = vec![room.admit(peer("192.0.2.1")).unwrap()];
+        for client in 0..8 {
+            for _ in 0..CLIENT_CONNECTIONS_MAX {
+                tokio::time::advance(Duration::from_millis(1)).await;
+                places.push(room.admit(peer(&format!("10.0.0.{client}"))).unwrap());
+            }
+        }
+        // one more than there is room for, which one of the crowd had to leave; and many more
+        let count = || room.0.lock().unwrap().all.len();
+        assert_eq!(count(), CONNECTIONS_MAX);
+        for client in 0..200 {
+            places.push(room.admit(peer(&format!("10.0.1.{client}"))).unwrap());
+            assert_eq!(count(), CONNECTIONS_MAX);
+        }
+        assert!(!places[0].leave.is_cancelled(), "alone at its address, and the oldest");
+        let left = places.iter().filter(|place| place.leave.is_cancelled()).count();
+        assert_eq!(left, places.len() - CONNECTIONS_MAX);
+        drop(places);
+        assert_eq!(count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_each_has_a_request_under_way_a_new_one_is_hung_up_on() {
+        let room = Arc::new(Room::default());
+        let places: Vec<Place> = (0..CLIENT_CONNECTIONS_MAX).map(|_| room.admit(peer("192.0.2.1")).unwrap()).collect();
+        let mut requests: Vec<UnderWay> =
+            places.iter().map(|place| UnderWay::new(Arc::clone(&place.activity))).collect();
+        assert!(room.admit(peer("192.0.2.1")).is_none());
+        assert!(room.admit(peer("192.0.2.2")).is_some(), "others are let in");
+        requests.truncate(CLIENT_CONNECTIONS_MAX - 1);
+        assert!(room.admit(peer("192.0.2.1")).is_some());
+        assert!(places[CLIENT_CONNECTIONS_MAX - 1].leave.is_cancelled());
+    }
+
+    #[test]
+    fn one_network_of_ipv6_is_one_client() {
+        let client = |text: &str| client(text.parse().unwrap());
+        assert_eq!(client("2001:db8::1"), client("2001:db8::ffff:1:2:3"));
+        assert_ne!(client("2001:db8::1"), client("2001:db8:0:1::1"));
+        assert_eq!(client("::ffff:192.0.2.1"), client("192.0.2.1"));
+        assert_ne!(client("192.0.2.1"), client("192.0.2.2"));
     }
 }

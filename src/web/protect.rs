@@ -1,6 +1,7 @@
-//! Basic authentication and the configured headers, over a whole router.
+//! Basic authentication and the headers of every answer, over a whole router.
 //!
-//! Promises: without a usable web configuration nothing is answered but 500; with
+//! Promises: no answer may be kept, framed, sniffed or read by another site; what the web
+//! configuration says about a header wins; without a usable web configuration nothing is answered but 500; with
 //! `basic_auth_users` nothing but 401 without a right password. An unknown user takes as long as a
 //! known one. bcrypt runs for one request at a time, off the async threads, and only once per
 //! user, hash and password while that is remembered; what is remembered is bounded and holds no
@@ -19,8 +20,11 @@ use base64::Engine;
 use base64::alphabet::BCRYPT;
 use base64::engine::general_purpose::STANDARD;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use tokio::sync::Semaphore;
 
@@ -46,24 +50,37 @@ struct Guard {
 }
 
 async fn answer(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    let config = match guard.web.settings().await {
-        Ok(Some(config)) => config,
-        Ok(None) => return next.run(request).await,
-        Err(_) => return plain(StatusCode::INTERNAL_SERVER_ERROR),
+    let settings = guard.web.settings().await;
+    let mut response = match &settings {
+        Ok(None) => next.run(request).await,
+        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR),
+        Ok(Some(config)) if config.users.is_empty() || guard.doorman.knows(request.headers(), &config.users).await => {
+            next.run(request).await
+        }
+        Ok(Some(_)) => {
+            let mut refusal = plain(StatusCode::UNAUTHORIZED);
+            refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
+            refusal
+        }
     };
-    let let_in = config.users.is_empty() || guard.doorman.knows(request.headers(), &config.users).await;
-    let mut response = if let_in {
-        next.run(request).await
-    } else {
-        let mut refusal = plain(StatusCode::UNAUTHORIZED);
-        refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
-        refusal
-    };
-    for (name, value) in &config.headers {
-        response.headers_mut().insert(name, value.clone());
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    for (name, value) in settings.iter().flatten().flat_map(|config| &config.headers) {
+        headers.insert(name, value.clone());
     }
     response
 }
+
+/// On every answer that does not say otherwise itself.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (CACHE_CONTROL, "no-store"),
+    (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (REFERRER_POLICY, "no-referrer"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+];
 
 /// The status in words as the body, as Go's `http.Error` sends it.
 fn plain(status: StatusCode) -> Response {
@@ -117,10 +134,9 @@ impl Doorman {
     /// Whether the request carries the right password of a user.
     async fn knows(&self, headers: &HeaderMap, users: &BTreeMap<String, SecretString>) -> bool {
         let Some((user, password)) = credentials(headers) else { return false };
-        let hash = match users.get(&user) {
-            Some(hash) => hash.clone(),
-            None => self.stand_in(&user, users),
-        };
+        // made for those who exist, too, so that it takes them as long
+        let stand_in = self.stand_in(&user, users);
+        let hash = users.get(&user).cloned().unwrap_or(stand_in);
         let digest = self.digest(user.as_bytes(), hash.expose_secret().as_bytes(), password.expose_secret());
         if let Some(right) = self.recall(digest) {
             return right;

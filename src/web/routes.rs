@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State;
+use axum::http::uri::{Authority, Uri};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -72,9 +73,7 @@ async fn status(State(pages): State<Pages>) -> Response {
     let html = status_page::render(&exporter.status());
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CACHE_CONTROL, "no-store"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     (headers, html).into_response()
 }
@@ -82,19 +81,31 @@ async fn status(State(pages): State<Pages>) -> Response {
 async fn status_json(State(pages): State<Pages>) -> Response {
     let Some(exporter) = pages.exporter.get() else { return NOT_READY.into_response() };
     match serde_json::to_vec_pretty(&exporter.status()) {
-        Ok(json) => {
-            let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
-            (headers, json).into_response()
-        }
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-async fn reload(State(pages): State<Pages>) -> Response {
+async fn reload(State(pages): State<Pages>, uri: Uri, headers: HeaderMap) -> Response {
+    if is_from_another_site(&uri, &headers) {
+        return (StatusCode::FORBIDDEN, "a page of another site may not ask for this\n").into_response();
+    }
     match pages.reload().await {
         Ok(()) => StatusCode::OK.into_response(),
         Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config:\n{why}\n")).into_response(),
     }
+}
+
+/// Whether a browser asks, on behalf of a page that is not ours: whoever looks at that page did not
+/// mean to. Programs send neither header. What a browser makes of `Host` cannot be checked here: it
+/// is whatever name the page was opened by.
+fn is_from_another_site(uri: &Uri, headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    if let Some(site) = text("sec-fetch-site") {
+        return !matches!(site, "same-origin" | "none");
+    }
+    let host = text("host").or(uri.authority().map(Authority::as_str)).unwrap_or_default();
+    text("origin").is_some_and(|origin| origin.split_once("://").is_none_or(|(_, from)| from != host))
 }
 
 async fn reload_by_get() -> Response {

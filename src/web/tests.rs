@@ -427,6 +427,107 @@ async fn a_shutdown_finishes_what_is_under_way_and_nothing_else() {
     drop(idle);
 }
 
+/// A client's hello that knows no TLS above 1.`minor`, with all that TLS 1.2 needs.
+fn hello(minor: u8) -> Vec<u8> {
+    let extensions = [
+        &[0, 10, 0, 4, 0, 2, 0, 29][..], // supported_groups: x25519
+        &[0, 11, 0, 2, 1, 0],            // ec_point_formats: uncompressed
+        &[0, 13, 0, 4, 0, 2, 4, 3],      // signature_algorithms: ecdsa_secp256r1_sha256
+        &[0, 23, 0, 0],                  // extended_master_secret
+    ]
+    .concat();
+    let mut hello = vec![3, minor + 1];
+    hello.extend([7; 32]); // random
+    hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0]); // no session, ECDHE_ECDSA with AES_128_GCM, no compression
+    hello.extend([0, u8::try_from(extensions.len()).unwrap()]);
+    hello.extend(extensions);
+    let length = u8::try_from(hello.len()).unwrap();
+    let mut record = vec![22, 3, 1, 0, length + 4, 1, 0, 0, length];
+    record.extend(hello);
+    record
+}
+
+#[tokio::test]
+async fn tls_below_1_2_is_refused_even_where_the_file_allows_it() {
+    let authority = Authority::new();
+    for extra in ["", "  min_version: TLS10\n"] {
+        let running = Running::tls(&authority, extra, &[]).await;
+        let mut answers = Vec::new();
+        for minor in [0, 1, 2] {
+            let mut stream = running.connect().await;
+            stream.write_all(&hello(minor)).await.unwrap();
+            let mut answer = [0; 7];
+            stream.read_exact(&mut answer).await.unwrap();
+            answers.push((answer[0], [answer[5], answer[6]]));
+        }
+        // a fatal alert, protocol_version; and the beginning of a handshake
+        assert_eq!(answers[..2], [(21, [2, 70]), (21, [2, 70])], "{extra}");
+        assert_eq!(answers[2].0, 22, "{extra}");
+    }
+    let server = authority.server();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("cert.pem", &server.cert);
+    write("key.pem", &server.key);
+    write("web.yml", "tls_server_config: {cert_file: cert.pem, key_file: key.pem, max_version: TLS11}");
+    let error = WebFile::open(&folder.path().join("web.yml")).unwrap_err().to_string();
+    assert!(error.contains("max_version") && error.contains("TLS12 and TLS13 can be had"), "{error}");
+}
+
+#[tokio::test]
+async fn requests_that_are_taken_back_at_once_end_the_connection() {
+    let authority = Authority::new();
+    let running = Running::tls(&authority, "", &[]).await;
+    let connector = TlsConnector::from(Arc::new(client_config(&authority, None, &["h2"])));
+    let stream = connector.connect("localhost".try_into().unwrap(), running.connect().await).await.unwrap();
+    let (mut from, mut to) = tokio::io::split(stream);
+    let flood = tokio::spawn(async move {
+        to.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+        for stream in (1..200_000_u32).step_by(2) {
+            let [a, b, c, d] = stream.to_be_bytes();
+            // GET https://x/ (RFC 7541, static table), and RST_STREAM with CANCEL
+            let headers = [0, 0, 6, 1, 5, a, b, c, d, 0x82, 0x87, 0x84, 0x41, 1, b'x'];
+            let reset = [0, 0, 4, 3, 0, a, b, c, d, 0, 0, 0, 8];
+            to.write_all(&[&headers[..], &reset[..]].concat()).await?;
+        }
+        Ok::<_, std::io::Error>(())
+    });
+    let mut answer = Vec::new();
+    let ended = timeout(Duration::from_secs(20), from.read_to_end(&mut answer)).await;
+    assert!(ended.is_ok(), "still open");
+    flood.await.unwrap().expect_err("the flood is cut off");
+    // and who asks properly is answered
+    running.ask_tls(client_config(&authority, None, &[])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_has_64_connections_and_the_idlest_makes_room() {
+    let running = Running::start("", &[]).await;
+    let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut answer = [0; 1024];
+    let mut busy = running.connect().await;
+    busy.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut kept = running.connect().await;
+    let mut silent = Vec::new();
+    for _ in 0..61 {
+        silent.push(running.connect().await);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    kept.write_all(request).await.unwrap();
+    assert!(kept.read(&mut answer).await.unwrap() > 0);
+    // the 64th has room, the next two take that of the two that said nothing for longest
+    for _ in 0..3 {
+        silent.push(running.connect().await);
+    }
+    for (number, stream) in silent.iter_mut().enumerate() {
+        let closed = timeout(Duration::from_millis(if number < 2 { 3000 } else { 20 }), stream.read(&mut answer)).await;
+        assert_eq!(closed.is_ok(), number < 2, "{number}: {closed:?}");
+    }
+    kept.write_all(request).await.unwrap();
+    assert!(kept.read(&mut answer).await.unwrap() > 0, "was busy since");
+    assert!(busy.read(&mut answer).await.unwrap() > 0, "has a request under way");
+}
+
 // ---- passwords and headers ----
 
 /// Of `alice`, for `wonderland`; of `bob`, for a password of 80 bytes of which 72 count.

@@ -1,6 +1,8 @@
 //! The command line: exit codes, messages, and what must not happen before a mistake is told.
 
+use std::fs::Permissions;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use redb::{Database, ReadableDatabase, TableDefinition, TableHandle};
@@ -17,6 +19,8 @@ fn assert_refused(finished: &Finished, code: i32, says: &str) {
 fn written(folder: &Path, text: &str) -> String {
     let path = folder.join("audit-exporter.yml");
     std::fs::write(&path, text).unwrap();
+    // there are secrets in it, which is told of where others can read it
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     format!("--config.file={}", path.display())
 }
 
@@ -33,6 +37,8 @@ fn help_and_version_are_answered_on_standard_output() {
         "--log.format",
         "--version",
         "check",
+        "verify",
+        "doctor",
         "demo",
         "simulate",
     ] {

@@ -219,6 +219,26 @@ async fn outage(system: System) {
     exporter.stop().await;
 }
 
+/// A service whose clock is behind, which a process that begins anew does not know: what it takes for an
+/// outage reaches into the service's future, where nothing has been read.
+async fn outage_with_a_clock_behind(system: System) {
+    let mut faults = Faults::default();
+    faults.set(&format!("{system}:clock_skew_seconds=-5000")).unwrap();
+    let run = Run::with(system, 8, 0.05, faults);
+    for _ in 0..3 {
+        let exporter = run.start().await;
+        minutes(100).await;
+        exporter.stop().await;
+        drop(exporter);
+        minutes(15).await;
+    }
+    let exporter = run.start().await;
+    run.fall_silent().await;
+    let page = exposed(&exporter).await;
+    assert_exact(&page, &run.world.truth(), system);
+    exporter.stop().await;
+}
+
 macro_rules! conforms {
     ($($name:ident: $system:expr;)*) => {$(
         mod $name {
@@ -244,6 +264,11 @@ macro_rules! conforms {
             #[tokio::test(start_paused = true)]
             async fn an_outage_is_read_back_whole() {
                 outage($system).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn a_restart_that_does_not_know_the_service_s_clock_misses_nothing() {
+                outage_with_a_clock_behind($system).await;
             }
         }
     )*};

@@ -49,7 +49,7 @@ pub fn eventually<T>(patience: Duration, mut look: impl FnMut() -> Result<T, Str
 
 /// Whether tests may leave out what they have no tool for. The default is to fail: `tests/run`
 /// installs the tools.
-fn skipping_allowed() -> bool {
+pub fn skipping_allowed() -> bool {
     std::env::var_os("AUDIT_EXPORTER_ALLOW_SKIP").is_some_and(|value| value == "1")
 }
 
@@ -81,7 +81,7 @@ pub fn python() -> Option<std::path::PathBuf> {
     python
 }
 
-fn skipped(why: &str) {
+pub fn skipped(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     eprintln!("SKIPPED: {test}, {why}");
     // for the summary of tests/run: the output of a test that passes is not shown
@@ -141,10 +141,14 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// `kill -9`.
-    pub fn kill(mut self) {
+    /// `kill -9`. What it had printed.
+    pub fn kill(mut self) -> String {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        self.printed()
     }
 
     /// Sends a signal by name, as `kill` does.
@@ -183,9 +187,11 @@ fn gather(from: impl Read + Send + 'static, into: Arc<Mutex<String>>) -> std::th
     })
 }
 
-/// The program with these arguments, not started yet.
+/// The program with these arguments, not started yet: the one built with the tests, or another
+/// build of it that the environment names.
 pub fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_audit-exporter"));
+    let binary = std::env::var_os("AUDIT_EXPORTER_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_audit-exporter").into());
+    let mut command = Command::new(binary);
     command.args(arguments);
     command
 }

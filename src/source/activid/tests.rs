@@ -216,7 +216,7 @@ impl Sink for Book {
         self.reports.push(failure);
     }
 
-    fn document(&self, _: &EventKey) -> Option<DocumentRecord> {
+    fn document(&mut self, _: &EventKey) -> Option<DocumentRecord> {
         None
     }
 }
@@ -898,7 +898,7 @@ async fn conserves(rate: f64, skew_seconds: i64, faults: &str) {
     world.set_faults(skew_only);
     source.read(window, &api, &mut book).await.unwrap();
     let truth =
-        world.truth_of(&TruthOf { from: Some(window.from - skew), to: Some(window.to - skew), ignored_actors: vec![] });
+        world.truth_of(&TruthOf { from: Some(window.from - skew), to: Some(window.to - skew), ..TruthOf::default() });
     let counted: BTreeMap<(System, String, String, Outcome), u64> = book
         .events
         .iter()

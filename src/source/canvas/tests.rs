@@ -191,7 +191,7 @@ impl Sink for Collected {
         self.reports.push(failure);
     }
 
-    fn document(&self, _key: &EventKey) -> Option<DocumentRecord> {
+    fn document(&mut self, _key: &EventKey) -> Option<DocumentRecord> {
         None
     }
 }
@@ -491,7 +491,7 @@ async fn a_refusal_is_told_from_throttling_and_from_a_bad_token() {
 
 #[test]
 fn we_slow_down_before_the_service_has_to() {
-    let customs = Customs(StaticToken(Secret::text("t")));
+    let customs = Customs(StaticToken { token: Secret::text("t"), base: "http://canvas.test".parse().unwrap() });
     let budget = |remaining: &str, cost: Option<&str>| {
         let mut headers = HeaderMap::new();
         headers.insert("x-rate-limit-remaining", remaining.parse().unwrap());

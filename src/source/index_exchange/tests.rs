@@ -184,6 +184,7 @@ struct Counted {
     documents: usize,
     rejected: Vec<Item>,
     reported: Vec<Failure>,
+    checks: bool,
 }
 
 #[async_trait]
@@ -200,8 +201,12 @@ impl Sink for Counted {
         self.reported.push(failure);
     }
 
-    fn document(&self, key: &EventKey) -> Option<DocumentRecord> {
+    fn document(&mut self, key: &EventKey) -> Option<DocumentRecord> {
         self.source.state().documents().get(key).cloned()
+    }
+
+    fn checks(&self) -> bool {
+        self.checks
     }
 }
 
@@ -228,8 +233,8 @@ impl Reader {
         let name: SourceName = "ads".parse().unwrap();
         let registered =
             ledger.register(&name, System::IndexExchange, source.spec().catalogue, clock.now()).await.unwrap();
-        let sink =
-            Counted { ledger, source: registered, clock, documents: 0, rejected: Vec::new(), reported: Vec::new() };
+        let (rejected, reported) = (Vec::new(), Vec::new());
+        let sink = Counted { ledger, source: registered, clock, documents: 0, rejected, reported, checks: false };
         Self { source, api, stats, sink, _folder: folder }
     }
 
@@ -533,6 +538,34 @@ async fn an_updated_file_adds_only_the_rows_it_gained_whoever_downloads_it_meanw
         assert_eq!(reader.total(), total, "{id} {status} {size}");
         assert_eq!(service.downloads().len(), downloads, "{id} {status} {size}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_reads_what_was_counted_again_and_leaves_what_is_new_or_changed_to_the_polls() {
+    let service = Service::new();
+    for id in ["1", "2", "3", "4"] {
+        service.file(id, &[("impression", 10)]);
+    }
+    let mut reader = Reader::of(&service).await;
+    let listed = |status: &str| {
+        json!([
+            single("impressions", 6, "1", "downloaded", 10),
+            single("impressions", 5, "2", "downloaded", 10),
+            single("impressions", 4, "3", status, 10 + u64::from(status == "updated")),
+        ])
+    };
+    service.list(IMPRESSIONS, listed("new"));
+    reader.read().await.unwrap();
+    assert_eq!(service.downloads().len(), 3);
+    let mut more = listed("updated");
+    more.as_array_mut().unwrap().push(single("impressions", 3, "4", "new", 10));
+    service.list(IMPRESSIONS, more);
+    reader.sink.checks = true;
+    reader.read_from(start() - HOUR * 5).await.unwrap();
+    assert_eq!(service.downloads(), ["2"], "not the first either: it is outside the window");
+    reader.sink.checks = false;
+    reader.read().await.unwrap();
+    assert_eq!(service.downloads(), ["3", "4"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -115,7 +115,7 @@ impl Script {
 }
 
 fn welcome(session: &str) -> String {
-    json!({"products": [{"name": "Integration Cloud", "baseApiUrl": "https://usw3.example.com/saas"}],
+    json!({"products": [{"name": "Integration Cloud", "baseApiUrl": "https://usw3.dm-us.informaticacloud.com/saas"}],
            "userInfo": {"sessionId": session}})
     .to_string()
 }
@@ -179,7 +179,8 @@ impl Reader {
 
     fn with(script: &Script, change: impl FnOnce(&mut config::Informatica, &mut Common)) -> Self {
         let mut service = config::Informatica {
-            login_url: "https://dm-us.example.com/".parse().unwrap(),
+            base_url: None,
+            login_url: "https://dm-us.informaticacloud.com/".parse().unwrap(),
             username: "audit@example.com".into(),
             password: Secret::text("p\"w"),
         };
@@ -240,7 +241,7 @@ impl Sink for Collected {
         self.reports.push(failure.kind);
     }
 
-    fn document(&self, _: &EventKey) -> Option<DocumentRecord> {
+    fn document(&mut self, _: &EventKey) -> Option<DocumentRecord> {
         None
     }
 }
@@ -280,11 +281,11 @@ async fn every_shape_of_a_login_answer_ends_as_it_should() {
         (200, with_products(json!([product("Integration Cloud", "ftp://pod/saas")])), "decode at login", 1),
         (
             200,
-            with_products(json!([product("Integration Cloud", "http://pod.example.com/saas")])),
+            with_products(json!([product("Integration Cloud", "http://pod.informaticacloud.com/saas")])),
             "decode at login",
             1,
         ),
-        (200, with_products(json!([product("Integration Cloud", "http://127.0.0.1:1/saas")])), "ok", 1),
+        (200, with_products(json!([product("Integration Cloud", "http://127.0.0.1:1/saas")])), "decode at login", 1),
         (200, json!({"products": [product("a", "https://a/saas")], "userInfo": {}}).to_string(), "decode at login", 1),
         (200, welcome(""), "decode at login", 1),
         (200, welcome("line\nbreak"), "decode at login", 1),
@@ -304,16 +305,16 @@ async fn the_log_is_read_where_the_login_says_it_is() {
     };
     for (products, host) in [
         (
-            json!([{"name": "Integration Cloud", "baseApiUrl": "https://pod/saas"}]),
-            "pod/saas/public/core/v3/securityLog",
+            json!([{"name": "Integration Cloud", "baseApiUrl": "https://pod.informaticacloud.com/saas"}]),
+            "pod.informaticacloud.com/saas/public/core/v3/securityLog",
         ),
         (
-            json!([{"name": "MDM", "baseApiUrl": "https://mdm/x"}, {"name": "integration cloud", "baseApiUrl": "https://pod/saas/"}]),
-            "pod/saas/public/core/v3/securityLog",
+            json!([{"name": "MDM", "baseApiUrl": "https://mdm.informaticacloud.com/x"}, {"name": "integration cloud", "baseApiUrl": "https://pod.informaticacloud.com/saas/"}]),
+            "pod.informaticacloud.com/saas/public/core/v3/securityLog",
         ),
         (
-            json!([{"name": "Integration Cloud", "baseApiUrl": null}, {"baseApiUrl": ""}, {"baseApiUrl": "https://other/saas"}]),
-            "other/saas/public/core/v3/securityLog",
+            json!([{"name": "Integration Cloud", "baseApiUrl": null}, {"baseApiUrl": ""}, {"baseApiUrl": "https://other.informaticacloud.com/saas"}]),
+            "other.informaticacloud.com/saas/public/core/v3/securityLog",
         ),
     ] {
         let script = base(products);
@@ -324,12 +325,60 @@ async fn the_log_is_read_where_the_login_says_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn plain_http_elsewhere_is_accepted_only_where_it_is_allowed() {
-    let body = welcome("s").replace("https:", "http:");
+async fn the_session_goes_only_where_a_login_may_send_it() {
+    let vendor = "https://dm-us.informaticacloud.com";
+    for (login, base, plain, expected) in [
+        (vendor, "https://usw3.dm-us.informaticacloud.com/saas", false, "ok"),
+        (vendor, "https://emw1.dm-em.informaticacloud.com/saas", false, "ok"),
+        (vendor, "https://dm-us.informaticacloud.com:8443/saas", false, "ok"),
+        // another domain, also one that looks like the right one
+        (vendor, "https://evil.example/saas", false, "decode at login"),
+        (vendor, "https://evilinformaticacloud.com/saas", false, "decode at login"),
+        (vendor, "https://informaticacloud.com.evil.example/saas", false, "decode at login"),
+        (vendor, "https://dm-us.informaticacloud.com@evil.example/saas", false, "decode at login"),
+        (vendor, "https://127.0.0.1/saas", false, "decode at login"),
+        (vendor, "https://[::1]/saas", false, "decode at login"),
+        // a login by TLS does not give way to plain HTTP, whatever else is allowed
+        (vendor, "http://usw3.dm-us.informaticacloud.com/saas", false, "decode at login"),
+        (vendor, "http://usw3.dm-us.informaticacloud.com/saas", true, "decode at login"),
+        (vendor, "http://127.0.0.1/saas", true, "decode at login"),
+        // behind a gateway of one's own
+        ("https://iics.example.com", "https://usw3.dm-us.informaticacloud.com/saas", false, "ok"),
+        ("https://iics.example.com", "https://pod.iics.example.com/saas", false, "ok"),
+        ("https://iics.example.com", "https://example.com/saas", false, "decode at login"),
+        ("https://iics.example.com", "https://other.example.com/saas", false, "decode at login"),
+        ("https://10.1.2.3", "https://10.1.2.3/saas", false, "ok"),
+        ("https://10.1.2.3", "https://10.1.2.4/saas", false, "decode at login"),
+        // plain HTTP where it was chosen
+        ("http://10.1.2.3", "http://10.1.2.3/saas", true, "ok"),
+        ("http://10.1.2.3", "http://10.1.2.3:8080/saas", true, "decode at login"),
+        ("http://10.1.2.3", "http://usw3.dm-us.informaticacloud.com/saas", false, "decode at login"),
+        ("http://localhost:81", "http://localhost:81/saas", false, "ok"),
+        ("http://localhost:81", "http://localhost:82/saas", false, "ok"),
+        ("http://localhost:81", "http://usw3.dm-us.informaticacloud.com/saas", false, "decode at login"),
+    ] {
+        let body = welcome("s").replace("https://usw3.dm-us.informaticacloud.com/saas", base);
+        let script = Script::new(move |_| (200, body.clone()), |_, _| empty());
+        let mut reader = Reader::with(&script, |service, common| {
+            service.login_url = login.parse().unwrap();
+            common.allow_plain_http = plain;
+        });
+        let ended = reader.read(hours(1)).await.0;
+        let shown = ended.as_ref().map_or_else(ToString::to_string, |()| "ok".to_owned());
+        assert_eq!(ended.is_ok(), expected == "ok", "{login} {base}: {shown}");
+        assert_eq!(script.reads().len(), usize::from(expected == "ok"), "{login} {base}: where the session went");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_is_read_where_the_configuration_says_it_is() {
+    let body = welcome("s").replace("https://usw3.dm-us.informaticacloud.com", "http://evil.example");
     let script = Script::new(move |_| (200, body.clone()), |_, _| empty());
-    assert_eq!(Reader::of(&script).ends().await, "decode at login");
-    assert!(script.reads().is_empty(), "the session must not leave");
-    assert_eq!(Reader::with(&script, |_, common| common.allow_plain_http = true).ends().await, "ok");
+    let set = |service: &mut config::Informatica, _: &mut Common| {
+        service.base_url = Some("https://gateway.example/saas".parse().unwrap());
+    };
+    assert_eq!(Reader::with(&script, set).ends().await, "ok");
+    assert_eq!(script.reads()[0].host, "gateway.example/saas/public/core/v3/securityLog");
 }
 
 #[tokio::test(start_paused = true)]
@@ -731,7 +780,8 @@ fn every_documented_label_set_is_in_the_catalogue() {
         name: "etl".parse().unwrap(),
         common: Common::defaults(System::Informatica),
         service: Service::Informatica(config::Informatica {
-            login_url: "https://dm-us.example.com".parse().unwrap(),
+            base_url: None,
+            login_url: "https://dm-us.informaticacloud.com".parse().unwrap(),
             username: "u".into(),
             password: Secret::text("p"),
         }),
@@ -906,6 +956,7 @@ async fn the_simulated_log_is_counted_exactly_whatever_goes_wrong() {
             quiet: false,
         });
         let service = config::Informatica {
+            base_url: None,
             login_url: "http://localhost:10813".parse().unwrap(),
             username: credentials::INFORMATICA_USERNAME.to_owned(),
             password: Secret::text(credentials::INFORMATICA_PASSWORD),
@@ -925,6 +976,7 @@ async fn the_simulated_log_is_counted_exactly_whatever_goes_wrong() {
             from: Some(window.from - skew),
             to: Some(window.to - skew),
             ignored_actors: common.ignore_actors.clone(),
+            ..TruthOf::default()
         };
         let truth = world.truth_of(&of);
         assert!(truth.total(System::Informatica) > 1000, "{faults}: too quiet to tell");
@@ -955,6 +1007,7 @@ async fn a_wrong_password_costs_one_login() {
         };
         let world = World::new(options);
         let service = config::Informatica {
+            base_url: None,
             login_url: "http://localhost:10813".parse().unwrap(),
             username: credentials::INFORMATICA_USERNAME.to_owned(),
             password: Secret::text("wrong"),

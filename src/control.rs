@@ -1,0 +1,345 @@
+//! Where `verify` and `doctor` run: inside the running exporter, where there is one, because it
+//! holds the ledger and the budgets; else in a process of their own.
+//!
+//! Promises:
+//! - The socket is in the folder of the ledger, for its owner alone, and only while the exporter
+//!   lives there: whoever holds the ledger may remove one that was left behind.
+//! - Of one process no two look at once; a client that goes away ends what it asked for.
+//! - Where no exporter runs, `verify` holds the ledger as an exporter would, so that no exporter
+//!   spends the same budget meanwhile. No ledger is made where there is none.
+//!
+//! Leaves to others: what is looked at (`verify.rs`, `doctor.rs`).
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::api::{Api, Gate};
+use crate::clock::Clock;
+use crate::config::{Config, SourceConfig};
+use crate::doctor::{self, Findings, Patient};
+use crate::exporter::{Exporter, limits, over_the_network};
+use crate::ledger::{Ledger, OpenError, STORE_FILE};
+use crate::source;
+use crate::stats::SourceStats;
+use crate::verify::{self, Report, Say, Subject};
+
+/// Name of the socket inside `storage.path`.
+const SOCKET: &str = "control.sock";
+/// What fits into an address of a socket, its end included, is 108 bytes.
+const ADDRESS_BYTES_MAX: usize = 107;
+/// The longest line of a question.
+const ASK_BYTES_MAX: u64 = 16 << 10;
+/// How long a question may take to be asked.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Clients that may wait to be taken.
+const BACKLOG: i32 = 8;
+
+/// What a client asks, as one line of JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// Compare a window of a source with the service.
+    Verify {
+        /// Which source.
+        source: String,
+        /// From when on.
+        from: DateTime<Utc>,
+        /// Up to when; as far as it is counted where absent.
+        to: Option<DateTime<Utc>>,
+    },
+    /// Look at a source.
+    Doctor {
+        /// Which.
+        source: String,
+    },
+}
+
+/// What is answered: any number of lines `told`, then one of the others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// What happens meanwhile.
+    Told(String),
+    /// What `verify` found.
+    Verified(Box<Report>),
+    /// What `doctor` found.
+    Examined(Findings),
+    /// The exporter has no source of that name.
+    Unknown,
+    /// It could not be done.
+    Failed(String),
+}
+
+/// Why `verify` has no report.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// There is no such source.
+    #[error("{0}")]
+    Usage(String),
+    /// It could not be done.
+    #[error("{0}")]
+    Failed(String),
+}
+
+// === the exporter's side ===
+
+/// The socket, bound.
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Control {
+    /// Makes the socket in the folder of the ledger, which the caller must hold.
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        let path = folder.join(SOCKET);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let reach = Reach::of(folder)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(&reach.path)?)?;
+        // nobody can connect before it listens
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(OwnedFd::from(socket).into())?;
+        Ok(Self { listener, path })
+    }
+
+    /// Answers until `stop`, then removes the socket.
+    pub async fn serve(self, exporter: Arc<Exporter>, stop: CancellationToken) {
+        let alone = Arc::new(tokio::sync::Mutex::new(()));
+        let mut clients = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                Some(_) = clients.join_next() => continue,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    clients.spawn(serve_client(stream, Arc::clone(&exporter), Arc::clone(&alone)));
+                }
+                Err(error) => {
+                    warn!(%error, "the control socket takes no client");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn serve_client(stream: UnixStream, exporter: Arc<Exporter>, alone: Arc<tokio::sync::Mutex<()>>) {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader.take(ASK_BYTES_MAX));
+    let mut line = String::new();
+    let Ok(Ok(_)) = tokio::time::timeout(ASK_TIMEOUT, reader.read_line(&mut line)).await else { return };
+    let (say, mut told) = unbounded_channel();
+    let work = async {
+        let Ok(_alone) = alone.try_lock() else {
+            return Answer::Failed(
+                "another verify or doctor is at work in this exporter; try again when it is done".into(),
+            );
+        };
+        match serde_json::from_str(&line) {
+            Ok(ask) => answer(&exporter, ask, &say).await,
+            Err(error) => Answer::Failed(format!("the running exporter does not understand the question: {error}")),
+        }
+    };
+    tokio::pin!(work);
+    let mut end = [0];
+    let last = loop {
+        tokio::select! {
+            biased;
+            Some(text) = told.recv() => {
+                if write(&mut writer, &Answer::Told(text)).await.is_err() {
+                    return;
+                }
+            }
+            answer = &mut work => break answer,
+            // nothing more is asked: this is the client's end
+            _ = reader.read(&mut end) => return,
+        }
+    };
+    let _ = write(&mut writer, &last).await;
+}
+
+async fn answer(exporter: &Exporter, ask: Ask, say: &Say) -> Answer {
+    match ask {
+        Ask::Verify { source, from, to } => match exporter.subject(&source) {
+            None => Answer::Unknown,
+            Some(subject) => match verify::verify(&subject, from, to, say).await {
+                Ok(report) => Answer::Verified(Box::new(report)),
+                Err(why) => Answer::Failed(why),
+            },
+        },
+        Ask::Doctor { source } => match exporter.patient(&source) {
+            None => Answer::Unknown,
+            Some(patient) => Answer::Examined(doctor::examine(patient, say).await),
+        },
+    }
+}
+
+async fn write(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    writer.write_all(&line).await
+}
+
+/// A path to the socket that fits into an address: where the folder's own is too long, by way of
+/// the open folder.
+struct Reach {
+    path: PathBuf,
+    _folder: Option<std::fs::File>,
+}
+
+impl Reach {
+    fn of(folder: &Path) -> io::Result<Self> {
+        let path = folder.join(SOCKET);
+        if path.as_os_str().len() <= ADDRESS_BYTES_MAX {
+            return Ok(Self { path, _folder: None });
+        }
+        let folder = std::fs::File::open(folder)?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(SOCKET);
+        Ok(Self { path, _folder: Some(folder) })
+    }
+}
+
+// === the operator's side ===
+
+/// Compares a window of a source with the service, wherever that is to be done.
+pub async fn verify(
+    config: &Config,
+    storage: &Path,
+    name: &str,
+    from: DateTime<Utc>,
+    to: Option<DateTime<Utc>>,
+    say: &Say,
+) -> Result<Report, CheckError> {
+    let ask = Ask::Verify { source: name.to_owned(), from, to };
+    match ask_running(storage, &ask, say).await.map_err(CheckError::Failed)? {
+        Some(Answer::Verified(report)) => return Ok(*report),
+        Some(Answer::Unknown) => {
+            return Err(CheckError::Usage(format!(
+                "the exporter that runs on {} has no source {name:?}: reload its configuration, or correct --source",
+                storage.display()
+            )));
+        }
+        Some(Answer::Failed(why)) => return Err(CheckError::Failed(why)),
+        Some(_) => return Err(CheckError::Failed("the running exporter answered something else".into())),
+        None => {}
+    }
+    let source = find(config, name).map_err(CheckError::Usage)?;
+    _ = say.send(format!("no exporter runs on {}: this process reads the service itself", storage.display()));
+    let subject = alone(source, storage).await.map_err(CheckError::Failed)?;
+    verify::verify(&subject, from, to, say).await.map_err(CheckError::Failed)
+}
+
+/// Looks at a source, wherever that is to be done.
+pub async fn doctor(config: &Config, storage: &Path, name: &str, say: &Say) -> Result<Findings, CheckError> {
+    let ask = Ask::Doctor { source: name.to_owned() };
+    match ask_running(storage, &ask, say).await.map_err(CheckError::Failed)? {
+        Some(Answer::Examined(findings)) => return Ok(findings),
+        Some(Answer::Failed(why)) => return Err(CheckError::Failed(why)),
+        // a source that is yet to come into force is nobody's
+        Some(_) | None => {}
+    }
+    let config = find(config, name).map_err(CheckError::Usage)?;
+    let limits = limits(&config.common);
+    let patient = Patient {
+        config: config.clone(),
+        transport: over_the_network(config),
+        gate: Arc::new(Gate::empty(&limits)),
+        limits,
+        stats: Arc::default(),
+        clock: Clock::machine(),
+        seed: rand::random(),
+    };
+    Ok(doctor::examine(patient, say).await)
+}
+
+fn find<'a>(config: &'a Config, name: &str) -> Result<&'a SourceConfig, String> {
+    config.sources.iter().find(|source| source.name.as_str() == name).ok_or_else(|| {
+        let names: Vec<&str> = config.sources.iter().map(|source| source.name.as_str()).collect();
+        format!("the configuration has no source {name:?}; it has: {}", names.join(", "))
+    })
+}
+
+/// The running exporter's answer; `None` where none runs on this ledger.
+async fn ask_running(folder: &Path, ask: &Ask, say: &Say) -> Result<Option<Answer>, String> {
+    let asking = |error: io::Error| {
+        format!("asking the exporter that runs on {}: {error}; run this as the exporter's own user", folder.display())
+    };
+    let none = |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
+    let reach = match Reach::of(folder) {
+        Err(error) if none(&error) => return Ok(None),
+        reach => reach.map_err(asking)?,
+    };
+    let stream = match UnixStream::connect(&reach.path).await {
+        Err(error) if none(&error) => return Ok(None),
+        stream => stream.map_err(asking)?,
+    };
+    let (reader, mut writer) = stream.into_split();
+    let mut line = serde_json::to_vec(ask).map_err(|error| error.to_string())?;
+    line.push(b'\n');
+    writer.write_all(&line).await.map_err(asking)?;
+    let mut lines = BufReader::new(reader).lines();
+    while let Some(line) = lines.next_line().await.map_err(asking)? {
+        match serde_json::from_str(&line) {
+            Ok(Answer::Told(text)) => _ = say.send(text),
+            Ok(answer) => return Ok(Some(answer)),
+            Err(error) => return Err(format!("the running exporter is of another version: {error}; restart it")),
+        }
+    }
+    Err("the exporter stopped before it had answered; try again".into())
+}
+
+/// A source of which no exporter takes care, and its ledger.
+async fn alone(config: &SourceConfig, storage: &Path) -> Result<Subject, String> {
+    let file = storage.join(STORE_FILE);
+    if !file.exists() {
+        return Err(format!("there is no ledger {}: nothing was counted there yet", file.display()));
+    }
+    let ledger = Ledger::open(storage).map_err(|error| match error {
+        OpenError::InUse { path } => format!(
+            "the store {path} is in use by a process that cannot be asked: an exporter that is just starting, or one \
+             without a control socket (its log says why)"
+        ),
+        error => error.to_string(),
+    })?;
+    let (reader, dialect) = source::build(config);
+    let book = ledger.find(&config.name, config.system(), reader.spec().catalogue).await.map_err(|e| e.to_string())?;
+    let book = book.ok_or_else(|| {
+        format!("nothing was ever counted for the {} source {:?}", config.system(), config.name.as_str())
+    })?;
+    let (limits, clock) = (limits(&config.common), Clock::machine());
+    let stats = Arc::new(SourceStats::default());
+    // a service whose clock is ahead is known by how far it was read
+    let ahead = book.state().checkpoint().map(|read| read.head - clock.now());
+    stats.rest().clock_skew = ahead.filter(|ahead| *ahead > chrono::TimeDelta::zero());
+    let gate = Arc::new(Gate::empty(&limits));
+    let transport = over_the_network(config)?;
+    let api = Api::behind(gate, transport, dialect, limits, stats, clock, rand::random());
+    Ok(Subject { config: config.clone(), api: Arc::new(api), ledger, book, polls: None })
+}
+
+#[cfg(test)]
+mod tests;

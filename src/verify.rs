@@ -1,0 +1,565 @@
+//! Does the ledger hold what the service holds? A window is read again and compared, five minutes
+//! by five minutes and label set by label set, with what was counted.
+//!
+//! Promises:
+//! - **The same eyes.** The service is read by the source that polls it, through the same budget and
+//!   session; nothing is counted, and no state of the service is changed that the polls rely on.
+//! - **No false alarm.** Only what must be counted by now is compared: whole cells that the ledger
+//!   tallied, below what was read to its end. What is counted while we look is no difference.
+//! - **No silence.** The report says what was compared, what was left out, and why.
+//!
+//! Leaves to others: reading (`source/*.rs`), counting (`ledger.rs`), where it runs
+//! (`control.rs`).
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
+
+use crate::api::{Api, Failure};
+use crate::clock::delta;
+use crate::config::{SourceConfig, duration_text};
+use crate::event::{EventKey, EventLabels, Item, System, What};
+use crate::ledger::{Counter, DocumentRecord, Ledger, Page, SeriesKey, SourceLedger, TALLY_CELL, Tallies};
+use crate::source::{self, Sink, Spec, Taken};
+use crate::stats::SourceStats;
+use crate::window::{Checkpoint, Window, floor};
+
+/// The longest piece that is read at once: its keys are held in memory.
+const STEP_MAX: Duration = Duration::from_hours(1);
+/// Files are of whole hours.
+const HOUR: Duration = Duration::from_hours(1);
+/// How often we look whether a poll has ended.
+const LOOK: Duration = Duration::from_millis(100);
+/// Rows of differences that are printed.
+const ROWS_MAX: usize = 200;
+
+/// Where what happens meanwhile is told.
+pub type Say = UnboundedSender<String>;
+
+/// The source that is looked at.
+pub struct Subject {
+    /// Its settings.
+    pub config: SourceConfig,
+    /// Talks to it.
+    pub api: Arc<Api>,
+    /// Holds what was counted.
+    pub ledger: Ledger,
+    /// Its part of that.
+    pub book: Arc<SourceLedger>,
+    /// What its poller learns; `None` where nobody polls it meanwhile.
+    pub polls: Option<Arc<SourceStats>>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Which source.
+    pub source: String,
+    /// Its system.
+    pub system: System,
+    /// What was compared.
+    pub compared: Window,
+    /// In pieces of this length, in seconds.
+    pub cell_seconds: u64,
+    /// Events that the ledger counted in that window.
+    pub counted: u64,
+    /// Events that the service has there.
+    pub found: u64,
+    /// Events of the service that are not compared, because they are not counted as events.
+    pub left_out: LeftOut,
+    /// None, if all is well.
+    pub differences: Vec<Difference>,
+    /// What was not compared, and what went wrong on the way.
+    pub notes: Vec<String>,
+    /// What differences like these come from.
+    pub reasons: Vec<String>,
+}
+
+/// What a service returned beside events that can be compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Events of `ignore_actors`.
+    pub ignored: u64,
+    /// Events that could not be understood.
+    pub rejected: u64,
+    /// Events that carry no time, so that it is not known when they were counted.
+    pub timeless: u64,
+}
+
+/// A label set of which the service has another number of events than the ledger counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Where.
+    pub window: Window,
+    /// The label `category`.
+    pub category: String,
+    /// The label `action`.
+    pub action: String,
+    /// The label `outcome`.
+    pub outcome: String,
+    /// Events that the ledger counted.
+    pub counted: u64,
+    /// Events that the service has.
+    pub found: u64,
+}
+
+/// Reads the history from `from` to `to` again (where there is no `to`, as far as it is counted),
+/// and compares it with the ledger. `Err` says why that could not be done.
+pub async fn verify(
+    subject: &Subject,
+    from: DateTime<Utc>,
+    to: Option<DateTime<Utc>>,
+    say: &Say,
+) -> Result<Report, String> {
+    let config = &subject.config;
+    let tell = |text: String| _ = say.send(text); // nobody may be listening any more
+    let (mut source, _) = source::build(config);
+    let spec = source.spec();
+    let cell = if spec.is_feed { HOUR } else { TALLY_CELL };
+    let (tallied_from, checkpoint) = {
+        let state = subject.book.state();
+        (state.tallied_from(), state.checkpoint().cloned())
+    };
+    let Some((tallied_from, checkpoint)) = tallied_from.zip(checkpoint) else {
+        return Err("nothing was counted yet: the first window of this source has still to be read".into());
+    };
+    let settled = Settled::of(&checkpoint, &spec, config.common.overlap, subject.polls.is_some());
+    let (window, mut notes) = settled.comparable(from, to, tallied_from, cell)?;
+
+    let mut found = Found::new(Arc::clone(&subject.book), spec.is_feed);
+    let before = tallies(subject, window).await?;
+    for step in steps(window, if spec.is_feed { Duration::MAX } else { STEP_MAX.min(spec.step_max) }) {
+        tell(format!("reading {} to {}", written(step.from), written(step.to)));
+        found.begin(step);
+        source.read(step, &subject.api, &mut found).await.map_err(|failure| {
+            format!("the service could not be read from {} to {}: {failure}", written(step.from), written(step.to))
+        })?;
+    }
+    let looked = Instant::now();
+    let mut after = tallies(subject, window).await?;
+    let compare_now = |after: &Tallies| {
+        let state = subject.book.state();
+        let skipped = state.as_counted(&found.skipped);
+        let is_skipped = |at: DateTime<Utc>, key: &SeriesKey| {
+            skipped.keys().any(|(hour, of)| *hour == at && of.values[0] == key.values[0])
+        };
+        let inside = |tallies: &Tallies| -> Tallies {
+            let kept = tallies.iter().filter(|((at, key), _)| !is_skipped(*at, key));
+            kept.map(|(place, count)| (place.clone(), *count)).collect()
+        };
+        let (before, found, after) = (inside(&before), state.as_counted(&found.events), inside(after));
+        (compare(&before, &found, &after, cell), after.values().sum::<u64>(), found.values().sum::<u64>())
+    };
+    let mut outcome = compare_now(&after);
+    if let Some(stats) = &subject.polls
+        && outcome.0.iter().any(|difference| difference.found > difference.counted)
+    {
+        tell("the service has events that are not counted yet: waiting for the next poll, which may count them".into());
+        if !polled_since(stats, looked, 2 * config.common.poll_interval + Duration::from_mins(1)).await {
+            notes.push("no poll has succeeded since: what differs may still come to be counted".into());
+        }
+        after = tallies(subject, window).await?;
+        outcome = compare_now(&after);
+    }
+    let (differences, counted, found_now) = outcome;
+    notes.append(&mut found.notes());
+    let reasons = reasons(subject, &differences, &found);
+    Ok(Report {
+        source: config.name.to_string(),
+        system: config.system(),
+        compared: window,
+        cell_seconds: cell.as_secs(),
+        counted,
+        found: found_now,
+        left_out: found.left_out,
+        differences,
+        notes,
+        reasons,
+    })
+}
+
+async fn tallies(subject: &Subject, window: Window) -> Result<Tallies, String> {
+    subject.ledger.tallies(&subject.book, window).await.map_err(|error| format!("reading the ledger: {error}"))
+}
+
+/// Waits until a poll that began after `since` has succeeded; whether one has.
+async fn polled_since(stats: &SourceStats, since: Instant, patience: Duration) -> bool {
+    let end = Instant::now() + patience;
+    while Instant::now() < end {
+        if stats.rest().last_success_began.is_some_and(|began| began >= since) {
+            return true;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    false
+}
+
+// === what can be compared ===
+
+/// The end of the history that is counted to its last event, and why it is not later.
+struct Settled {
+    to: DateTime<Utc>,
+    why: String,
+}
+
+impl Settled {
+    fn of(checkpoint: &Checkpoint, spec: &Spec, overlap: Duration, polled: bool) -> Self {
+        match checkpoint.gaps.first() {
+            Some(gap) => Self {
+                to: gap.from.min(checkpoint.head),
+                why: "the exporter is still reading the history from there on".into(),
+            },
+            None if polled || spec.is_feed => {
+                Self { to: checkpoint.head, why: "the last poll ended there, and only whole cells are compared".into() }
+            }
+            None => Self {
+                to: checkpoint.head - delta(overlap),
+                why: format!(
+                    "no exporter is running, and the next one begins by reading the last {} before its stop again",
+                    duration_text(overlap)
+                ),
+            },
+        }
+    }
+
+    /// The cells that can be compared of the window that was asked for, and what is left out.
+    fn comparable(
+        &self,
+        from: DateTime<Utc>,
+        to: Option<DateTime<Utc>>,
+        tallied_from: DateTime<Utc>,
+        cell: Duration,
+    ) -> Result<(Window, Vec<String>), String> {
+        let up = |at: DateTime<Utc>| floor(at + delta(cell) - chrono::TimeDelta::milliseconds(1), cell);
+        let (first, last) = (up(tallied_from), floor(self.to, cell));
+        let asked = Window { from: floor(from, cell), to: to.map_or(last, up) };
+        let window = Window { from: asked.from.max(first), to: asked.to.min(last) };
+        let before =
+            || format!("before {}: the ledger cannot tell what it counted there (docs/verify.md)", written(first));
+        let after = || format!("from {} on: {}", written(last), self.why);
+        let mut notes = Vec::new();
+        if window.from > asked.from {
+            notes.push(format!("not compared: {}", before()));
+        }
+        if window.to < asked.to {
+            notes.push(format!("not compared: {}", after()));
+        }
+        if window.is_empty() {
+            return Err(format!(
+                "nothing of that window can be compared: not {}, and not {}. Ask for whole cells of {} in between",
+                before(),
+                after(),
+                duration_text(cell)
+            ));
+        }
+        Ok((window, notes))
+    }
+}
+
+/// A window in pieces of at most `step`, the first first.
+fn steps(window: Window, step: Duration) -> impl Iterator<Item = Window> {
+    let after =
+        move |from: DateTime<Utc>| from.checked_add_signed(delta(step)).map_or(window.to, |to| to.min(window.to));
+    std::iter::successors(Some(Window { from: window.from, to: after(window.from) }), move |last| {
+        Some(Window { from: last.to, to: after(last.to) })
+    })
+    .take_while(|step| !step.is_empty())
+}
+
+// === what is read ===
+
+/// What the service holds: each key once, as the ledger takes it.
+struct Found {
+    book: Arc<SourceLedger>,
+    is_feed: bool,
+    step: Window,
+    /// Of this step. An event is of the step that holds its time, whichever returned it.
+    seen: HashSet<(DateTime<Utc>, EventKey)>,
+    seen_timeless: HashSet<EventKey>,
+    events: BTreeMap<(EventLabels, DateTime<Utc>), u64>,
+    left_out: LeftOut,
+    /// Files that the next poll reads, by any row of theirs.
+    skipped: BTreeMap<(EventLabels, DateTime<Utc>), u64>,
+    /// Files that are known, until they are read.
+    awaited: BTreeMap<EventKey, DocumentRecord>,
+    uncounted_files: u64,
+    troubles: BTreeSet<String>,
+}
+
+impl Found {
+    fn new(book: Arc<SourceLedger>, is_feed: bool) -> Self {
+        Self {
+            book,
+            is_feed,
+            step: Window { from: DateTime::UNIX_EPOCH, to: DateTime::UNIX_EPOCH },
+            seen: HashSet::new(),
+            seen_timeless: HashSet::new(),
+            events: BTreeMap::new(),
+            left_out: LeftOut::default(),
+            skipped: BTreeMap::new(),
+            awaited: BTreeMap::new(),
+            uncounted_files: 0,
+            troubles: BTreeSet::new(),
+        }
+    }
+
+    fn begin(&mut self, step: Window) {
+        self.step = step;
+        self.seen = HashSet::new();
+    }
+
+    fn take(&mut self, item: Item, taken: &mut Taken) {
+        let Some(moment) = item.filed_at.or(item.at) else {
+            if self.seen_timeless.insert(item.key) {
+                match item.what {
+                    What::Event(_) => self.left_out.timeless += 1,
+                    What::Ignored => self.left_out.ignored += 1,
+                    What::Rejected(_) => self.left_out.rejected += 1,
+                    What::Tainted { .. } => {}
+                }
+            }
+            taken.inside += 1;
+            return;
+        };
+        let count = match () {
+            () if moment < self.step.from => &mut taken.before,
+            () if moment >= self.step.to => &mut taken.after,
+            () => &mut taken.inside,
+        };
+        *count += 1;
+        let second = floor(moment, Duration::from_secs(1));
+        let is_event = !matches!(item.what, What::Tainted { .. });
+        if !self.step.contains(moment) || !is_event || !self.seen.insert((second, item.key)) {
+            return;
+        }
+        match item.what {
+            What::Event(labels) => *self.events.entry((labels, floor(moment, TALLY_CELL))).or_default() += 1,
+            What::Ignored => self.left_out.ignored += 1,
+            What::Rejected(_) => self.left_out.rejected += 1,
+            What::Tainted { .. } => {}
+        }
+    }
+
+    fn notes(&mut self) -> Vec<String> {
+        let mut notes: Vec<String> =
+            std::mem::take(&mut self.troubles).into_iter().map(|trouble| format!("while reading: {trouble}")).collect();
+        let waiting = self.uncounted_files + self.awaited.len() as u64;
+        if waiting > 0 {
+            notes.push(format!(
+                "not compared: {waiting} hours whose files are new or have changed; the next poll reads them"
+            ));
+        }
+        notes
+    }
+}
+
+#[async_trait]
+impl Sink for Found {
+    async fn page(&mut self, page: Page) -> Result<Taken, Failure> {
+        let mut taken = Taken::default();
+        for item in page.items {
+            self.take(item, &mut taken);
+        }
+        for document in page.documents {
+            if let Some(record) = self.awaited.remove(&document.key) {
+                self.skipped.remove(&any_row(&record));
+            }
+            for (action, count) in document.rows {
+                let labels = EventLabels::row(document.category.clone(), action);
+                *self.events.entry((labels, document.filed_at)).or_default() += count;
+            }
+            self.left_out.rejected += document.rejected;
+        }
+        Ok(taken)
+    }
+
+    fn report(&mut self, failure: Failure) {
+        self.troubles.insert(failure.to_string());
+    }
+
+    fn document(&mut self, key: &EventKey) -> Option<DocumentRecord> {
+        let record = self.book.state().documents().get(key).cloned();
+        match &record {
+            Some(record) => {
+                self.awaited.insert(*key, record.clone());
+                self.skipped.insert(any_row(record), 1);
+            }
+            None => self.uncounted_files += 1,
+        }
+        record
+    }
+
+    fn checks(&self) -> bool {
+        self.is_feed
+    }
+}
+
+/// Labels of a file's category, for what concerns all its rows.
+fn any_row(record: &DocumentRecord) -> (EventLabels, DateTime<Utc>) {
+    use crate::event::Label;
+    (EventLabels::row(Label::from_words(&record.category), Label::other()), record.filed_at)
+}
+
+// === what differs ===
+
+/// The differences between what was counted `before` and `after` the service was read and what was
+/// `found`. What lies between the two counts is none: it was counted meanwhile.
+pub fn compare(before: &Tallies, found: &Tallies, after: &Tallies, cell: Duration) -> Vec<Difference> {
+    let of = |tallies: &Tallies, place| tallies.get(place).copied().unwrap_or_default();
+    let places: BTreeSet<_> = before.keys().chain(found.keys()).chain(after.keys()).collect();
+    // neighbouring cells of one label set that differ in the same direction are one line
+    let mut by_labels: BTreeMap<&SeriesKey, Vec<Difference>> = BTreeMap::new();
+    for place @ (at, key) in places {
+        let (low, found, high) = (of(before, place), of(found, place), of(after, place));
+        let counted = found.clamp(low.min(high), low.max(high));
+        if found == counted {
+            continue;
+        }
+        let lines = by_labels.entry(key).or_default();
+        match lines.last_mut() {
+            Some(last) if last.window.to == *at && (last.found > last.counted) == (found > counted) => {
+                last.window.to = *at + delta(cell);
+                last.counted += counted;
+                last.found += found;
+            }
+            _ => lines.push(Difference {
+                window: Window { from: *at, to: *at + delta(cell) },
+                category: key.values[0].to_string(),
+                action: key.values[1].to_string(),
+                outcome: key.values[2].to_string(),
+                counted,
+                found,
+            }),
+        }
+    }
+    let mut differences: Vec<Difference> = by_labels.into_values().flatten().collect();
+    differences.sort_by_key(|difference| difference.window.from);
+    differences
+}
+
+/// What differences of these directions usually come from, and what to do; nothing that cannot be.
+fn reasons(subject: &Subject, differences: &[Difference], found: &Found) -> Vec<String> {
+    let (common, state) = (&subject.config.common, subject.book.state());
+    let missing = differences.iter().any(|difference| difference.found > difference.counted);
+    let surplus = differences.iter().any(|difference| difference.found < difference.counted);
+    let mut reasons = Vec::new();
+    let mut may = |applies: bool, reason: String| {
+        if applies {
+            reasons.push(reason);
+        }
+    };
+    let lost = state.total(Counter::LostSeconds);
+    may(
+        missing && !found.is_feed,
+        format!(
+            "events that were written to the log, or became visible, more than `overlap` ({}) after they happened are \
+             not seen: if audit_event_lateness_seconds shows such events, raise overlap; the service's operator \
+             knows who can write into the past of its log",
+            duration_text(common.overlap)
+        ),
+    );
+    may(missing && lost > 0, format!("{lost} seconds of history were given up (audit_source_lost_seconds_total)"));
+    may(
+        missing && state.total(Counter::Ignored) > 0,
+        "events of actors that were in ignore_actors when they were read are not counted later".into(),
+    );
+    may(
+        missing && state.total(Counter::Rejected) > 0,
+        "events that could not be understood when they were read are not counted later".into(),
+    );
+    may(
+        surplus && !found.is_feed,
+        "the service no longer has events that it once returned: its retention ended, or they were deleted".into(),
+    );
+    may(
+        surplus && found.is_feed,
+        "the service no longer lists the files, or replaced them by files with fewer rows; rows once counted stay \
+         counted"
+            .into(),
+    );
+    may(
+        surplus && found.left_out.ignored > 0,
+        "events of actors that came into ignore_actors after they were counted stay counted".into(),
+    );
+    let other = differences.iter().any(|difference| difference.category == "other" || difference.action == "other");
+    may(
+        missing && surplus && other,
+        "a label value counts as `other` where 50 were known before it; another version of this program may know it"
+            .into(),
+    );
+    may(
+        missing && surplus && !other,
+        "the service, or another version of this program, describes the same events differently now".into(),
+    );
+    reasons
+}
+
+fn written(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Window { from, to } = self.compared;
+        let cell = duration_text(Duration::from_secs(self.cell_seconds));
+        writeln!(f, "{} ({}): compared {} to {}, by {cell}", self.source, self.system, written(from), written(to))?;
+        writeln!(f, "events counted there: {}; events the service has there: {}", self.counted, self.found)?;
+        let LeftOut { ignored, rejected, timeless } = self.left_out;
+        if (ignored, rejected, timeless) != (0, 0, 0) {
+            writeln!(
+                f,
+                "also returned, and not compared: {ignored} of ignored actors, {rejected} not understood, {timeless} \
+                 without a time"
+            )?;
+        }
+        for note in &self.notes {
+            writeln!(f, "{note}")?;
+        }
+        if self.differences.is_empty() {
+            return writeln!(f, "no difference");
+        }
+        let mut rows = vec![["from", "to", "category", "action", "outcome", "counted", "service"].map(String::from)];
+        rows.extend(self.differences.iter().take(ROWS_MAX).map(|line| {
+            [
+                written(line.window.from),
+                written(line.window.to),
+                line.category.clone(),
+                line.action.clone(),
+                line.outcome.clone(),
+                line.counted.to_string(),
+                line.found.to_string(),
+            ]
+        }));
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+        let widths: [usize; 7] = std::array::from_fn(width);
+        for row in &rows {
+            let cells = row.iter().zip(widths).map(|(text, width)| format!("{text:width$}"));
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        if self.differences.len() > ROWS_MAX {
+            writeln!(f, "… and {} lines more (--format=json has all)", self.differences.len() - ROWS_MAX)?;
+        }
+        let sum = |more: fn(&Difference) -> u64| self.differences.iter().map(more).sum::<u64>();
+        let missing = sum(|line| line.found.saturating_sub(line.counted));
+        let surplus = sum(|line| line.counted.saturating_sub(line.found));
+        writeln!(
+            f,
+            "{} differences: {missing} events of the service are not counted, {surplus} counted events are not there",
+            self.differences.len()
+        )?;
+        for reason in &self.reasons {
+            writeln!(f, "possible: {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,688 @@
+//! What docs/security.md promises of the whole program: no secret is shown, whatever a service or a
+//! file does; slow clients keep no scrape out; every answer is guarded.
+
+use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use audit_exporter::event::System;
+use audit_exporter::simulate::credentials as c;
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use socket2::{Domain, Socket, Type};
+
+use crate::program::{
+    Answer, EAGER, PATIENCE, Process, Running, SYSTEMS, ask, config_file, config_text, eventually, finish,
+    in_repository, now, program,
+};
+
+// === secrets ===
+
+const CANVAS_TOKEN: &str = "1042~CanvasSecret/plus+eq=";
+const INFORMATICA_PASSWORD: &str = "Infa\"Secret %9917";
+const INFORMATICA_SESSION: &str = "JMYQDbcC3Uelt8wk4iv3Hh";
+const ACTIVID_SECRET: &str = "Activ:Secret+44%";
+const ACTIVID_TOKEN: &str = "ActividToken.5150.xyz";
+const LOSANT_TOKEN: &str = "LosantToken.ABC.987654";
+/// `ixclient:IxSecret-Value-31`
+const INDEX_EXCHANGE_KEY: &str = "aXhjbGllbnQ6SXhTZWNyZXQtVmFsdWUtMzE=";
+const INDEX_EXCHANGE_TOKEN: &str = "IxToken-QWERTY-99887";
+
+const SECRETS: [&str; 9] = [
+    CANVAS_TOKEN,
+    INFORMATICA_PASSWORD,
+    INFORMATICA_SESSION,
+    ACTIVID_SECRET,
+    ACTIVID_TOKEN,
+    LOSANT_TOKEN,
+    INDEX_EXCHANGE_KEY,
+    "IxSecret-Value-31",
+    INDEX_EXCHANGE_TOKEN,
+];
+
+/// A secret as it could turn up: as it is, in lower case, quoted, encoded, as numbers.
+fn forms(secret: &str) -> Vec<String> {
+    let percent = |keep: &str| {
+        let one = |byte: u8| {
+            let plain = byte.is_ascii_alphanumeric() || keep.as_bytes().contains(&byte);
+            if plain { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+        };
+        secret.bytes().map(one).collect::<String>()
+    };
+    let bytes: Vec<String> = secret.bytes().map(|byte| byte.to_string()).collect();
+    let mut forms = vec![
+        secret.to_owned(),
+        secret.to_lowercase(),
+        serde_json::to_string(secret).unwrap().trim_matches('"').to_owned(),
+        percent("-_.~"),
+        percent("-_.*"),
+        bytes.join(", "),
+        secret.bytes().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")),
+    ];
+    // base64 of a text that holds it, wherever it begins there
+    for before in ["", "x", "xx"] {
+        for engine in [&STANDARD as &dyn Fn64, &URL_SAFE_NO_PAD] {
+            let encoded = engine.of(&format!("{before}{secret}"));
+            forms.push(encoded[4..encoded.len() - 4].to_owned());
+        }
+    }
+    forms
+}
+
+trait Fn64 {
+    fn of(&self, text: &str) -> String;
+}
+
+impl<E: Engine> Fn64 for E {
+    fn of(&self, text: &str) -> String {
+        self.encode(text)
+    }
+}
+
+#[track_caller]
+fn assert_no_secret<'a>(secrets: impl IntoIterator<Item = &'a str>, shown: &str, wher: &str) {
+    for secret in secrets {
+        for form in forms(secret) {
+            if let Some(at) = shown.find(&form) {
+                let line = shown[..at].rfind('\n').map_or(0, |at| at + 1);
+                let end = shown[at..].find('\n').map_or(shown.len(), |end| at + end);
+                panic!("{secret}, as {form}, in {wher}: {}", &shown[line..end]);
+            }
+        }
+    }
+}
+
+/// Everything the running program shows to anybody.
+fn shown(exporter: &Running) -> String {
+    let mut all = String::new();
+    for path in ["/", "/api/v1/status", "/metrics", "/-/ready", "/absent"] {
+        for accept in [
+            "*/*",
+            "application/openmetrics-text;version=1.0.0",
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited",
+        ] {
+            let answer = exporter.get_with(path, &[("Accept", accept)]);
+            all += &answer.to_string();
+        }
+    }
+    all
+}
+
+/// A service that repeats what it was sent, wherever an answer has room for words: the worst that
+/// can happen to a credential short of malice.
+struct Parrot {
+    address: SocketAddr,
+    /// Requests that are no logins, by the first segment of their path.
+    reads: Arc<Mutex<BTreeMap<String, usize>>>,
+}
+
+impl Parrot {
+    fn start(lets_in: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let reads = Arc::new(Mutex::new(BTreeMap::new()));
+        let seen = Arc::clone(&reads);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let seen = Arc::clone(&seen);
+                std::thread::spawn(move || answer(stream, address, lets_in, &seen));
+            }
+        });
+        Self { address, reads }
+    }
+}
+
+fn answer(mut stream: TcpStream, own: SocketAddr, lets_in: bool, seen: &Mutex<BTreeMap<String, usize>>) -> Option<()> {
+    let mut request = Vec::new();
+    let mut buffer = [0; 4096];
+    let (head, body) = loop {
+        let read = stream.read(&mut buffer).ok().filter(|read| *read > 0)?;
+        request.extend_from_slice(&buffer[..read]);
+        let text = String::from_utf8_lossy(&request).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head
+            .to_lowercase()
+            .split("content-length: ")
+            .nth(1)
+            .map_or(0, |rest| rest.split("\r\n").next().unwrap_or_default().parse::<usize>().unwrap_or(0));
+        if body.len() >= length {
+            break (head.to_owned(), body.to_owned());
+        }
+    };
+    let path = head.split(' ').nth(1)?.to_owned();
+    let header = |name: &str| {
+        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(is, _)| is.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+    };
+    let credential = header("authorization").or(header("infa-session-id")).unwrap_or_default();
+    let bare = credential.split(' ').next_back().unwrap_or_default().to_owned();
+    let password: Option<serde_json::Value> = serde_json::from_str(&body).ok();
+    let password = password.and_then(|body| body["password"].as_str().map(str::to_owned)).unwrap_or_default();
+    let secret = if password.is_empty() { bare } else { password };
+    let words = format!("no {secret} here; was sent {credential} {body}");
+    let error = serde_json::json!({
+        "error": {"code": secret, "message": words, "type": secret, "detail": words},
+    })
+    .to_string();
+    let flat = serde_json::json!({
+        "code": secret, "type": secret, "error": secret, "message": words, "detail": words, "title": words,
+        "description": words, "error_description": words, "scimType": secret, "status": 400, "statusCode": 400,
+    })
+    .to_string();
+    let is_login = path.ends_with("/login") || path.ends_with("/token");
+    let (status, kind, extra, body) = if is_login && lets_in {
+        let token = if path.starts_with("/idp") { ACTIVID_TOKEN } else { INDEX_EXCHANGE_TOKEN };
+        let welcome = if path.ends_with("/login") {
+            serde_json::json!({
+                "products": [{"name": "Integration Cloud", "baseApiUrl": format!("http://{own}/saas")}],
+                "userInfo": {"sessionId": INFORMATICA_SESSION},
+            })
+        } else {
+            serde_json::json!({"access_token": token, "expires_in": 3600})
+        };
+        (200, "application/json".to_owned(), String::new(), welcome.to_string())
+    } else {
+        let which = path.split('/').nth(1).unwrap_or_default().to_owned();
+        let nth = {
+            let mut seen = seen.lock().unwrap();
+            let nth = seen.entry(which).or_default();
+            *nth += 1;
+            *nth
+        };
+        let json = || "application/json".to_owned();
+        let as_host: String = secret.chars().filter(char::is_ascii_alphanumeric).collect();
+        match nth {
+            1 => (500, json(), String::new(), error),
+            2 => (403, json(), String::new(), flat),
+            3 => (400, json(), String::new(), error),
+            4 => (302, json(), format!("Location: https://{secret}.example/{secret}?{secret}\r\n"), flat),
+            5 => (200, secret.clone(), String::new(), format!("<html>{words}")),
+            6 => (200, json(), String::new(), flat),
+            7 => (404, json(), String::new(), flat),
+            8 => {
+                (200, json(), format!("Link: <https://{as_host}.example/?{secret}>; rel=\"next\"\r\n"), "[]".to_owned())
+            }
+            9 => (200, format!("text/{secret}"), String::new(), format!("{{\"{secret}\": \"{words}")),
+            _ => (401, json(), String::new(), error),
+        }
+    };
+    let _ = stream.write_all(
+        format!(
+            "HTTP/1.1 {status} {secret}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\
+             Set-Cookie: {secret}\r\n{extra}\r\n{body}",
+            body.len()
+        )
+        .as_bytes(),
+    );
+    Some(())
+}
+
+/// Five sources with the secrets above.
+fn secretive(origin: &str, folder: &Path) -> String {
+    let quoted = |text: &str| serde_json::to_string(text).unwrap();
+    [
+        (c::CANVAS_ACCESS_TOKEN, CANVAS_TOKEN),
+        (c::INFORMATICA_PASSWORD, INFORMATICA_PASSWORD),
+        (c::ACTIVID_CLIENT_SECRET, ACTIVID_SECRET),
+        (c::LOSANT_API_TOKEN, LOSANT_TOKEN),
+        (c::INDEX_EXCHANGE_CLIENT_KEY, INDEX_EXCHANGE_KEY),
+    ]
+    .into_iter()
+    .fold(config_text(origin, folder, "0s", EAGER), |text, (before, after)| {
+        assert!(text.contains(&quoted(before)));
+        text.replace(&quoted(before), &quoted(after))
+    })
+}
+
+#[test]
+fn a_service_that_repeats_its_credential_does_not_bring_it_to_light() {
+    for lets_in in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let parrot = Parrot::start(lets_in);
+        let config = folder.path().join("audit-exporter.yml");
+        std::fs::write(&config, secretive(&format!("http://{}", parrot.address), folder.path())).unwrap();
+        let exporter = Running::exporter(&config, &["--log.level=debug"]);
+        // ever more slowly: until all have had the first few answers
+        let first = if lets_in { ["api", "saas", "scim", "instance"] } else { ["idp", "saas", "auth", "instance"] };
+        eventually(PATIENCE, || {
+            let reads = parrot.reads.lock().unwrap().clone();
+            let least = first.iter().map(|which| reads.get(*which).copied().unwrap_or(0)).min().unwrap_or(0);
+            if least >= if lets_in { 4 } else { 2 } { Ok(()) } else { Err(format!("requests: {reads:?}")) }
+        });
+        let mut seen = String::new();
+        for _ in 0..20 {
+            seen += &shown(&exporter);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert!(seen.contains("status 500") || seen.contains("status 403") || seen.contains("redirect"), "{seen}");
+        assert_no_secret(SECRETS, &seen, "a page");
+        // a reload with a file that holds them where none belongs
+        let text = std::fs::read_to_string(&config).unwrap();
+        for wrong in [
+            text.replace("access_token:", "acces_token:"),
+            text.replace("password: ", "password: {b: "),
+            text.replace("api_token: ", "api_token: {a: "),
+            text.replace("client_secret: ", "client_secret: ["),
+            text.replace("client_key: ", "token_url: "),
+            text.replace("client_id: ", "client_id: !"),
+            format!("{text}\n{CANVAS_TOKEN}: {LOSANT_TOKEN}\n"),
+            format!("{text}{LOSANT_TOKEN}"),
+            text.replace("instance_id: ", &format!("instance_id: {{{ACTIVID_SECRET}: {LOSANT_TOKEN}}} # ")),
+        ] {
+            std::fs::write(&config, &wrong).unwrap();
+            let refused = exporter.post("/-/reload", "");
+            assert_eq!(refused.status, 500, "{wrong}");
+            assert_no_secret(SECRETS, &refused.to_string(), "a refusal");
+            let checked = finish(&["check", &format!("--config.file={}", config.display())]);
+            assert_eq!(checked.code, 2);
+            assert_no_secret(SECRETS, &format!("{}{}", checked.stdout, checked.stderr), "check");
+        }
+        exporter.process.signal("TERM");
+        let (_, printed) = exporter.process.ended(PATIENCE);
+        assert!(printed.contains("level=debug") || printed.contains("asking again"), "{printed}");
+        assert_no_secret(SECRETS, &printed, "the log");
+    }
+}
+
+#[test]
+fn faults_of_the_services_and_wrong_credentials_show_no_secret() {
+    let faults = "error=0.2,html=0.2,truncated=0.2,malformed=0.3,unauthorized=0.1,forbidden=0.1,redirect=0.1";
+    let faults: Vec<String> = SYSTEMS.iter().map(|system| format!("--fault={system}:{faults}")).collect();
+    let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
+    let simulator = Running::simulator(&faults);
+    let right = [
+        c::CANVAS_ACCESS_TOKEN,
+        c::INFORMATICA_PASSWORD,
+        c::ACTIVID_CLIENT_SECRET,
+        c::LOSANT_API_TOKEN,
+        c::INDEX_EXCHANGE_CLIENT_KEY,
+    ];
+    for wrong in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config_file(folder.path(), &simulator, "0s", EAGER);
+        if wrong {
+            let text = secretive(&format!("http://{}", simulator.address), folder.path());
+            std::fs::write(&config, text).unwrap();
+        }
+        let exporter = Running::exporter(&config, &["--log.level=debug"]);
+        let failures = |page: &str, system: System| {
+            let of_system = format!("system=\"{system}\"");
+            exporter.scrape().sum(page, &[&of_system])
+        };
+        for system in SYSTEMS {
+            eventually(PATIENCE, || {
+                let errors = failures("audit_source_errors_total", *system);
+                if errors >= if wrong { 1.0 } else { 3.0 } {
+                    Ok(())
+                } else {
+                    Err(format!("errors of {system}: {errors}"))
+                }
+            });
+        }
+        let pages = shown(&exporter);
+        exporter.process.signal("TERM");
+        let (_, printed) = exporter.process.ended(PATIENCE);
+        let secrets = || if wrong { SECRETS.to_vec() } else { right.to_vec() };
+        assert_no_secret(secrets(), &pages, "a page");
+        assert_no_secret(secrets(), &printed, "the log");
+    }
+}
+
+#[test]
+fn a_hash_or_key_in_the_wrong_place_of_the_web_configuration_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("audit-exporter.yml");
+    std::fs::write(&config, config_text("http://127.0.0.1:1", folder.path(), "1s", EAGER)).unwrap();
+    let web = folder.path().join("web.yml");
+    let hash = "$2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi";
+    for yaml in [
+        format!("basic_auth_users: {{'{hash}': alice}}"),
+        format!("basic_auth_users: ['{hash}']"),
+        format!("'{hash}': alice"),
+        format!("basic_auth_users: {{alice: '{hash}', '{hash}': '{hash}', '{hash}': x}}"),
+        format!("tls_server_config: {{min_version: '{hash}'}}"),
+        format!("tls_server_config: {{cipher_suites: ['{hash}']}}"),
+        format!("tls_server_config: {{cert: '{hash}', key: '{hash}', client_auth_type: '{hash}'}}"),
+        format!("tls_server_config: {{cert: '{hash}', key: '{hash}'}}"),
+        format!("http_server_config: {{headers: {{X-Frame-Options: '{hash}'}}}}"),
+        format!("http_server_config: {{headers: {{'{hash}': a}}}}"),
+        format!("basic_auth_users: {{alice: '{hash}'"),
+    ] {
+        std::fs::write(&web, &yaml).unwrap();
+        let refused = finish(&[
+            &format!("--config.file={}", config.display()),
+            &format!("--web.config.file={}", web.display()),
+            "--web.listen-address=127.0.0.1:0",
+        ]);
+        assert_eq!(refused.code, 2, "{yaml}: {}", refused.stderr);
+        assert_no_secret([hash], &refused.stderr, &yaml);
+    }
+}
+
+#[test]
+fn files_with_secrets_that_all_may_read_are_told_of_once_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    set(folder.path(), 0o755);
+    let ways = folder.path().canonicalize().unwrap();
+    let reachable = ways.ancestors().all(|way| way.metadata().unwrap().mode() & 0o001 != 0);
+    assert!(reachable, "others cannot get at {}: set TMPDIR for this test", folder.path().display());
+    let config = folder.path().join("audit-exporter.yml");
+    let token = folder.path().join("losant.token");
+    std::fs::write(&token, LOSANT_TOKEN).unwrap();
+    let source = |name: &str| {
+        format!("    - name: {name}\n      instance_id: 575ec7417ae143cd83dc4a96\n      api_token_file: losant.token\n")
+    };
+    let text = format!("sources:\n  losant:\n{}{}", source("one"), source("two"));
+    std::fs::write(&config, &text).unwrap();
+    let check = |expected: &[&Path]| {
+        let checked = finish(&["check", &format!("--config.file={}", config.display())]);
+        assert_eq!((checked.code, checked.stdout.as_str()), (0, "the configuration is good\n"), "{}", checked.stderr);
+        assert_eq!(checked.stderr.lines().count(), expected.len(), "{}", checked.stderr);
+        for path in expected {
+            assert!(checked.stderr.contains(&format!("{} ", path.display())), "{}", checked.stderr);
+        }
+        assert!(expected.is_empty() || checked.stderr.contains("chmod 600"), "{}", checked.stderr);
+        assert_no_secret([LOSANT_TOKEN], &checked.stderr, "a warning");
+    };
+    // two sources, one file, one line; the configuration holds no secret of its own
+    set(&token, 0o644);
+    set(&config, 0o644);
+    check(&[&token]);
+    set(&token, 0o640);
+    check(&[]);
+    std::fs::write(&config, text.replacen("api_token_file: losant.token", &format!("api_token: {LOSANT_TOKEN}"), 1))
+        .unwrap();
+    check(&[&config]);
+    set(&config, 0o600);
+    check(&[]);
+}
+
+#[test]
+fn the_memory_of_the_program_is_for_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = Running::simulator(&["--quiet"]);
+    let config = config_file(folder.path(), &simulator, "1s", EAGER);
+    let call = [format!("--config.file={}", config.display()), "--web.listen-address=127.0.0.1:0".to_owned()];
+    let mut command = program(&[]);
+    // /proc belongs to root anyway where root is asked: there the program runs as nobody
+    if rustix_is_root() {
+        const NOBODY: u32 = 65534;
+        let copy = folder.path().join("program");
+        std::fs::copy(env!("CARGO_BIN_EXE_audit-exporter"), &copy).unwrap();
+        std::os::unix::fs::chown(folder.path(), Some(NOBODY), None).unwrap();
+        std::os::unix::fs::chown(&config, Some(NOBODY), None).unwrap();
+        command = std::process::Command::new(copy);
+        command.uid(NOBODY);
+    }
+    let mut process = Process::start(command.args(call));
+    let address = process.until_printed("its address", |printed| {
+        let rest = printed.split_once("address=")?.1;
+        Some(rest.split_whitespace().next()?.trim_matches('"').to_owned())
+    });
+    let owner = std::fs::metadata(format!("/proc/{}/mem", process.id())).unwrap().uid();
+    assert_eq!(owner, 0, "a process that can be dumped belongs to its user");
+    // and it still sees itself
+    eventually(PATIENCE, || {
+        let page = ask(&address, "GET", "/metrics", &[], "").text();
+        if page.contains("process_open_fds ") && page.contains("process_resident_memory_bytes ") {
+            return Ok(());
+        }
+        Err(format!("process metrics in {page}"))
+    });
+}
+
+fn rustix_is_root() -> bool {
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+// === the web server ===
+
+#[test]
+fn every_answer_tells_browsers_to_keep_it_to_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = Running::simulator(&["--quiet"]);
+    let config = config_file(folder.path(), &simulator, "1s", EAGER);
+    let exporter = Running::exporter(&config, &[]);
+    for (method, path, status) in [
+        ("GET", "/", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/api/v1/status", 200),
+        ("GET", "/-/healthy", 200),
+        ("GET", "/-/ready", 200),
+        ("GET", "/absent", 404),
+        ("GET", "/-/reload", 405),
+        ("POST", "/metrics", 405),
+        ("POST", "/-/reload", 200),
+    ] {
+        let answer = ask(&exporter.address, method, path, &[], "");
+        assert_eq!(answer.status, status, "{path}");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
+        assert_eq!(answer.header("cache-control"), "no-store", "{path}");
+        assert_eq!(answer.header("referrer-policy"), "no-referrer", "{path}");
+        assert_eq!(answer.header("cross-origin-resource-policy"), "same-origin", "{path}");
+        let policy = answer.header("content-security-policy");
+        assert!(
+            policy.starts_with("default-src 'none';") && policy.contains("frame-ancestors 'none'"),
+            "{path}: {policy}"
+        );
+        assert!(!policy.contains("script"), "{policy}");
+        for absent in ["server", "access-control-allow-origin", "x-powered-by", "set-cookie"] {
+            assert_eq!(answer.header(absent), "", "{path} {absent}");
+        }
+    }
+}
+
+#[test]
+fn a_page_of_another_site_cannot_reload_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = Running::simulator(&["--quiet"]);
+    let config = config_file(folder.path(), &simulator, "1s", EAGER);
+    let exporter = Running::exporter(&config, &[]);
+    let own = format!("http://{}", exporter.address);
+    for (headers, status) in [
+        (&[][..], 200),
+        (&[("Sec-Fetch-Site", "same-origin"), ("Origin", own.as_str())][..], 200),
+        (&[("Sec-Fetch-Site", "none")], 200),
+        (&[("Origin", &own)], 200),
+        (&[("Sec-Fetch-Site", "cross-site")], 403),
+        (&[("Sec-Fetch-Site", "same-site")], 403),
+        (&[("Sec-Fetch-Site", "cross-site"), ("Origin", &own)], 403),
+        (&[("Origin", "https://evil.example")], 403),
+        (&[("Origin", "null")], 403),
+    ] {
+        let answer = ask(&exporter.address, "POST", "/-/reload", headers, "");
+        assert_eq!(answer.status, status, "{headers:?}");
+    }
+}
+
+#[test]
+fn what_is_too_large_is_refused_and_what_is_not_needed_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = Running::simulator(&["--quiet"]);
+    let config = config_file(folder.path(), &simulator, "1s", EAGER);
+    let exporter = Running::exporter(&config, &[]);
+    let long = "a".repeat(20_000);
+    assert_eq!(exporter.get_with("/metrics", &[("X-Long", &long)]).status, 431);
+    assert!([414, 431].contains(&exporter.get(&format!("/metrics?{long}")).status));
+    let many = ["X-Many"; 70].map(|name| (name, "1"));
+    assert_eq!(exporter.get_with("/metrics", &many).status, 431);
+    assert_eq!(exporter.get_with("/metrics", &many[..30]).status, 200);
+    // a body nobody asked for, whole or chunked: the answer does not wait for it
+    for head in ["Content-Length: 1000000000000", "Transfer-Encoding: chunked"] {
+        let mut stream = TcpStream::connect(&exporter.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "POST /-/reload HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n").unwrap();
+        let begun = now();
+        let mut answer = Vec::new();
+        let mut sent = 0_u64;
+        let mut stop = false;
+        stream.set_nonblocking(true).unwrap();
+        while !stop && begun.elapsed() < PATIENCE {
+            let piece = if head.starts_with('T') {
+                b"1000\r\n".iter().chain(&[b'x'; 4096]).chain(b"\r\n").copied().collect()
+            } else {
+                vec![b'x'; 4096]
+            };
+            match stream.write(&piece) {
+                Ok(written) => sent += written as u64,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(_) => stop = true,
+            }
+            let mut buffer = [0; 4096];
+            match stream.read(&mut buffer) {
+                Ok(0) => stop = true,
+                Ok(read) => answer.extend_from_slice(&buffer[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => stop = true,
+            }
+        }
+        assert!(
+            String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 200"),
+            "{head}: {}",
+            String::from_utf8_lossy(&answer)
+        );
+        assert!(stop, "{head}: the connection ends");
+        assert!(sent < 64 << 20, "{head}: {sent} bytes were taken");
+    }
+}
+
+/// A connection that comes from an address of one's own choice.
+fn connect_from(from: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(IpAddr::V4(from), 0).into())?;
+    socket.connect_timeout(&to.into(), PATIENCE)?;
+    let stream: TcpStream = socket.into();
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// What a slow client does with its connection.
+#[derive(Clone, Copy, Debug)]
+enum Slow {
+    Silent,
+    Head,
+    Body,
+    Reading,
+    Handshake,
+}
+
+/// Holds as many connections as it can, opening others, fifty in a second, where some were closed.
+fn besiege(from: Ipv4Addr, to: SocketAddr, how: Slow, many: usize, over: &AtomicBool, opened: &AtomicUsize) {
+    let open = || {
+        let mut stream = connect_from(from, to).ok()?;
+        opened.fetch_add(1, Ordering::Relaxed);
+        let words = match how {
+            Slow::Silent => String::new(),
+            Slow::Head => "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ".to_owned(),
+            Slow::Body => "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".to_owned(),
+            Slow::Reading => "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(200),
+            Slow::Handshake => "\u{16}\u{3}\u{1}".to_owned(),
+        };
+        stream.set_nonblocking(true).ok()?;
+        let _ = stream.write(words.as_bytes());
+        Some(stream)
+    };
+    let mut held: Vec<TcpStream> = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        held.retain_mut(|stream| match how {
+            // what came stays where it is; only whether the other side has closed is of interest
+            Slow::Reading | Slow::Body => {
+                stream.write(b" ").is_ok_and(|n| n > 0) || stream.peek(&mut [0]).is_ok_and(|n| n > 0)
+            }
+            _ => !matches!(stream.read(&mut [0; 64]), Ok(0)) && stream.write(b"a").is_ok(),
+        });
+        let more = if opened.load(Ordering::Relaxed) < 5 * many { many } else { 5 };
+        let missing = many - held.len();
+        held.extend(std::iter::repeat_with(open).take(missing.min(more)).flatten());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn slow_clients_by_the_hundred_keep_no_scrape_out() {
+    const ATTACKER: Ipv4Addr = Ipv4Addr::LOCALHOST;
+    const PROMETHEUS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = Running::simulator(&["--quiet"]);
+    let config = config_file(folder.path(), &simulator, "1s", EAGER);
+    let exporter = Running::exporter(&config, &[]);
+    let address: SocketAddr = exporter.address.parse().unwrap();
+    let over = AtomicBool::new(false);
+    let opened = AtomicUsize::new(0);
+    let mut took = BTreeMap::from([(PROMETHEUS, Vec::new()), (ATTACKER, Vec::new())]);
+    std::thread::scope(|scope| {
+        for how in [Slow::Silent, Slow::Head, Slow::Body, Slow::Reading, Slow::Handshake] {
+            let (over, opened) = (&over, &opened);
+            scope.spawn(move || besiege(ATTACKER, address, how, 150, over, opened));
+        }
+        // the answers that nobody takes are a flood of requests first, until there is no room for more
+        std::thread::sleep(Duration::from_secs(3));
+        for from in [PROMETHEUS, ATTACKER].into_iter().cycle().take(60) {
+            let begun = now();
+            let scrape = || {
+                let mut stream = connect_from(from, address)?;
+                stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+                let mut page = String::new();
+                stream.read_to_string(&mut page)?;
+                Ok::<_, std::io::Error>(page)
+            };
+            let page = scrape().unwrap_or_else(|error| error.to_string());
+            let whole = page.starts_with("HTTP/1.1 200") && page.contains("audit_exporter_build_info");
+            took.get_mut(&from).unwrap().push(whole.then(|| begun.elapsed()));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    println!("{} slow connections; scrapes took {took:?}", opened.load(Ordering::Relaxed));
+    assert!(opened.load(Ordering::Relaxed) >= 750, "{opened:?} slow connections were opened");
+    let times = &took[&PROMETHEUS];
+    assert!(times.iter().all(Option::is_some), "{times:?}");
+    let late = times.iter().flatten().filter(|time| **time > Duration::from_secs(1)).count();
+    assert!(late * 10 <= times.len(), "{late} took longer than a second: {times:?}");
+    // at the attacker's own address a scrape is one among its connections: most come through
+    let times = &took[&ATTACKER];
+    assert!(times.iter().flatten().count() * 2 > times.len(), "{times:?}");
+    // it did not pile them up either
+    let open = std::fs::read_dir(format!("/proc/{}/fd", exporter.process.id())).unwrap().count();
+    assert!(open < 400, "{open} files are open, with room for 64 connections of one client");
+    let answer: Answer = exporter.get("/-/healthy");
+    assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn the_security_page_names_files_and_tests_that_exist() {
+    fn code(folder: &Path, all: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                code(&path, all);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                all.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let mut all = String::new();
+    code(&in_repository("src"), &mut all);
+    code(&in_repository("tests/it"), &mut all);
+    let page = std::fs::read_to_string(in_repository("docs/security.md")).unwrap();
+    let mut tests = 0;
+    for named in page.split('`').skip(1).step_by(2) {
+        if named.starts_with("src/") || named.starts_with("tests/") {
+            assert!(in_repository(named).exists(), "{named}");
+        } else if named.matches('_').count() >= 3 && !named.starts_with("audit_") {
+            assert!(all.contains(&format!("fn {named}(")), "{named}");
+            tests += 1;
+        }
+    }
+    assert!(tests >= 25, "{tests} tests are named");
+}

@@ -1,0 +1,111 @@
+//! Whole lives of the exporter under simulated time, network and disk, each drawn from a seed.
+//!
+//! `cargo test` runs a few hundred; `tests/seeds` runs as many, or for as long, as it is told, and
+//! prints what was tried. A seed that fails fails again: `tests/seeds 4711` tells its story.
+
+mod checks;
+mod machine;
+mod trial;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::program::now;
+use trial::{Report, Violation};
+
+/// How many seeds `cargo test` tries.
+const SEEDS: u64 = 200;
+
+/// What is to be tried: by environment, because a test takes no arguments.
+struct Wanted {
+    first: u64,
+    count: u64,
+    time: Option<Duration>,
+}
+
+impl Wanted {
+    fn read() -> Self {
+        let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+        Self {
+            first: number("AUDIT_EXPORTER_FIRST_SEED").unwrap_or(0),
+            count: number("AUDIT_EXPORTER_SEEDS").unwrap_or(SEEDS),
+            time: number("AUDIT_EXPORTER_MINUTES").map(Duration::from_mins),
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_every_number_is_right() {
+    let wanted = Wanted::read();
+    let begun = now();
+    let next = AtomicU64::new(wanted.first);
+    let total: Mutex<(u64, Report)> = Mutex::default();
+    let violations: Mutex<Vec<Box<Violation>>> = Mutex::default();
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let over = match wanted.time {
+                Some(time) => begun.elapsed() >= time,
+                None => seed >= wanted.first + wanted.count,
+            };
+            if over || violations.lock().unwrap().len() >= 5 {
+                return;
+            }
+            match trial::run(seed) {
+                Ok(report) => add(&mut total.lock().unwrap(), report),
+                Err(violation) => {
+                    eprintln!(
+                        "seed {}: {}\n{}\nseed {}: {}",
+                        seed, violation.what, violation.story, seed, violation.what
+                    );
+                    violations.lock().unwrap().push(violation);
+                }
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let total = total.into_inner().unwrap();
+    let violations = violations.into_inner().unwrap();
+    println!("{}", table(&total, violations.len(), begun.elapsed()));
+    let failed: Vec<_> = violations.iter().map(|violation| (violation.seed, &violation.what)).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+fn add(total: &mut (u64, Report), report: Report) {
+    total.0 += 1;
+    let sum = &mut total.1;
+    sum.events += report.events;
+    sum.requests += report.requests;
+    sum.scrapes += report.scrapes;
+    sum.simulated += report.simulated;
+    for (what, times) in report.did {
+        *sum.did.entry(what).or_default() += times;
+    }
+}
+
+fn table((seeds, sum): &(u64, Report), violations: usize, took: Duration) -> String {
+    let mut rows: BTreeMap<&str, u64> = sum.did.iter().map(|(what, times)| (what.as_str(), *times)).collect();
+    let mut text = format!("{:<34}{:>12}\n", "seeds without violation", seeds);
+    let mut row = |what: &str, times: u64| writeln!(text, "{what:<34}{times:>12}").unwrap();
+    row("violations", violations as u64);
+    row("events", sum.events);
+    row("requests", sum.requests);
+    row("scrapes", sum.scrapes);
+    row("hours simulated", sum.simulated.as_secs() / 3600);
+    row("seconds it took", took.as_secs());
+    for what in ["start", "stop", "crash", "killed", "crash at the start", "reload", "outage of days"] {
+        row(what, rows.remove(what).unwrap_or(0));
+    }
+    for (what, times) in rows {
+        row(&format!("  {what}"), times);
+    }
+    text
+}

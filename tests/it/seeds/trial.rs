@@ -1,0 +1,1011 @@
+//! One trial: a world, an exporter and everything that can go wrong, all drawn from one seed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::future::Future;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use audit_exporter::clock::Clock;
+use audit_exporter::config::{Config, duration_text, parse};
+use audit_exporter::event::System;
+use audit_exporter::exporter::{ApplyError, Connect, Edges, Exporter};
+use audit_exporter::exposition::Format;
+use audit_exporter::ledger::Ledger;
+use audit_exporter::simulate::{
+    Disk, EventCall, Faults, Injection, Options, Scenario, ScenarioCall, Truth, TruthOf, World, credentials as c,
+};
+use audit_exporter::transport::{InMemory, Transport};
+use chrono::{DateTime, TimeDelta, Utc};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::Instant;
+
+use super::checks::{Counts, Limit, Served, beyond, counted, happened, within_limits};
+use super::machine::{Machine, Road, Way, Weather};
+
+const HOST: &str = "services.test";
+/// How much had happened before the first start.
+const HISTORY: Duration = Duration::from_hours(2);
+/// The most logins within an hour with a credential that is refused.
+const REFUSED_LOGINS_MAX: usize = 6;
+/// A trial that is not at rest by then never will be.
+const SETTLE_MAX: Duration = Duration::from_hours(72);
+
+/// What a trial did.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub events: u64,
+    pub requests: u64,
+    pub scrapes: u64,
+    pub simulated: Duration,
+    /// By kind: crashes, faults, reloads.
+    pub did: BTreeMap<String, u64>,
+}
+
+/// What must never be, and how it came to it.
+#[derive(Debug)]
+pub struct Violation {
+    pub seed: u64,
+    pub what: String,
+    pub story: String,
+}
+
+type Outcome<T = ()> = Result<T, String>;
+
+/// Runs the trial of a seed.
+pub fn run(seed: u64) -> Result<Report, Box<Violation>> {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_timer(SinceStart(Arc::default()))
+        .with_writer(log.clone())
+        .finish();
+    let _quiet = tracing::subscriber::set_default(subscriber);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let story = Arc::new(Mutex::new(String::new()));
+    let told = Arc::clone(&story);
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            let mut trial = Trial::new(seed, log.clone(), told);
+            trial.live_through().await.map(|()| trial.report())
+        })
+    }));
+    let outcome = outcome.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        Err(text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default())
+    });
+    outcome.map_err(|what| {
+        let log = log.tail();
+        let story = format!("{}\n--- the end of the log\n{log}", story.lock().unwrap());
+        Box::new(Violation { seed, what, story })
+    })
+}
+
+// --- the log ---
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn tail(&self) -> String {
+        let log = self.0.lock().unwrap();
+        // of a seed that is looked at alone, all of it
+        let shown = if std::env::var_os("AUDIT_EXPORTER_SEEDS").is_some_and(|n| n == "1") { log.len() } else { 10_000 };
+        String::from_utf8_lossy(&log[log.len().saturating_sub(shown)..]).into_owned()
+    }
+}
+
+/// Simulated minutes since the first line.
+struct SinceStart(Arc<std::sync::OnceLock<Instant>>);
+
+impl tracing_subscriber::fmt::time::FormatTime for SinceStart {
+    fn format_time(&self, to: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+        let minutes = self.0.get_or_init(Instant::now).elapsed().as_secs_f64() / 60.0;
+        write!(to, "{minutes:>9.2}")
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+// --- the configuration ---
+
+#[derive(Clone, Debug)]
+struct Entry {
+    name: &'static str,
+    system: System,
+    configured: bool,
+    interval: Duration,
+    overlap: Duration,
+    limit: Limit,
+    page_size: Option<u32>,
+}
+
+fn secret_file(system: System) -> (&'static str, &'static str) {
+    match system {
+        System::Canvas => ("canvas.secret", c::CANVAS_ACCESS_TOKEN),
+        System::Informatica => ("informatica.secret", c::INFORMATICA_PASSWORD),
+        System::Activid => ("activid.secret", c::ACTIVID_CLIENT_SECRET),
+        System::Losant => ("losant.secret", c::LOSANT_API_TOKEN),
+        System::IndexExchange => ("index_exchange.secret", c::INDEX_EXCHANGE_CLIENT_KEY),
+    }
+}
+
+impl Entry {
+    fn draw(name: &'static str, system: System, random: &mut StdRng) -> Self {
+        let mut pick = |from: &[u64]| from[random.random_range(0..from.len())];
+        let minutes = |minutes| Duration::from_mins(minutes);
+        let feed = system == System::IndexExchange;
+        Self {
+            name,
+            system,
+            configured: true,
+            interval: if feed { minutes(pick(&[2, 5, 15])) } else { Duration::from_secs(pick(&[20, 60, 60, 300])) },
+            overlap: minutes(pick(&[10, 10, 30, 200])),
+            limit: Limit {
+                requests: pick(&[30, 60, 120, 600]) as f64,
+                per: minutes(1),
+                burst: pick(&[1, 1, 5, 20]) as f64,
+            },
+            page_size: (!feed && pick(&[0, 1]) == 1).then(|| u32::try_from(pick(&[100, 300, 1000])).unwrap()),
+        }
+    }
+
+    fn text(&self) -> String {
+        let file = secret_file(self.system).0;
+        let address = match self.system {
+            System::Canvas => format!(
+                "base_url: https://{HOST}\n      access_token_file: {file}\n      accounts: [{}]",
+                c::CANVAS_ACCOUNT
+            ),
+            System::Informatica => format!(
+                "login_url: https://{HOST}\n      username: {}\n      password_file: {file}",
+                c::INFORMATICA_USERNAME
+            ),
+            System::Activid => format!(
+                "base_url: https://{HOST}\n      tenant: {}\n      client_id: {}\n      client_secret_file: {file}",
+                c::TENANT,
+                c::ACTIVID_CLIENT_ID
+            ),
+            System::Losant => format!(
+                "base_url: https://{HOST}\n      instance_id: {}\n      api_token_file: {file}",
+                c::LOSANT_INSTANCE_ID
+            ),
+            System::IndexExchange => format!(
+                "base_url: https://{HOST}\n      token_url: https://{HOST}/auth/realms/eventlog/protocol/openid-connect/token\n      client_key_file: {file}\n      subscriptions: [impressions, \"bid events\"]"
+            ),
+        };
+        let mut text = format!(
+            "    - name: {}\n      {address}\n      initial_lookback: 14d\n      poll_interval: {}\n      overlap: {}\n      rate_limit: {{requests: {}, per: {}, burst: {}}}\n",
+            self.name,
+            duration_text(self.interval),
+            duration_text(self.overlap),
+            self.limit.requests,
+            duration_text(self.limit.per),
+            self.limit.burst
+        );
+        if let Some(size) = self.page_size {
+            let _ = writeln!(text, "      page_size: {size}");
+        }
+        text
+    }
+}
+
+// --- the trial ---
+
+struct Life {
+    exporter: Arc<Exporter>,
+    machine: Arc<Machine>,
+}
+
+/// How the next crash comes.
+#[derive(Clone, Copy, Debug)]
+enum Crash {
+    AtAwait(u64),
+    AtWrite(u64),
+}
+
+struct Trial {
+    random: StdRng,
+    world: World,
+    clock: Clock,
+    begun: Instant,
+    /// What is wrong with the services from beginning to end.
+    fixed: Faults,
+    disk: Disk,
+    full: bool,
+    folder: tempfile::TempDir,
+    road: Road,
+    entries: Vec<Entry>,
+    hold: Duration,
+    /// How far the exporter's clock may be off in a life.
+    clock_off_max: TimeDelta,
+    life: Option<Life>,
+    served: Served,
+    limits: BTreeMap<&'static str, Vec<(Instant, Limit)>>,
+    /// Values beyond the cap count as `other`: only sums can be compared.
+    flooded: bool,
+    log: Log,
+    searched: usize,
+    story: Arc<Mutex<String>>,
+    did: BTreeMap<String, u64>,
+}
+
+impl Trial {
+    fn new(seed: u64, log: Log, story: Arc<Mutex<String>>) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let clock = Clock::starting_at(DateTime::from_timestamp(1_790_000_000, 0).unwrap());
+        let fixed = fixed_faults(&mut random);
+        let rate = 0.004 * 30_f64.powf(random.random_range(0.0..1.0));
+        let world = World::new(Options {
+            seed,
+            clock: clock.clone(),
+            history: HISTORY,
+            day: Duration::from_hours(24),
+            rate,
+            faults: fixed.clone(),
+            quiet: false,
+        });
+        let mut entries = vec![
+            Entry::draw("campus", System::Canvas, &mut random),
+            Entry::draw("etl", System::Informatica, &mut random),
+            Entry::draw("badge", System::Activid, &mut random),
+            Entry::draw("iot", System::Losant, &mut random),
+            Entry::draw("ads", System::IndexExchange, &mut random),
+            Entry::draw("iot2", System::Losant, &mut random),
+        ];
+        entries[5].configured = false;
+        let hold = Duration::from_secs([0, 0, 60, 300][random.random_range(0..4)]);
+        let off = [0, 0, 0, 5, 300, 7200][random.random_range(0..6)];
+        let trial = Self {
+            road: Road::new(seed),
+            world,
+            clock,
+            begun: Instant::now(),
+            fixed,
+            disk: Disk::default(),
+            full: false,
+            folder: tempfile::tempdir().unwrap(),
+            entries,
+            hold,
+            clock_off_max: TimeDelta::seconds(off),
+            life: None,
+            served: Served::default(),
+            limits: BTreeMap::new(),
+            flooded: false,
+            log,
+            searched: 0,
+            story,
+            did: BTreeMap::new(),
+            random,
+        };
+        for system in System::ALL {
+            trial.write_secret(system, secret_file(system).1);
+        }
+        trial
+    }
+
+    /// Everything that happens.
+    async fn live_through(&mut self) -> Outcome {
+        self.tell(format!(
+            "rate {}, hold {:?}, clock off up to {}, {}",
+            self.world.truth().total(System::Losant),
+            self.hold,
+            self.clock_off_max,
+            serde_json::to_string(&changed(&self.fixed)).unwrap()
+        ));
+        self.boot(None).await?;
+        let acts = self.random.random_range(6..16);
+        for _ in 0..acts {
+            self.act().await?;
+            self.check_quietly()?;
+        }
+        self.settle().await
+    }
+
+    fn tell(&self, what: impl AsRef<str>) {
+        let at = self.begun.elapsed();
+        let _ = writeln!(self.story.lock().unwrap(), "{:>8.1} min  {}", at.as_secs_f64() / 60.0, what.as_ref());
+    }
+
+    fn count(&mut self, what: &str) {
+        *self.did.entry(what.to_owned()).or_default() += 1;
+    }
+
+    fn minutes(&mut self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_secs(self.random.random_range(range.start * 60..range.end * 60))
+    }
+
+    async fn act(&mut self) -> Outcome {
+        match self.random.random_range(0..30) {
+            0..5 => {
+                let time = self.minutes(2..40);
+                self.live(time).await
+            }
+            5..9 => {
+                let crash = Crash::AtAwait(self.random.random_range(1..80));
+                self.crash(crash).await
+            }
+            9..13 => {
+                let crash = Crash::AtWrite(self.random.random_range(1..150));
+                self.crash(crash).await
+            }
+            13 => {
+                if let Some(life) = self.life.take() {
+                    self.tell("stopped");
+                    self.count("stop");
+                    life.exporter.stop().await;
+                }
+                self.outage().await?;
+                self.boot(None).await
+            }
+            14 => {
+                // it dies on its way up, a few times
+                self.die("killed");
+                for _ in 0..self.random.random_range(1..4) {
+                    let crash = if self.random.random_bool(0.5) {
+                        Crash::AtAwait(self.random.random_range(1..12))
+                    } else {
+                        Crash::AtWrite(self.random.random_range(1..60))
+                    };
+                    self.boot(Some(crash)).await?;
+                    let time = self.minutes(0..3);
+                    self.rest(time).await;
+                    self.die("killed");
+                }
+                self.boot(None).await
+            }
+            15..20 => {
+                self.trouble();
+                let time = self.minutes(3..25);
+                self.live(time).await
+            }
+            20 => {
+                self.tell("the services are well again");
+                self.world.set_faults(self.fixed.clone());
+                let time = self.minutes(3..20);
+                self.live(time).await
+            }
+            21..23 => {
+                self.weather();
+                let time = self.minutes(3..20);
+                self.live(time).await
+            }
+            23 => {
+                self.set_full(true);
+                let time = self.minutes(1..20);
+                self.live(time).await?;
+                self.set_full(false);
+                Ok(())
+            }
+            24..26 => self.reload().await,
+            26 => self.refused_credential().await,
+            _ => {
+                self.inject();
+                let time = self.minutes(1..10);
+                self.live(time).await
+            }
+        }
+    }
+
+    // --- lives ---
+
+    fn config(&self) -> Config {
+        let mut text = format!(
+            "global:\n  hold_new_series: {}\nstorage:\n  path: simulated\nsources:\n",
+            duration_text(self.hold)
+        );
+        for system in System::ALL {
+            let of_system = self.entries.iter().filter(|entry| entry.system == system && entry.configured);
+            let entries: String = of_system.map(Entry::text).collect();
+            if !entries.is_empty() {
+                let _ = write!(text, "  {system}:\n{entries}");
+            }
+        }
+        parse(&text, &self.folder.path().join("audit-exporter.yml")).unwrap_or_else(|errors| panic!("{errors}\n{text}"))
+    }
+
+    fn note_limits(&mut self) {
+        let now = Instant::now();
+        for entry in self.entries.iter().filter(|entry| entry.configured) {
+            let limits = self.limits.entry(entry.name).or_default();
+            if limits.last().is_none_or(|(_, limit)| *limit != entry.limit) {
+                limits.push((now, entry.limit));
+            }
+        }
+    }
+
+    /// Starts the exporter, on what the disk holds.
+    async fn boot(&mut self, crash: Option<Crash>) -> Outcome {
+        let machine = Arc::new(Machine::default());
+        self.arm(&machine, crash);
+        let (road, services, of) = (self.road.clone(), self.world.router(), Arc::clone(&machine));
+        let connect: Connect = Box::new(move |source| {
+            Ok(Arc::new(Way {
+                machine: Arc::clone(&of),
+                road: road.clone(),
+                services: InMemory(services.clone()),
+                source: source.name.clone(),
+                host: HOST,
+            }) as Arc<dyn Transport>)
+        });
+        let off = self.clock_off_max.num_seconds();
+        let off = TimeDelta::seconds(if off == 0 { 0 } else { self.random.random_range(-off..=off) });
+        self.note_limits();
+        let config = self.config();
+        let seed = self.random.random();
+        let clock = Clock::starting_at(self.clock.now() + off);
+        let disk = self.disk.clone();
+        let start = async {
+            let ledger = Ledger::open_with(disk.opener()).map_err(|error| error.to_string())?;
+            let edges = Edges { ledger, clock, connect, seed };
+            match Exporter::start(config, edges).await {
+                Ok(exporter) => Ok(exporter),
+                Err(ApplyError::Ledger(error)) => Err(error.to_string()),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        let started = tokio::select! {
+            biased;
+            () = machine.death() => Err("died at its start".to_owned()),
+            started = start => started,
+        };
+        match started {
+            Ok(exporter) => {
+                self.tell(format!("started; its clock is off by {off}"));
+                self.life = Some(Life { exporter, machine });
+                self.count("start");
+            }
+            Err(why) => {
+                self.tell(format!("not started: {why}"));
+                if !machine.is_dead() && !self.full {
+                    return Err(format!("the store cannot be used: {why}"));
+                }
+                self.life = None;
+                self.disk.lose_power(&mut self.random);
+                self.count("crash at the start");
+            }
+        }
+        Ok(())
+    }
+
+    fn arm(&mut self, machine: &Arc<Machine>, crash: Option<Crash>) {
+        match crash {
+            None => {}
+            Some(Crash::AtAwait(steps)) => machine.die_at_await(steps),
+            Some(Crash::AtWrite(writes)) => machine.die_at_write(&self.disk, writes),
+        }
+    }
+
+    /// Ends a life where it stands: nothing of it goes on, and what was not flushed may be gone.
+    fn die(&mut self, how: &str) {
+        if let Some(life) = self.life.take() {
+            self.tell(how);
+            self.count(how);
+            life.machine.die();
+            drop(life);
+            self.disk.lose_power(&mut self.random);
+        }
+    }
+
+    async fn crash(&mut self, crash: Crash) -> Outcome {
+        if let Some(life) = &self.life {
+            let machine = Arc::clone(&life.machine);
+            self.tell(format!("will crash: {crash:?}"));
+            self.arm(&machine, Some(crash));
+            let time = self.minutes(1..30);
+            self.live(time).await?;
+        }
+        self.die("killed");
+        self.outage().await?;
+        self.boot(None).await
+    }
+
+    /// A while without an exporter: mostly short, sometimes hours, rarely days.
+    async fn outage(&mut self) -> Outcome {
+        let seconds = match self.random.random_range(0..40) {
+            0..24 => self.random.random_range(0..30),
+            24..32 => self.random.random_range(30..1200),
+            32..39 => self.random.random_range(1200..10 * 3600),
+            _ => self.random.random_range(86_400..4 * 86_400),
+        };
+        if seconds > 86_400 {
+            self.count("outage of days");
+        }
+        self.tell(format!("away for {seconds} s"));
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        Ok(())
+    }
+
+    /// Time passes. If the machine dies, that is the end of this life.
+    async fn rest(&mut self, time: Duration) {
+        let _ = self.unless_dead(tokio::time::sleep(time)).await;
+    }
+
+    /// What comes of `work` on the machine, unless that dies.
+    async fn unless_dead<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let Some(machine) = self.life.as_ref().map(|life| Arc::clone(&life.machine)) else {
+            return Some(work.await);
+        };
+        let done = tokio::select! {
+            biased;
+            () = machine.death() => None,
+            done = work => Some(done),
+        };
+        // a write that was the last may be part of the work
+        if machine.is_dead() {
+            self.die("crash");
+            return None;
+        }
+        done
+    }
+
+    /// Lives on and is scraped, for so long or until it dies.
+    async fn live(&mut self, time: Duration) -> Outcome {
+        if self.life.is_none() {
+            self.boot(None).await?;
+        }
+        self.tell(format!("lives on for {} min", time.as_secs() / 60));
+        let end = Instant::now() + time;
+        let every = self.random.random_range(10..400);
+        let mut scrapes = 0;
+        while Instant::now() < end && self.life.is_some() {
+            let pause = Duration::from_secs(self.random.random_range(1..=every));
+            self.rest(pause.min(end - Instant::now())).await;
+            self.scrape(scrapes == 0 || scrapes % 8 == 7).await?;
+            scrapes += 1;
+        }
+        Ok(())
+    }
+
+    // --- looking ---
+
+    async fn scrape(&mut self, closely: bool) -> Outcome {
+        let Some(life) = &self.life else { return Ok(()) };
+        let exporter = Arc::clone(&life.exporter);
+        let Some(page) = self.unless_dead(async { exporter.metrics(Format::Text).await }).await else {
+            return Ok(());
+        };
+        let page = String::from_utf8(page).map_err(|error| error.to_string())?;
+        self.look_for_secrets("/metrics", &page)?;
+        let without: Vec<String> =
+            self.entries.iter().filter(|entry| !entry.configured).map(|entry| entry.name.to_owned()).collect();
+        let page = self.served.see(&page, &without)?;
+        if !closely {
+            return Ok(());
+        }
+        let status = serde_json::to_string(&exporter.status()).unwrap();
+        self.look_for_secrets("/api/v1/status", &status)?;
+        // never more than happened
+        let truth = self.world.truth();
+        for entry in self.entries.iter().filter(|entry| entry.configured) {
+            let (counted, happened) = (counted(&page, entry.name), happened(&truth, entry.system));
+            let excess = if self.flooded {
+                let (counted, happened) = (sum(&counted), sum(&happened));
+                if counted > happened { vec![format!("{counted} against {happened}")] } else { Vec::new() }
+            } else {
+                beyond(&counted, &happened)
+            };
+            if !excess.is_empty() {
+                return Err(format!("{}: more is counted than happened: {excess:?}", entry.name));
+            }
+        }
+        // everything the service reported up to the watermark
+        for source in exporter.status().sources {
+            let Some(watermark) = source.watermark.filter(|_| source.system != System::IndexExchange) else { continue };
+            let by = watermark - TimeDelta::seconds(self.fixed.of(source.system).clock_skew_seconds + 5);
+            let of = TruthOf { to: Some(by), visible_by: Some(by), ..TruthOf::default() };
+            let due = self.world.truth_of(&of).total(source.system);
+            if source.events < due {
+                return Err(format!(
+                    "{}: the watermark is {watermark}, before which {due} events were to be seen, but {} are counted",
+                    source.name, source.events
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn look_for_secrets(&self, place: &str, text: &str) -> Outcome {
+        for secret in System::ALL.map(|system| secret_file(system).1.to_owned()).into_iter().chain(self.world.issued())
+        {
+            if text.contains(&secret) {
+                return Err(format!("{place} shows a secret"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What needs no page: the log, and who was asked.
+    fn check_quietly(&mut self) -> Outcome {
+        let new = {
+            let log = self.log.0.lock().unwrap();
+            String::from_utf8_lossy(&log[self.searched..]).into_owned()
+        };
+        self.searched += new.len();
+        self.look_for_secrets("the log", &new)?;
+        if let Some(line) = new.lines().find(|line| line.contains("a fault in this program")) {
+            return Err(format!("a panic: {line}"));
+        }
+        if let Some(astray) = self.road.astray().first() {
+            return Err(format!("a request went to {astray}"));
+        }
+        Ok(())
+    }
+
+    // --- what goes wrong ---
+
+    fn set_full(&mut self, full: bool) {
+        self.tell(if full { "the disk is full" } else { "the disk has room" });
+        self.count(if full { "disk full" } else { "disk has room" });
+        self.full = full;
+        self.disk.set_full(full);
+    }
+
+    fn weather(&mut self) {
+        let mut chance =
+            |most: f64| if self.random.random_bool(0.5) { self.random.random_range(0.0..most) } else { 0.0 };
+        let weather = Weather {
+            refused: chance(0.3),
+            lost: chance(0.2),
+            cut: chance(0.2),
+            delay: Duration::from_secs(8).mul_f64(chance(1.0).powi(3)),
+        };
+        self.tell(format!("{weather:?}"));
+        self.count("weather");
+        self.road.set(weather);
+    }
+
+    /// Something else is wrong with one or more services.
+    fn trouble(&mut self) {
+        let mut faults = self.fixed.clone();
+        for system in System::ALL {
+            if self.random.random_bool(0.5) {
+                continue;
+            }
+            let of = faults.of_mut(system);
+            for _ in 0..self.random.random_range(1..4) {
+                let often = self.random.random_range(0.02..0.5);
+                let seldom = self.random.random_range(0.0..0.05);
+                match self.random.random_range(0..20) {
+                    0 | 1 => {
+                        of.throttle = often;
+                        of.retry_after = [0, 1, 7, 60, 400][self.random.random_range(0..5)];
+                        of.old_throttle = self.random.random_bool(0.5);
+                    }
+                    2 => of.unavailable = often,
+                    3 => of.error = often,
+                    4 => of.hang = seldom,
+                    5 => of.drip = seldom,
+                    6 => of.html = often / 3.0,
+                    7 => of.truncated = often / 2.0,
+                    8 => of.malformed = often,
+                    9 => of.deep = seldom,
+                    10 => of.huge = seldom / 10.0,
+                    11 => of.redirect = seldom,
+                    12 => of.unauthorized = often / 2.0,
+                    13 => of.forbidden = often / 2.0,
+                    14 | 15 => of.expire_every = self.random.random_range(2..12),
+                    16 => of.looping = true,
+                    17 => of.restarting = true,
+                    18 => of.unavailable = 1.0,
+                    _ => of.shuffled = often * 2.0,
+                }
+            }
+        }
+        self.tell(format!("trouble: {}", serde_json::to_string(&changed(&faults)).unwrap()));
+        self.world.set_faults(faults);
+    }
+
+    async fn reload(&mut self) -> Outcome {
+        for at in 0..self.entries.len() {
+            if self.random.random_bool(0.6) {
+                continue;
+            }
+            let drawn = Entry::draw(self.entries[at].name, self.entries[at].system, &mut self.random);
+            let entry = &mut self.entries[at];
+            match self.random.random_range(0..4) {
+                0 => entry.configured = !entry.configured,
+                1 => entry.interval = drawn.interval,
+                2 => entry.limit = drawn.limit,
+                _ => entry.page_size = drawn.page_size,
+            }
+        }
+        if self.entries.iter().all(|entry| !entry.configured) {
+            self.entries[0].configured = true;
+        }
+        self.apply().await
+    }
+
+    /// Puts the configuration as it is now in force.
+    async fn apply(&mut self) -> Outcome {
+        let Some(exporter) = self.life.as_ref().map(|life| Arc::clone(&life.exporter)) else { return Ok(()) };
+        let names: Vec<_> = self.entries.iter().filter(|entry| entry.configured).map(|entry| entry.name).collect();
+        self.tell(format!("reloads with {names:?}"));
+        self.count("reload");
+        let config = self.config();
+        self.note_limits();
+        match self.unless_dead(async { exporter.apply(config).await }).await {
+            Some(Err(error)) if !self.full => Err(format!("a good configuration is refused: {error}")),
+            Some(Err(error)) => {
+                self.tell(format!("refused: {error}"));
+                // what is configured is not what runs: begin anew
+                self.die("killed");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A credential that the service refuses, for a while.
+    async fn refused_credential(&mut self) -> Outcome {
+        let system = System::ALL[self.random.random_range(0..5)];
+        if self.life.is_none() {
+            self.boot(None).await?;
+        }
+        self.tell(format!("the credential of {system} is refused from now on"));
+        self.count("credential refused");
+        // a refusal that is lost on the way is none to who asked
+        self.road.set(Weather::default());
+        self.write_secret(system, "bm90IHRoZSByaWdodCBvbmU=");
+        let before = self.world.requests(system).len();
+        let time = self.minutes(5..180);
+        self.live(time).await?;
+        let refused: Vec<DateTime<Utc>> = self.world.requests(system)[before..]
+            .iter()
+            .filter(|seen| seen.login && seen.status >= 400 && seen.status < 500 && seen.status != 429)
+            .map(|seen| seen.at)
+            .collect();
+        let most = refused
+            .windows(REFUSED_LOGINS_MAX + 1)
+            .find(|some| some[REFUSED_LOGINS_MAX] - some[0] < TimeDelta::hours(1));
+        if let Some(some) = most {
+            return Err(format!("{system}: too many refused logins: {some:?}"));
+        }
+        self.write_secret(system, secret_file(system).1);
+        self.tell(format!("{system} has a good credential again, after {} refused logins", refused.len()));
+        Ok(())
+    }
+
+    fn write_secret(&self, system: System, secret: &str) {
+        let path: &Path = self.folder.path();
+        std::fs::write(path.join(secret_file(system).0), secret).unwrap();
+    }
+
+    fn inject(&mut self) {
+        let four = [System::Canvas, System::Informatica, System::Activid, System::Losant];
+        let system = four[self.random.random_range(0..4)];
+        let now = self.clock.now();
+        let scenario = |name, system, count, at| {
+            Injection::Scenario(ScenarioCall { name, system, count: Some(count), at, seconds: 0 })
+        };
+        let injection = match self.random.random_range(0..8) {
+            0 => scenario(Scenario::PasswordSpray, None, 40, None),
+            1 => scenario(Scenario::DeletionBurst, Some(System::Losant), 150, None),
+            2 => scenario(Scenario::TaintedRecord, None, 3, None),
+            3 => scenario(Scenario::NewCategory, Some(system), 2, None),
+            4 => {
+                // as late as the overlap allows
+                let overlap = self
+                    .entries
+                    .iter()
+                    .filter(|entry| entry.system == system)
+                    .map(|entry| entry.overlap)
+                    .min()
+                    .unwrap();
+                let latest = overlap.as_secs().saturating_sub(480 + 20);
+                let late = TimeDelta::seconds(self.random.random_range(0..=latest).try_into().unwrap());
+                scenario(Scenario::LateEvents, Some(system), 9, Some(now - late))
+            }
+            5 => scenario(Scenario::UpdatedFile, None, 30, None),
+            6 if self.random.random_bool(0.2) => {
+                self.flooded = true;
+                scenario(Scenario::CategoryFlood, Some(system), 90, None)
+            }
+            // the same thing several times within a second
+            _ => Injection::Event(equal_events(system, self.random.random_range(2..30))),
+        };
+        self.tell(format!("happens: {}", serde_json::to_string(&injection).unwrap()));
+        self.world.inject(&injection);
+    }
+
+    // --- the end ---
+
+    /// No trouble and no news any more: everything is counted, exactly, soon and for good.
+    async fn settle(&mut self) -> Outcome {
+        self.tell("peace");
+        self.set_full(false);
+        self.road.set(Weather::default());
+        self.world.set_faults(self.fixed.clone());
+        for entry in &mut self.entries {
+            entry.configured |= entry.name != "iot2";
+        }
+        if self.life.is_none() {
+            self.boot(None).await?;
+        }
+        self.apply().await?;
+        self.world.fall_silent();
+        let end = Instant::now() + SETTLE_MAX;
+        let mut exact_for = 0;
+        let mut last = String::new();
+        while exact_for < 3 {
+            if Instant::now() > end {
+                return Err(format!("not exact after {SETTLE_MAX:?} of peace: {last}"));
+            }
+            self.rest(Duration::from_mins(11)).await;
+            if self.life.is_none() {
+                // a crash that was still to come
+                self.boot(None).await?;
+            }
+            self.scrape(true).await?;
+            match self.exact().await {
+                Ok(()) => exact_for += 1,
+                Err(why) => (exact_for, last) = (0, why),
+            }
+        }
+        let sent = self.road.sent();
+        for (name, limits) in &self.limits {
+            let sent = sent.iter().find(|(source, _)| source.to_string() == *name).map_or(&[][..], |(_, sent)| sent);
+            within_limits(sent, limits).map_err(|why| format!("{name}: {why}"))?;
+        }
+        self.check_quietly()
+    }
+
+    /// Whether every number is the one that happened.
+    async fn exact(&mut self) -> Outcome {
+        let Some(life) = &self.life else { return Err("dead".into()) };
+        let exporter = Arc::clone(&life.exporter);
+        let Some(page) = self.unless_dead(async { exporter.metrics(Format::Text).await }).await else {
+            return Err("dead".into());
+        };
+        let page = self.served.see(&String::from_utf8(page).unwrap(), &[])?;
+        let truth = self.world.truth();
+        for entry in self.entries.iter().filter(|entry| entry.configured) {
+            let of = format!("source=\"{}\"", entry.name);
+            let sum_of = |family: &str| page.sum(family, &[&of]);
+            let (counted, happened) = (counted(&page, entry.name), happened(&truth, entry.system));
+            let same = if self.flooded { sum(&counted) == sum(&happened) } else { counted == happened };
+            if !same {
+                let missing = beyond(&happened, &counted);
+                return Err(format!(
+                    "{}: {} counted of {}, missing {missing:?}",
+                    entry.name,
+                    sum(&counted),
+                    sum(&happened)
+                ));
+            }
+            for (family, expected) in sums(&truth, entry.system) {
+                if sum_of(family) != expected as f64 {
+                    return Err(format!("{}: {family} is {} and not {expected}", entry.name, sum_of(family)));
+                }
+            }
+            for (gauge, expected) in [("audit_source_up", 1.0), ("audit_source_catching_up", 0.0)] {
+                if sum_of(gauge) != expected {
+                    return Err(format!("{}: {gauge} is {}", entry.name, sum_of(gauge)));
+                }
+            }
+            if sum_of("audit_source_lost_seconds_total") != 0.0 {
+                return Err(format!("{}: history is given up without need", entry.name));
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&mut self) -> Report {
+        let truth = self.world.truth();
+        let mut did = std::mem::take(&mut self.did);
+        did.extend(self.world.met().into_iter().chain(self.road.troubles()).map(|(what, n)| (what.to_owned(), n)));
+        Report {
+            events: System::ALL.into_iter().map(|system| truth.total(system)).sum(),
+            requests: self.road.sent().values().map(|sent| sent.len() as u64).sum(),
+            scrapes: self.served.scrapes,
+            simulated: self.begun.elapsed(),
+            did,
+        }
+    }
+}
+
+fn sum(counts: &Counts) -> u64 {
+    counts.values().sum()
+}
+
+/// The other families, which are sums over the same events.
+fn sums(truth: &Truth, system: System) -> [(&'static str, u64); 5] {
+    let logins = truth.logins.iter().filter(|((of, ..), _)| *of == system).map(|(_, count)| count).sum();
+    let failures = truth.events.iter().filter(|((of, .., outcome), _)| *of == system && outcome.as_str() == "failure");
+    let of = |map: &BTreeMap<System, u64>| map.get(&system).copied().unwrap_or(0);
+    [
+        ("audit_logins_total", logins),
+        ("audit_logouts_total", of(&truth.logouts)),
+        ("audit_actions_total", of(&truth.changes)),
+        ("audit_failures_total", failures.map(|(_, count)| count).sum()),
+        ("audit_tainted_feeds_total", of(&truth.tainted)),
+    ]
+}
+
+fn equal_events(system: System, count: u32) -> EventCall {
+    let (verb, kind, status, category, action) = match system {
+        System::Canvas => ("logout", None, None, "authentication", "logout"),
+        System::Informatica => ("DELETE", Some("USER"), None, "user", "delete"),
+        System::Activid => ("deleteUser", Some("Users"), Some("RESPONSE_SUCCESS"), "user", "delete"),
+        _ => ("delete", Some("User"), Some("200"), "user", "delete"),
+    };
+    EventCall {
+        system,
+        verb: verb.to_owned(),
+        kind: kind.map(str::to_owned),
+        status: status.map(str::to_owned),
+        actor: Some("someone".to_owned()),
+        at: None,
+        visible_after_ms: 0,
+        count: Some(count),
+        tainted: false,
+        category: category.to_owned(),
+        action: action.to_owned(),
+        outcome: "success".to_owned(),
+        principal: None,
+    }
+}
+
+/// What a service is like, as opposed to what happens to it.
+fn fixed_faults(random: &mut StdRng) -> Faults {
+    let mut faults = Faults::default();
+    let mut flip = |chance: f64| random.random_bool(chance);
+    faults.canvas.pseudonyms_route = flip(0.1);
+    faults.canvas.string_ids = flip(0.3);
+    faults.canvas.flat = flip(0.2);
+    faults.canvas.bare_list = flip(0.1);
+    faults.losant.exclusive_bounds = flip(0.3);
+    faults.informatica.jwt_sessions = flip(0.3);
+    faults.index_exchange.single_file_bids = flip(0.3);
+    faults.index_exchange.new_file_ids = flip(0.3);
+    faults.index_exchange.content_encoding = flip(0.3);
+    let (flat, bare) = (faults.canvas.flat, faults.canvas.bare_list);
+    for system in System::ALL {
+        let skew = [0, 0, 0, 0, 90, -90, 5000, -5000][random.random_range(0..8)];
+        let of = faults.of_mut(system);
+        of.clock_skew_seconds = skew;
+        of.count_cap = [0, 0, 60, 200][random.random_range(0..4)];
+        // without ids, what is listed twice has happened twice
+        let ids = system != System::Canvas || !(flat || bare);
+        of.duplicates = if ids && random.random_bool(0.2) { 0.1 } else { 0.0 };
+        of.token_seconds = [0, 0, 200][random.random_range(0..3)];
+        of.session_end = [
+            audit_exporter::simulate::SessionEnd::Unauthorized,
+            audit_exporter::simulate::SessionEnd::Auth01,
+            audit_exporter::simulate::SessionEnd::Html,
+        ][random.random_range(0..3)];
+    }
+    faults
+}
+
+/// The switches that are not as usual.
+fn changed(faults: &Faults) -> serde_json::Value {
+    let usual = serde_json::to_value(Faults::default()).unwrap();
+    let mut all = serde_json::to_value(faults).unwrap();
+    for (system, switches) in all.as_object_mut().unwrap() {
+        switches.as_object_mut().unwrap().retain(|switch, value| usual[system][switch] != *value);
+    }
+    all
+}

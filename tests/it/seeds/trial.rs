@@ -44,6 +44,8 @@ pub struct Report {
     pub simulated: Duration,
     /// By kind: crashes, faults, reloads.
     pub did: BTreeMap<String, u64>,
+    /// Of every line that was logged, and when.
+    pub log: Vec<blake3::Hash>,
 }
 
 /// What must never be, and how it came to it.
@@ -922,6 +924,7 @@ impl Trial {
             scrapes: self.served.scrapes,
             simulated: self.begun.elapsed(),
             did,
+            log: vec![blake3::hash(&self.log.0.lock().unwrap())],
         }
     }
 }

@@ -52,6 +52,15 @@ const RETRY_AFTER_BELIEVED: Duration = Duration::from_hours(24);
 const LIFETIME_BELIEVED: Duration = Duration::from_hours(24 * 365);
 /// The most of an error's body that is read.
 const ERROR_BODY_MAX: u64 = 64 << 10;
+/// The most of what was tried, or of what came back, that an error shows.
+const SHOWN_CHARS_MAX: usize = 500;
+/// The longest address that is asked for; an answer may say where to go on.
+const URL_BYTES_MAX: usize = 8 << 10;
+/// The longest token of a session: a credential in a file may not be longer either.
+const TOKEN_BYTES_MAX: usize = 64 << 10;
+/// A service whose clock is further off is taken to have ours: windows planned by a year that is wrong would
+/// give history up.
+const SKEW_BELIEVED: TimeDelta = TimeDelta::hours(24);
 /// A `Date` header is a whole second and may have been on its way for another.
 const SKEW_MIN: TimeDelta = TimeDelta::seconds(2);
 
@@ -278,7 +287,8 @@ impl Failure {
     /// A failure; `tried` and `got` must hold neither secret nor event.
     pub fn new(kind: ErrorKind, tried: impl Into<String>, got: impl Into<String>) -> Self {
         let passes = kind.is_passing();
-        Self { kind, retry_after: None, at_login: false, passes, tried: tried.into(), got: got.into(), counted: false }
+        let (tried, got) = (shown(&tried.into()), shown(&got.into()));
+        Self { kind, retry_after: None, at_login: false, passes, tried, got, counted: false }
     }
 
     /// What was tried and what came back, without what to do about it.
@@ -312,14 +322,22 @@ impl Failure {
             ErrorKind::Decode => {
                 "the answer is not what the service documents; what cannot be understood is not counted, and is read again"
             }
-            ErrorKind::TooLarge => "raise max_response_bytes if this is really the service's answer",
+            ErrorKind::TooLarge => {
+                "raise max_response_bytes, or lower page_size, if this is really the service's answer"
+            }
             ErrorKind::Truncated => "events beyond the service's limit cannot be read",
             ErrorKind::Redirect => {
                 "redirects are not followed, because they would carry the credential away: correct the address"
             }
             ErrorKind::Storage => "free or repair the disk; counting goes on by itself",
+            ErrorKind::Panic => "please report it with the line of the log that says where; it is tried again",
         }
     }
+}
+
+/// On one line, and not endless: some of it may have come from outside.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN_CHARS_MAX).collect()
 }
 
 /// What an answer means for the session.
@@ -426,6 +444,11 @@ impl Wire {
     }
 
     async fn send(&self, call: &Call) -> Result<(StatusCode, HeaderMap, Body), Failure> {
+        let length = call.url.as_str().len();
+        if length > URL_BYTES_MAX {
+            let got = format!("the service leads to an address of {length} bytes");
+            return Err(Failure::new(ErrorKind::Decode, call.tried(), got));
+        }
         let mut request = Request::builder().method(call.method.clone()).uri(call.url.as_str());
         if let Some(headers) = request.headers_mut() {
             headers.clone_from(&call.headers);
@@ -469,6 +492,10 @@ impl Wire {
         let date = headers.get(header::DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
         if let Some(date) = date {
             let skew = DateTime::<Utc>::from(date) - self.clock.now();
+            if skew.abs() > SKEW_BELIEVED {
+                tracing::debug!(%skew, "a Date that no clock shows is passed over");
+                return;
+            }
             self.stats.rest().clock_skew = Some(if skew.abs() < SKEW_MIN { TimeDelta::zero() } else { skew });
         }
     }
@@ -642,9 +669,18 @@ impl Api {
             failure.at_login = true;
             failure
         })?;
+        if opened.token.expose_secret().len() > TOKEN_BYTES_MAX {
+            let got = format!("a token of more than {TOKEN_BYTES_MAX} bytes");
+            return Err(Failure::new(ErrorKind::TooLarge, "logging in", got));
+        }
         let session = Arc::new(opened);
         *held = Some(Arc::clone(&session));
         Ok(session)
+    }
+
+    /// Drops the session in force, so that the next request begins with a new one.
+    pub async fn forget_session(&self) {
+        *self.session.lock().await = None;
     }
 
     /// Drops `session` if it is the one in force; whether it was.

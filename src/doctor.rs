@@ -569,6 +569,7 @@ fn fix(failure: &Failure, config: &SourceConfig) -> String {
         (ErrorKind::Decode, _) => "look whether the address is the service's API and not a login page or a proxy; else see the \
                                    service's page in docs/services"
             .into(),
+        (ErrorKind::Panic, _) => "report it, with the line of the log that says where".into(),
         (ErrorKind::Server | ErrorKind::Storage, _) => {
             "try again; if it goes on, ask the service's operator with the time and the status above".into()
         }

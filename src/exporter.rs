@@ -6,6 +6,7 @@
 //! Leaves to others: polling (`poll.rs`), counting (`ledger.rs`), HTTP (`web.rs`).
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
@@ -106,9 +107,22 @@ struct Running {
     task: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
+/// Largest file with certificates or a key, in bytes; a bundle of every public authority takes about 250 kB.
+const TLS_FILE_BYTES_MAX: u64 = 4 << 20;
+
 /// The transport of a source over the network.
 pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, String> {
-    let read = |path: &std::path::Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+    let read = |path: &std::path::Path| {
+        let mut pem = Vec::new();
+        let file = std::fs::File::open(path).and_then(|file| file.take(TLS_FILE_BYTES_MAX + 1).read_to_end(&mut pem));
+        match file {
+            Ok(_) if pem.len() as u64 > TLS_FILE_BYTES_MAX => {
+                Err(format!("{}: larger than {TLS_FILE_BYTES_MAX} bytes", path.display()))
+            }
+            Ok(_) => Ok(pem),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
+    };
     let mut options = NetworkOptions { proxy: config.common.proxy_url.clone(), ..NetworkOptions::default() };
     if let Some(tls) = &config.common.tls {
         options.ca_pem = tls.ca_file.as_deref().map(read).transpose()?;
@@ -241,6 +255,10 @@ impl Exporter {
         let poller = Poller {
             name: config.name.clone(),
             source: reader,
+            rebuild: {
+                let config = config.clone();
+                Box::new(move || source::build(&config).0)
+            },
             api: Arc::clone(&api),
             ledger: self.ledger.clone(),
             book: Arc::clone(&book),
@@ -425,5 +443,21 @@ impl Running {
             clock_skew_seconds: rest.clock_skew.map(|skew| skew.num_seconds()),
             cannot_report: self.spec.signals.rows().iter().filter(|(_, can)| !can).map(|(signal, _)| *signal).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_with_certificates_has_a_largest_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let length = usize::try_from(TLS_FILE_BYTES_MAX).unwrap() + 1;
+        std::fs::write(folder.path().join("ca.pem"), vec![b'x'; length]).unwrap();
+        let text = "sources: {losant: [{name: a, instance_id: i, api_token: t, tls: {ca_file: ca.pem}}]}";
+        let config = crate::config::parse(text, &folder.path().join("config.yml")).unwrap();
+        let why = over_the_network(&config.sources[0]).err().unwrap();
+        assert!(why.contains("ca.pem: larger than"), "{why}");
     }
 }

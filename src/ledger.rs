@@ -24,6 +24,7 @@ mod series;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -38,6 +39,7 @@ use store::{Store, StoreError};
 
 use crate::clock::delta;
 use crate::event::{EventKey, EventLabels, Item, Label, Rejection, SourceName, System};
+use crate::fault;
 use crate::threads::aside;
 use crate::window::{Checkpoint, Window};
 
@@ -164,6 +166,9 @@ pub enum CommitError {
     /// The disk.
     #[error("cannot write the ledger: {0}; counting stops until it can be written, serving goes on")]
     Storage(String),
+    /// This program.
+    #[error("a fault in this program (a panic) while using the ledger: {0}; it is opened anew and read from the disk")]
+    Fault(String),
 }
 
 /// The committed state of one source.
@@ -365,10 +370,22 @@ impl Ledger {
         Ok(Self { writer: Arc::new(Mutex::new(Store::open(open)?)) })
     }
 
-    /// Runs `work` with the store on a thread that may block.
-    async fn with_store<T: Send + 'static>(&self, work: impl FnOnce(&mut Store) -> T + Send + 'static) -> T {
+    /// Runs `work` with the store on a thread that may block. Should it panic, the store is opened and every
+    /// source read from it anew, because neither what is in memory nor the open file can be trusted.
+    async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Store) -> Result<T, CommitError> + Send + 'static,
+    ) -> Result<T, CommitError> {
         let writer = Arc::clone(&self.writer);
-        aside(move || work(&mut writer.lock().unwrap_or_else(PoisonError::into_inner))).await
+        aside(move || {
+            let mut store = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = catch_unwind(AssertUnwindSafe(|| work(&mut store)));
+            done.unwrap_or_else(|panic| {
+                store.distrust();
+                Err(CommitError::Fault(fault::told(&*panic)))
+            })
+        })
+        .await
     }
 
     /// Makes a source known: reads what was counted for it, and brings the series of its
@@ -384,6 +401,7 @@ impl Ledger {
         let name = name.clone();
         self.with_store(move |store| {
             let source = store.book(&name, system)?;
+            store.heal(&source)?;
             let missing: Vec<SeriesKey> = {
                 let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
                 state.learn_labels(&catalogue);
@@ -398,7 +416,6 @@ impl Ledger {
             Ok(source)
         })
         .await
-        .map_err(|error: StoreError| CommitError::Storage(error.to_string()))
     }
 
     /// A source that something was counted for, without making it known where nothing was.
@@ -419,7 +436,6 @@ impl Ledger {
             Ok(Some(source))
         })
         .await
-        .map_err(|error: StoreError| CommitError::Storage(error.to_string()))
     }
 
     /// What was counted of the events (and files) whose cells begin in `window`. Events that carry
@@ -447,7 +463,8 @@ impl Ledger {
 
     /// Waits until no commit is under way.
     pub async fn settle(&self) {
-        self.with_store(|_| ()).await;
+        // a store that cannot be used has none
+        let _ = self.with_store(|_| Ok(())).await;
     }
 
     /// Counts a page. When this returns `Ok`, the page is durable and visible.
@@ -487,7 +504,7 @@ impl Ledger {
                 continue;
             }
             let source = Arc::clone(source);
-            let release = self.with_store(move |store| -> Result<(), CommitError> {
+            let release = self.with_store(move |store| {
                 store.heal(&source)?;
                 {
                     let state = source.state();
@@ -495,7 +512,7 @@ impl Ledger {
                         state.series.get_key_value(key).map(|(key, s)| (&**key, s.value, s.born, true))
                     };
                     let rows = keys.iter().filter_map(row);
-                    store.write_series(source.id, rows).map_err(|error| CommitError::Storage(error.to_string()))?;
+                    store.write_series(source.id, rows)?;
                 }
                 let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
                 for key in keys {
@@ -523,6 +540,12 @@ impl Ledger {
             state.series.iter().map(show).collect()
         };
         sources.iter().map(shown).collect()
+    }
+}
+
+impl From<StoreError> for CommitError {
+    fn from(error: StoreError) -> Self {
+        CommitError::Storage(error.to_string())
     }
 }
 

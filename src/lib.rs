@@ -16,6 +16,7 @@
 //! - [`verify`] and [`doctor`]: what an operator asks about numbers and sources; [`control`]: where
 //!   that runs, in the running exporter or beside it;
 //! - [`event`], [`clock`], [`config`], [`stats`], [`threads`], [`transport`]: the words and the edges;
+//! - [`fault`]: what a panic may say;
 //! - [`simulate`] and [`demo`]: the five services over one ground truth, for demo and tests.
 
 pub mod api;
@@ -27,6 +28,7 @@ pub mod doctor;
 pub mod event;
 pub mod exporter;
 pub mod exposition;
+pub mod fault;
 pub mod ledger;
 pub mod metrics;
 pub mod poll;

@@ -11,6 +11,7 @@ use audit_exporter::clock::Clock;
 use audit_exporter::config::{self, Config};
 use audit_exporter::control::{self, CheckError, Control};
 use audit_exporter::exporter::{ApplyError, Edges, Exporter, over_the_network};
+use audit_exporter::fault::log_panics;
 use audit_exporter::ledger::{Ledger, OpenError};
 use audit_exporter::simulate::{Faults, Options, World};
 use audit_exporter::web::listen::{self, ListenAddress};
@@ -198,6 +199,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     log_to_stderr(arguments.log_level, arguments.log_format);
+    log_panics();
     keep_memory_private();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -7,6 +7,7 @@
 //!   next one goes to the gaps, oldest first, and to one piece of them even if nothing is left.
 //! - **Nothing outside.** An event that lies outside the window that was asked for is not
 //!   counted, whatever the service says: it may have been counted and forgotten.
+//! - **Containment.** A panic ends one poll: it is counted, and the reader is built anew.
 //! - **Patience.** After a failure the next poll is later each time; after a refused login much
 //!   later, because accounts lock, but at once when the credential's file changes.
 //!
@@ -29,6 +30,7 @@ use tracing::{debug, info, warn};
 use crate::api::{Api, Failure};
 use crate::clock::Clock;
 use crate::event::{EventKey, SourceName};
+use crate::fault;
 use crate::ledger::{Commit, CommitError, DocumentRecord, Ledger, Page, SourceLedger};
 use crate::source::{Sink, Source, Spec, Taken};
 use crate::stats::{ErrorKind, PollResult, SourceStats};
@@ -57,6 +59,8 @@ pub struct Poller {
     pub name: SourceName,
     /// Reads the service.
     pub source: Box<dyn Source>,
+    /// Makes another reader like it, for when this one has panicked.
+    pub rebuild: Box<dyn Fn() -> Box<dyn Source> + Send + Sync>,
     /// Talks to it.
     pub api: Arc<Api>,
     /// Counts.
@@ -139,7 +143,13 @@ impl Poller {
         let poll = AssertUnwindSafe(self.poll(spec, until, gap_step)).catch_unwind();
         let outcome = match tokio::time::timeout(timeout, poll).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Failure::new(ErrorKind::Decode, "polling", "a fault in this program (a panic)")),
+            Ok(Err(panic)) => {
+                // neither the reader nor its session can be trusted any more
+                self.source = (self.rebuild)();
+                self.api.forget_session().await;
+                let got = format!("a fault in this program (a panic): {}", fault::told(&*panic));
+                Err(Failure::new(ErrorKind::Panic, "polling", got))
+            }
             Err(_) => {
                 // what did not fit into a poll will fit in pieces
                 *gap_step = (*gap_step / 4).max(GAP_STEP_MIN.max(self.cadence.cell));
@@ -390,7 +400,8 @@ impl Sink for Pages<'_> {
 }
 
 fn storage(error: &CommitError) -> Failure {
-    Failure::new(ErrorKind::Storage, "writing the ledger", error.to_string())
+    let kind = if matches!(error, CommitError::Fault(_)) { ErrorKind::Panic } else { ErrorKind::Storage };
+    Failure::new(kind, "writing the ledger", error.to_string())
 }
 
 /// How long to wait after the `failures`-th failure in a row.

@@ -11,14 +11,17 @@
 //! A sixth system is a file beside the five, a variant of [`System`](crate::event::System), a line in [`build`].
 
 use std::collections::HashSet;
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use secrecy::ExposeSecret;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::api::{Api, Dialect, Failure, Session, Wire};
+use crate::api::{Api, Dialect, Failure, Reply, Session, Wire};
 use crate::config::{Secret, Service, SourceConfig};
 use crate::event::{EventKey, Item, RejectReason, Rejection, What};
 use crate::ledger::{Catalogue, DocumentRecord, Page};
@@ -156,7 +159,8 @@ pub fn rejected(reason: RejectReason, raw: &[u8]) -> Item {
     Item { key, at: None, filed_at: None, what: What::Rejected(Rejection { reason, sample: redacted(raw) }) }
 }
 
-/// The shape of a JSON text without its values: keys, types and lengths; at most 300 characters.
+/// The shape of a JSON text without its values: keys, types and lengths; at most 300 characters. A key that does
+/// not look like the name of a field may be a value itself, and is shown by its length.
 pub fn redacted(raw: &[u8]) -> String {
     use serde_json::Value;
     let shape = |value: &Value| match value {
@@ -172,7 +176,9 @@ pub fn redacted(raw: &[u8]) -> String {
             let fields: Vec<String> = fields
                 .iter()
                 .map(|(key, value)| {
-                    let key: String = key.chars().filter(|c| c.is_alphanumeric() || *c == '_').take(32).collect();
+                    let is_name = key.len() <= 32 && key.chars().all(|c| c.is_ascii_alphabetic() || "_-.$".contains(c));
+                    let length = key.chars().count();
+                    let key = if is_name { key.clone() } else { format!("key({length})") };
                     format!("{key}: {}", shape(value))
                 })
                 .collect();
@@ -186,8 +192,17 @@ pub fn redacted(raw: &[u8]) -> String {
 
 /// A time as the services write it: `Z`, fractions, `+0000` and `+00:00` are all understood.
 pub fn parse_time(text: &str) -> Option<DateTime<Utc>> {
-    text.trim().parse::<DateTime<Utc>>().ok()
+    text.trim().parse::<DateTime<Utc>>().ok().filter(is_believable)
 }
+
+/// Whether a time is one that any clock shows. Beyond these years adding an hour can overflow, and RFC 3339
+/// has no way to write them.
+pub fn is_believable(at: &DateTime<Utc>) -> bool {
+    YEARS_BELIEVED.contains(&at.year())
+}
+
+/// The years in which events may happen.
+const YEARS_BELIEVED: std::ops::RangeInclusive<i32> = 1970..=9998;
 
 /// The claims of a token, which are read and not trusted: only TLS says where they come from.
 pub fn token_claims<T: serde::de::DeserializeOwned>(token: &str) -> Option<T> {
@@ -217,7 +232,7 @@ pub fn token_expiry(token: &str) -> Option<DateTime<Utc>> {
     }
     #[expect(clippy::cast_possible_truncation, reason = "a date beyond an i64 saturates and is then refused")]
     let seconds = token_claims::<Claims>(token)?.exp? as i64;
-    DateTime::from_timestamp(seconds, 0)
+    DateTime::from_timestamp(seconds, 0).filter(is_believable)
 }
 
 /// An id that some services write as a string and others as a number.
@@ -241,7 +256,70 @@ impl Id {
 }
 
 /// The events of a page, each as its own text, so that one that is malformed cannot lose the rest.
-pub type RawEvents<'a> = Vec<&'a RawValue>;
+pub type RawEvents<'a> = List<&'a RawValue>;
+
+/// How many events or files one answer may hold: the most that is ever asked for (`ActivID`, where time cannot be
+/// cut any finer). In the memory of this program an event is larger than the three bytes `{},` of an answer.
+pub const ENTRIES_MAX: usize = 100_000;
+
+/// A list in an answer, as far as it is no longer than [`ENTRIES_MAX`].
+#[derive(Debug)]
+pub struct List<T> {
+    entries: Vec<T>,
+    goes_on: bool,
+}
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), goes_on: false }
+    }
+}
+
+impl<T> List<T> {
+    /// The entries, if these are all of them.
+    pub fn whole(self) -> Option<Vec<T>> {
+        (!self.goes_on).then_some(self.entries)
+    }
+
+    /// The entries, or why they are not read.
+    pub fn whole_of(self, reply: &Reply) -> Result<Vec<T>, Failure> {
+        self.whole().ok_or_else(|| too_many(reply))
+    }
+}
+
+/// The failure of an answer that holds more than [`ENTRIES_MAX`].
+fn too_many(reply: &Reply) -> Failure {
+    Failure::new(ErrorKind::TooLarge, reply.tried(), format!("more than {ENTRIES_MAX} entries in one answer"))
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<List<T>, A::Error> {
+                let mut entries = Vec::new();
+                while entries.len() < ENTRIES_MAX {
+                    let Some(entry) = list.next_element()? else { return Ok(List { entries, goes_on: false }) };
+                    entries.push(entry);
+                }
+                let mut goes_on = false;
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    goes_on = true;
+                }
+                Ok(List { entries, goes_on })
+            }
+        }
+
+        deserializer.deserialize_seq(Entries(PhantomData))
+    }
+}
 
 /// The customs of a service whose credential is a token in a file or in the configuration: read anew
 /// for every request, so that a new one is used at once.
@@ -276,7 +354,19 @@ mod tests {
     fn a_redacted_sample_holds_no_value() {
         let sample = redacted(br#"{"actor": "alice@example.com", "n": 5, "body": {"password": "x"}, "items": [1]}"#);
         assert_eq!(sample, "{actor: string(17), body: object(1), items: array(1), n: number}");
+        assert_eq!(redacted(br#"{"alice@example.com": 1, "\n": null}"#), "{key(1): null, key(17): number}");
         assert_eq!(redacted(b"\x00garbage"), "8 bytes that are not JSON");
+    }
+
+    #[test]
+    fn a_list_is_kept_up_to_its_limit_and_read_to_its_end() {
+        let list = |entries: usize, end: &str| {
+            let text = format!("[{}null{end}", "null,".repeat(entries - 1));
+            serde_json::from_str::<List<IgnoredAny>>(&text).map(List::whole)
+        };
+        assert_eq!(list(ENTRIES_MAX, "]").unwrap().map(|entries| entries.len()), Some(ENTRIES_MAX));
+        assert!(list(ENTRIES_MAX + 1, "]").unwrap().is_none());
+        assert!(list(ENTRIES_MAX + 1, "").is_err(), "cut off");
     }
 
     #[test]
@@ -289,7 +379,9 @@ mod tests {
         ] {
             assert_eq!(parse_time(text).map(|at| at.timestamp()), Some(1_563_920_887), "{text}");
         }
-        assert_eq!(parse_time("yesterday"), None);
+        for text in ["yesterday", "+262142-12-31T23:59:59Z", "-262143-01-01T00:00:00Z", "1969-12-31T23:59:59Z"] {
+            assert_eq!(parse_time(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -41,11 +41,13 @@ pub enum ErrorKind {
     Redirect,
     /// The ledger cannot be written.
     Storage,
+    /// A fault in this program.
+    Panic,
 }
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [ErrorKind; 13] = [
+    pub const ALL: [ErrorKind; 14] = [
         ErrorKind::Connect,
         ErrorKind::Tls,
         ErrorKind::Timeout,
@@ -59,6 +61,7 @@ impl ErrorKind {
         ErrorKind::Truncated,
         ErrorKind::Redirect,
         ErrorKind::Storage,
+        ErrorKind::Panic,
     ];
 
     /// The label value.
@@ -77,6 +80,7 @@ impl ErrorKind {
             ErrorKind::Truncated => "truncated",
             ErrorKind::Redirect => "redirect",
             ErrorKind::Storage => "storage",
+            ErrorKind::Panic => "panic",
         }
     }
 

@@ -240,6 +240,56 @@ fn numbers_beyond_belief_are_cut() {
     assert!(renewal(now, Duration::MAX) < now + TimeDelta::days(366));
 }
 
+#[test]
+fn an_error_is_one_line_and_not_endless() {
+    let failure = Failure::new(ErrorKind::Decode, "reading\nx", "y".repeat(10_000)).to_string();
+    assert!(failure.starts_with("reading x: yyy") && failure.len() < 1000, "{failure}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_date_that_no_clock_shows_does_not_move_ours() {
+    fn dated(date: &'static str) -> axum::response::Response {
+        ([(header::DATE, date)], "fine").into_response()
+    }
+
+    let (router, _) = scripted(vec![
+        || dated("Fri, 31 Dec 9999 23:59:59 GMT"),
+        || dated("Thu, 01 Jan 1970 00:00:00 GMT"),
+        || dated("Fri, 15 Jan 2027 20:00:00 GMT"),
+        || dated("Thu, 01 Jan 1970 00:00:00 GMT"),
+    ]);
+    let (api, _) = api(router, Numbered::default(), fast());
+    for skew in [0, 0, 12, 12].map(TimeDelta::hours) {
+        ask(&api).await.unwrap();
+        assert_eq!(api.clock_skew(), skew);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endless_address_or_token_is_not_used() {
+    struct Long(usize);
+
+    #[async_trait]
+    impl Dialect for Long {
+        async fn open_session(&self, _: &Wire) -> Result<Session, Failure> {
+            Ok(Session { token: "x".repeat(self.0).into(), base: url("/"), renew_at: None })
+        }
+    }
+
+    let (router, seen) = scripted(vec![ok]);
+    let (client, _) = api(router.clone(), Numbered::default(), fast());
+    let far = url(&format!("/log?page={}", "x".repeat(URL_BYTES_MAX)));
+    let failure = client.call(|_| Call::get(far.clone())).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Decode, "{failure}");
+    let clock = Clock::starting_at(DateTime::UNIX_EPOCH);
+    for (length, good) in [(TOKEN_BYTES_MAX, true), (TOKEN_BYTES_MAX + 1, false)] {
+        let transport = Arc::new(InMemory(router.clone()));
+        let api = Api::new(transport, Box::new(Long(length)), fast(), Arc::default(), clock.clone(), 1);
+        assert_eq!(ask(&api).await.is_ok(), good, "{length}");
+    }
+    assert_eq!(requests(&seen, "/log"), 1, "that with the longest token that is taken");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_credential_goes_to_its_own_origin_and_nowhere_else() {
     for (to, sent) in [

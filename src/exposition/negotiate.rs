@@ -2,6 +2,9 @@
 
 use super::Format;
 
+/// How many ranges of a header are looked at. Each is compared with every other; browsers send ten.
+const RANGES_MAX: usize = 64;
+
 /// How closely a media range names a format. The closest range decides about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Closeness {
@@ -29,7 +32,8 @@ struct Wish {
 /// then the closest to it. A range that cannot be understood is passed over; of an `escaping`
 /// parameter every value will do, because all names here are legacy names.
 pub fn negotiate(accept: Option<&str>) -> Format {
-    let ranges: Vec<Range> = split_unquoted(accept.unwrap_or_default(), ',').filter_map(Range::parse).collect();
+    let ranges = split_unquoted(accept.unwrap_or_default(), ',').filter_map(Range::parse);
+    let ranges: Vec<Range> = ranges.take(RANGES_MAX).collect();
     let mut chosen: Option<Wish> = None;
     for wish in ranges.iter().filter_map(Range::wish) {
         let overruled = ranges.iter().filter_map(Range::wish).any(|other| {
@@ -280,6 +284,14 @@ mod tests {
         ] {
             assert_eq!(negotiate(Some(accept)), format, "{accept}");
         }
+    }
+
+    #[test]
+    fn a_long_header_costs_no_more_than_its_first_ranges() {
+        let many = "application/openmetrics-text;q=0.1,".repeat(200_000);
+        assert_eq!(negotiate(Some(&many)), Format::OpenMetrics);
+        let late = format!("{}application/openmetrics-text", "text/plain;q=0.1,".repeat(RANGES_MAX));
+        assert_eq!(negotiate(Some(&late)), Format::Text);
     }
 
     proptest::proptest! {

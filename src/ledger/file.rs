@@ -20,6 +20,7 @@ use redb::{BackendError, Builder, Database, DatabaseError, StorageBackend};
 use tracing::{debug, warn};
 
 use super::store::StoreError;
+use crate::fault;
 
 /// redb's pages are of this size, or of several.
 const BLOCK: usize = 4096;
@@ -86,10 +87,7 @@ fn create(path: &Path, make_tables: impl Fn(&Database) -> Result<(), StoreError>
 
 /// Runs what may panic on a damaged file; `Err` says what the panic said.
 pub(super) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
-    })
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| fault::told(&*panic))
 }
 
 /// Knows a fingerprint of every block that was read or written since the file was opened, and

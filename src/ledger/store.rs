@@ -32,7 +32,8 @@ const SCHEMA: u64 = 2;
 /// Name of the file inside `storage.path`.
 pub const STORE_FILE: &str = "ledger.redb";
 
-/// How long a file's record is kept after its hour: the services list files for 14 days.
+/// How long a file's record is kept after its hour: the services list files for 14 days, and no source may hand
+/// over an older one (`READ_FOR` in `source/index_exchange.rs`).
 const DOCUMENTS_KEPT: Duration = Duration::from_hours(32 * 24);
 
 /// redb's own default is 1 GiB; a commit touches a few pages of a few small tables.
@@ -250,6 +251,16 @@ impl Store {
         Ok(self.database.as_ref().expect("reopen filled it or returned"))
     }
 
+    /// After a panic: closes the file, and reads from it anew what every source shows. What cannot be read now
+    /// is read before it is used again, as after any failure.
+    pub(super) fn distrust(&mut self) {
+        let database = self.database.take();
+        // one that has panicked may not even survive its closing
+        let _ = contained(move || drop(database));
+        let books: Vec<Arc<SourceLedger>> = self.books.values().map(Arc::clone).collect();
+        let _ = contained(|| books.iter().try_for_each(|book| self.heal(book)));
+    }
+
     /// Runs `work`; after a failure or a panic the file is closed, so that the next use opens it anew.
     fn guarded<T>(&mut self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let database = self.database()?;
@@ -327,10 +338,9 @@ impl Store {
     /// Makes sure that the file is open and that `source` shows what is in it: after a failure it
     /// is not known whether the last commit reached the disk.
     pub(super) fn heal(&mut self, source: &SourceLedger) -> Result<(), CommitError> {
-        let storage = |error: StoreError| CommitError::Storage(error.to_string());
-        self.database().map_err(storage)?;
+        self.database()?;
         if source.generation.load(Ordering::Relaxed) != self.generation {
-            let (_, mut state) = self.load(&source.name, source.system).map_err(storage)?;
+            let (_, mut state) = self.load(&source.name, source.system)?;
             state.learn_labels(&source.catalogue.lock().unwrap_or_else(PoisonError::into_inner));
             *source.state.write().unwrap_or_else(PoisonError::into_inner) = state;
             source.generation.store(self.generation, Ordering::Relaxed);
@@ -402,7 +412,7 @@ impl Store {
             page.count_documents(write, commit.page.documents)?;
             page.finish(write, &path, commit.page.facts, commit.next)
         })
-        .map_err(|error| CommitError::Storage(error.to_string()))
+        .map_err(CommitError::from)
     }
 }
 

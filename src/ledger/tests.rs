@@ -475,3 +475,30 @@ async fn a_loss_of_power_at_any_moment_leaves_a_whole_number_of_pages() {
         assert!(acknowledged > 0, "seed {seed} never got anywhere");
     }
 }
+
+/// Whatever a panic in the store's own thread leaves behind, nobody but the one who asked learns of it.
+#[tokio::test]
+async fn a_panic_in_the_store_is_an_error_and_the_store_is_read_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let source = register(&ledger).await;
+    count(&ledger, &source, page(vec![event(1, 1, "user", "create")])).await.unwrap();
+    let broken = Arc::clone(&source);
+    let fault = ledger.with_store(move |store| -> Result<(), CommitError> {
+        let items = vec![event(2, 1, "user", "create")];
+        let commit = Commit { expected: None, next: None, page: page(items), lost_seconds: 0, now: at(100) };
+        let (change, _) = store.write(&broken, &broken.state(), commit)?;
+        let mut state = broken.state.write().unwrap();
+        change.apply(&mut state);
+        state.series.clear();
+        panic!("a fault, with the lock of the visible state in hand");
+    });
+    let fault = fault.await.unwrap_err();
+    assert!(matches!(&fault, CommitError::Fault(why) if why.contains("with the lock")), "{fault}");
+    assert_eq!(events_total(&source), 2, "what had reached the disk is what is shown");
+    assert!(ledger.scrape(&[Arc::clone(&source)], at(500), Duration::ZERO).await[0].len() > 1);
+    let again = vec![event(1, 1, "user", "create"), event(2, 1, "user", "create"), event(3, 1, "user", "create")];
+    assert_eq!(count(&ledger, &source, page(again)).await.unwrap(), counted(1, 2));
+    assert_eq!((events_total(&source), source.state().total(Counter::Actions)), (3, 3));
+    assert_eq!(events_total(&*register(&ledger).await), 3);
+}

@@ -1,6 +1,7 @@
 //! The promises of polling, with a source that does as it is told, in simulated time.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
 
@@ -52,6 +53,36 @@ impl Source for Scripted {
     }
 }
 
+/// Each reading knows of one event more than the one before, hands over a page for each, and panics after the
+/// second in its `falls_at`-th.
+struct Falling {
+    first: DateTime<Utc>,
+    readings: Arc<AtomicU32>,
+    falls_at: u32,
+    /// A reader that has panicked is not asked again.
+    fallen: bool,
+}
+
+#[async_trait]
+impl Source for Falling {
+    fn spec(&self) -> Spec {
+        Scripted { reader: Box::new(|_| unreachable!()), windows: Arc::default() }.spec()
+    }
+
+    async fn read(&mut self, _: Window, _: &Api, sink: &mut dyn Sink) -> Result<(), Failure> {
+        assert!(!self.fallen, "the same reader again");
+        let reading = self.readings.fetch_add(1, Ordering::SeqCst) + 1;
+        for n in 0..u8::try_from(reading).unwrap() {
+            sink.page(page(vec![event(n, self.first + TimeDelta::milliseconds(n.into()))])).await?;
+            if reading == self.falls_at && n == 1 {
+                self.fallen = true;
+                panic!("a fault");
+            }
+        }
+        Ok(())
+    }
+}
+
 struct Bench {
     poller: Poller,
     windows: Arc<Mutex<Vec<Window>>>,
@@ -78,6 +109,7 @@ async fn bench(
     let poller = Poller {
         name,
         source: Box::new(Scripted { reader: Box::new(reader), windows: Arc::clone(&windows) }),
+        rebuild: Box::new(|| unreachable!("its source does not panic")),
         api: Arc::new(api),
         ledger,
         book: Arc::clone(&book),
@@ -199,17 +231,50 @@ async fn a_poll_that_never_ends_is_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fault_of_our_own_in_one_poll_does_not_end_the_polling() {
-    let mut tries = 0;
-    let bench = bench(move |_| {
-        tries += 1;
-        assert!(tries > 1, "a fault");
-        (Duration::ZERO, Vec::new(), Ok(()))
+async fn a_panic_of_a_reader_is_counted_and_another_takes_its_place() {
+    let mut bench = bench(|_| (Duration::ZERO, Vec::new(), Ok(()))).await;
+    let (readings, built) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let rebuild = {
+        let (readings, built) = (Arc::clone(&readings), Arc::clone(&built));
+        let first = bench.clock.now() - TimeDelta::minutes(1);
+        move || -> Box<dyn Source> {
+            built.fetch_add(1, Ordering::SeqCst);
+            Box::new(Falling { first, readings: Arc::clone(&readings), falls_at: 3, fallen: false })
+        }
+    };
+    bench.poller.source = rebuild();
+    bench.poller.rebuild = Box::new(rebuild);
+    bench.poller.cadence.initial_lookback = Duration::from_mins(10);
+
+    // another source of the same ledger goes on undisturbed
+    let other = self::bench(|window| {
+        let second = u8::try_from(window.to.timestamp() / 60 % 200).unwrap();
+        (Duration::ZERO, vec![page(vec![event(second, window.to - TimeDelta::seconds(1))])], Ok(()))
     })
     .await;
-    run_for(bench.poller, Duration::from_mins(5)).await;
-    assert_eq!(bench.stats.polls(PollResult::Error), 1);
+    let mut poller = other.poller;
+    poller.name = "other".parse().unwrap();
+    poller.ledger = bench.poller.ledger.clone();
+    let now = bench.clock.now();
+    let book = poller.ledger.register(&poller.name, System::Losant, Catalogue::default(), now).await.unwrap();
+    poller.book = Arc::clone(&book);
+    poller.cadence.initial_lookback = Duration::from_mins(10);
+
+    let time = Duration::from_mins(8);
+    let both = (run_for(bench.poller, time), run_for(poller, time));
+    tokio::join!(both.0, both.1);
+    assert_eq!((bench.stats.polls(PollResult::Error), bench.stats.errors(ErrorKind::Panic)), (1, 1));
+    assert_eq!(bench.stats.errors(ErrorKind::Decode), 0);
+    assert_eq!(built.load(Ordering::SeqCst), 2);
     assert!(bench.stats.up());
+    let error = bench.stats.rest().last_error.as_ref().unwrap().1.clone();
+    assert!(error.contains("a fault in this program (a panic): a fault"), "{error}");
+    let readings = u64::from(readings.load(Ordering::SeqCst));
+    assert!(readings >= 6, "{readings}");
+    assert_eq!(bench.book.state().total(Counter::Events), readings);
+    assert_eq!(other.stats.polls(PollResult::Error), 0);
+    assert!(other.stats.polls(PollResult::Success) >= 8);
+    assert_eq!(book.state().total(Counter::Events), other.stats.polls(PollResult::Success));
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,7 +34,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use self::token::{ATTRIBUTES, Bag, Record};
-use super::{Ignore, Signals, Sink, Source, Spec, oauth};
+use super::{Ignore, RawEvents, Signals, Sink, Source, Spec, oauth};
 use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, judge_by_status};
 use crate::clock::delta;
 use crate::config::{self, Common, Secret};
@@ -59,6 +59,8 @@ const ROUND: usize = 50;
 /// tampered with as a whole does not keep the source from reading it. Beyond that, tainted
 /// records of one window count as one.
 const TAINT_SEARCHES_MAX: u32 = 200;
+/// The longest value of an event that is said back to the service in a filter.
+const QUOTED_BYTES_MAX: usize = 256;
 /// Cells whose parts are remembered: several times what an overlap of hours reads again.
 const CELLS_REMEMBERED_MAX: usize = 512;
 
@@ -270,7 +272,7 @@ impl Search {
             #[serde(borrow)]
             schemas: Option<&'a RawValue>,
             #[serde(borrow)]
-            event_tokens: Option<Vec<&'a RawValue>>,
+            event_tokens: Option<RawEvents<'a>>,
             tainted: Option<Value>,
         }
         let list: List<'_> = serde_json::from_slice(&reply.body).map_err(|_| reply.undecodable("no event list"))?;
@@ -280,7 +282,7 @@ impl Search {
             return Err(reply.undecodable("no event list"));
         }
         let mut answer = Answer { count, ..Answer::default() };
-        for element in list.event_tokens.unwrap_or_default() {
+        for element in list.event_tokens.unwrap_or_default().whole_of(reply)? {
             answer.events.add(Record::read(element.get(), &self.ignore));
             answer.len += 1;
         }
@@ -622,7 +624,7 @@ impl Reading<'_> {
 
 /// Whether a value can stand in a filter between quotes and means itself there.
 fn can_be_quoted(value: &str) -> bool {
-    !value.contains(['"', '\\', '*']) && !value.contains(char::is_control)
+    value.len() <= QUOTED_BYTES_MAX && !value.contains(['"', '\\', '*']) && !value.contains(char::is_control)
 }
 
 fn note_taint(window: Window, suspects: usize) {

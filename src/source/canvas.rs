@@ -22,6 +22,7 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use url::Url;
 
 use super::{Id, Ignore, RawEvents, Signals, Sink, Source, Spec, StaticToken, decode_base64url, parse_time, rejected};
@@ -251,7 +252,7 @@ impl Canvas {
         for _ in 0..PAGES_MAX {
             walk.asked.insert(url.clone());
             let entries: Vec<Entry> = listed(&reply)?.iter().map(|raw| self.entry(raw.get().as_bytes())).collect();
-            let next = next_page(&url, &reply);
+            let next = next_page(&self.path(scope), &reply);
             let next_again = matches!(&next, Ok(Some(next)) if walk.asked.contains(next));
             let restarted = walk.restarts_with(&entries);
             // what has no id and comes twice would be numbered twice; it is read again in a smaller span
@@ -467,7 +468,7 @@ fn request(url: &Url) -> Call {
 
 /// The events of a page: a compound document (what the service sends) or a bare list. What else
 /// the document holds is not looked at.
-fn listed(reply: &Reply) -> Result<RawEvents<'_>, Failure> {
+fn listed(reply: &Reply) -> Result<Vec<&RawValue>, Failure> {
     #[derive(Deserialize)]
     struct Document<'a> {
         #[serde(borrow)]
@@ -481,8 +482,9 @@ fn listed(reply: &Reply) -> Result<RawEvents<'_>, Failure> {
     } else {
         serde_json::from_slice::<Document<'_>>(body).map(|document| document.events)
     };
+    let events = events.ok().map(|events| events.whole_of(reply)).transpose()?;
     // a list without a single object is something else than events, all of which are broken
-    let events = events.ok().filter(|events| events.is_empty() || events.iter().any(|raw| raw.get().starts_with('{')));
+    let events = events.filter(|events| events.is_empty() || events.iter().any(|raw| raw.get().starts_with('{')));
     events.ok_or_else(|| reply.undecodable("neither a document with events nor a list of them"))
 }
 

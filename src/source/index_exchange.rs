@@ -29,8 +29,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use self::list::{File, Listing};
-use self::rows::Unpacker;
-pub use self::rows::{BadFile, RECORD_BYTES_MAX, RowCounter, Rows};
+pub use self::rows::{BadFile, RECORD_BYTES_MAX, RowCounter, Rows, Unpacker};
 use super::{Signals, Sink, Source, Spec, oauth};
 use crate::api::{Api, Call, Dialect, Download, Failure, Reply, Session, Verdict, Wire, judge_by_status};
 use crate::config::{self, Common};
@@ -56,6 +55,10 @@ const PACE_GRACE: Duration = Duration::from_mins(1);
 const RECHECK_EVERY: TimeDelta = TimeDelta::hours(6);
 /// For how long after its hour: files are there within 36 hours.
 const RECHECK_FOR: TimeDelta = TimeDelta::hours(48);
+/// Files of older hours are not read: the service keeps them for 14 days, and the ledger remembers them for 32.
+const READ_FOR: TimeDelta = TimeDelta::days(31);
+/// Files of hours further ahead than this are not read. Two clocks may differ by a day.
+const AHEAD_MAX: TimeDelta = TimeDelta::days(1);
 /// Files are of whole hours.
 const HOUR: TimeDelta = TimeDelta::hours(1);
 
@@ -230,7 +233,7 @@ impl IndexExchange {
         if !rejected.is_empty() {
             sink.page(Page { items: rejected, ..Page::default() }).await?;
         }
-        let mut hours = self.hours(listing);
+        let mut hours = self.hours(listing, api.now(), sink);
         let mut listed: HashSet<EventKey> = HashSet::new();
         listed.extend(hours.iter().flat_map(|hour| &hour.files).map(|file| file.content));
         self.parts.retain(|content, _| listed.contains(content));
@@ -278,18 +281,32 @@ impl IndexExchange {
         let reply = api.call(|_| Call::get(url.clone())).await?;
         if !matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_FOUND) {
             listing.add(&list::rows(&reply)?, &self.categories, asked);
+            if listing.is_overfull() {
+                let got = format!("more than {} files for one hour", list::FILES_PER_HOUR_MAX);
+                return Err(Failure::new(ErrorKind::TooLarge, reply.tried(), got));
+            }
         }
         Ok(())
     }
 
-    fn hours(&self, listing: Listing) -> Vec<Hour> {
+    /// The hours that can be counted once. What is older than the ledger's memory of files would be counted
+    /// with every list that still shows it; what is of days to come would be remembered for ever.
+    fn hours(&self, listing: Listing, now: DateTime<Utc>, sink: &mut dyn Sink) -> Vec<Hour> {
         let hour = |((subscription, begins), files): ((usize, DateTime<Utc>), Vec<File>)| {
             let category = self.categories[subscription].clone();
             let at = begins.timestamp_millis().to_le_bytes();
             let key = EventKey::of("index_exchange", &[category.as_str().as_bytes(), &at]);
             Hour { key, category, begins, files }
         };
-        listing.hours.into_iter().map(hour).collect()
+        let listed = listing.hours.len();
+        let near = now - READ_FOR..now + AHEAD_MAX;
+        let hours: Vec<Hour> =
+            listing.hours.into_iter().filter(|((_, begins), _)| near.contains(begins)).map(hour).collect();
+        if hours.len() < listed {
+            let got = format!("{} hours older than {} days or days ahead", listed - hours.len(), READ_FOR.num_days());
+            sink.report(Failure::new(ErrorKind::Decode, "listing files", got));
+        }
+        hours
     }
 
     /// Reads what changed of an hour and counts all of it.

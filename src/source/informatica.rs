@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::{Host, Url};
 
-use super::{Ignore, RawEvents, Signals, Sink, Source, Spec, parse_time, rejected, token_claims};
+use super::{Ignore, List, RawEvents, Signals, Sink, Source, Spec, parse_time, rejected, token_claims};
 use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, judge_by_status, renewal, secret_header};
 use crate::config::{self, Common, Secret};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
@@ -411,7 +411,10 @@ impl Informatica {
             if !reply.status.is_success() {
                 return if skip > 0 { Ok(End::Stuck { full }) } else { Err(reply.failure(ErrorKind::Server)) };
             }
-            let items = self.decoder.items(&reply.body).map_err(|error| reply.undecodable(error))?;
+            let items = self.decoder.items(&reply.body).map_err(|error| match error {
+                BadPage::TooMany => super::too_many(&reply),
+                BadPage::NoEntries => reply.undecodable(error),
+            })?;
             let entries = items.len();
             let understood = items.iter().filter(|item| !matches!(item.what, What::Rejected(_))).count();
             let fresh = items.iter().filter(|item| seen.insert(item.key)).count();
@@ -486,10 +489,16 @@ pub struct Decoder {
     nameless: HashMap<EventKey, u64>,
 }
 
-/// A body that is no list of entries.
+/// Why a body cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("no list of entries")]
-pub struct NoEntries;
+pub enum BadPage {
+    /// It is no list of entries.
+    #[error("no list of entries")]
+    NoEntries,
+    /// It is longer than [`super::ENTRIES_MAX`].
+    #[error("too many entries")]
+    TooMany,
+}
 
 impl Decoder {
     /// A decoder that marks the events of some actors as ignored.
@@ -504,19 +513,21 @@ impl Decoder {
     }
 
     /// The items of one page, in its order.
-    pub fn items(&mut self, body: &[u8]) -> Result<Vec<Item>, NoEntries> {
+    pub fn items(&mut self, body: &[u8]) -> Result<Vec<Item>, BadPage> {
         let text = String::from_utf8_lossy(body);
         // nearly every page is flawless and can be read in one go
         if let Some(entries) = list::<Entry<'_>>(&text) {
+            let entries = entries.whole().ok_or(BadPage::TooMany)?;
             let times: Result<Vec<_>, RejectReason> = entries.iter().map(Entry::when).collect();
             if let Ok(times) = times {
                 return Ok(entries.iter().zip(times).map(|(entry, at)| self.item(entry, at)).collect());
             }
         }
-        let raws: RawEvents<'_> = list(&text).ok_or(NoEntries)?;
+        let raws: RawEvents<'_> = list(&text).ok_or(BadPage::NoEntries)?;
+        let raws = raws.whole().ok_or(BadPage::TooMany)?;
         let is_object = |raw: &&serde_json::value::RawValue| raw.get().starts_with('{');
         if text.trim_ascii_start().starts_with('[') && !raws.is_empty() && !raws.iter().any(is_object) {
-            return Err(NoEntries);
+            return Err(BadPage::NoEntries);
         }
         let item = |raw: &&serde_json::value::RawValue| {
             let entry: Result<Entry<'_>, _> = serde_json::from_str(raw.get());
@@ -590,10 +601,11 @@ fn labels(category: &str, event: &str) -> EventLabels {
 }
 
 /// The list of a page: under `entries`, or bare.
-fn list<'a, T: Deserialize<'a>>(text: &'a str) -> Option<Vec<T>> {
+fn list<'a, T: Deserialize<'a>>(text: &'a str) -> Option<List<T>> {
     #[derive(Deserialize)]
+    #[serde(bound = "T: Deserialize<'de>")]
     struct Wire<T> {
-        entries: Vec<T>,
+        entries: List<T>,
     }
     if text.trim_ascii_start().starts_with('[') {
         serde_json::from_str(text).ok()

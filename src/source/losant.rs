@@ -14,8 +14,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use super::{Id, Ignore, RawEvents, Signals, Sink, Source, Spec, StaticToken, parse_time, rejected};
+use super::{Id, Ignore, RawEvents, Signals, Sink, Source, Spec, StaticToken, is_believable, parse_time, rejected};
 use crate::api::{Api, Call, Dialect, Failure, Reply};
 use crate::config::{self, Common};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, RejectReason, What};
@@ -107,11 +108,15 @@ impl Losant {
             let listed = Listed::parse(&reply)?;
             let items: Vec<Item> = listed.items.iter().map(|raw| self.item(raw.get().as_bytes())).collect();
             let events = items.len();
-            seen.extend(items.iter().map(|item| item.key));
+            let fresh = items.iter().filter(|item| seen.insert(item.key)).count();
             sink.page(Page { items, ..Page::default() }).await?;
             // the pages are read to their end even so: what is new cannot push out what is old
             drifted |= *total_at_first.get_or_insert(listed.total) != listed.total;
             let read = seen.len() as u64;
+            if page > 0 && events > 0 && fresh == 0 && listed.total.is_some_and(|total| read < total) {
+                // it would go on like this for as many pages as it says there are
+                return Err(reply.undecodable("a page of events that were there before: page is ignored"));
+            }
             let short = match listed.total {
                 Some(total) if read >= total => 0,
                 Some(total) if events == 0 => total - read,
@@ -170,13 +175,13 @@ impl Losant {
 fn time(written: &Id) -> Option<DateTime<Utc>> {
     match written {
         Id::Text(text) => parse_time(text),
-        Id::Number(number) => DateTime::from_timestamp_millis(number.as_i64()?),
+        Id::Number(number) => DateTime::from_timestamp_millis(number.as_i64()?).filter(is_believable),
     }
 }
 
 /// The collection, as far as it is needed.
 struct Listed<'a> {
-    items: RawEvents<'a>,
+    items: Vec<&'a RawValue>,
     total: Option<u64>,
     per_page: Option<u32>,
 }
@@ -193,7 +198,7 @@ impl<'a> Listed<'a> {
         }
         let wire: Wire<'a> =
             serde_json::from_slice(&reply.body).map_err(|_| reply.undecodable("no collection with items"))?;
-        Ok(Self { items: wire.items, total: wire.total_count, per_page: wire.per_page })
+        Ok(Self { items: wire.items.whole_of(reply)?, total: wire.total_count, per_page: wire.per_page })
     }
 }
 

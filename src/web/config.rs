@@ -228,7 +228,8 @@ const HEADERS: [(&str, &[&str]); 5] = [
     ("Content-Security-Policy", &[]),
 ];
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<WebConfig, WebConfigError> {
+/// Checks the content of a file at `path`, whose folder relative paths in it are relative to. Reads no other file.
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<WebConfig, WebConfigError> {
     let format = |why| WebConfigError::Format { path: path.to_owned(), why };
     // like Go's Unmarshal, only the first document counts; nothing at all is an empty one
     let mut reader = bytes;

@@ -5,7 +5,7 @@
 //! [`CLIENT_CONNECTIONS_MAX`] of one client: a new one takes the place of the one that has had
 //! nothing to do for longest, so that many slow clients do not keep a scrape out; the head of a
 //! request is bounded, its body is not read; a shutdown lets requests under way finish, for
-//! [`GRACE`] at most.
+//! [`GRACE`] at most; a request whose handler panics is answered with 500.
 //!
 //! Leaves to others: who may ask (`protect`, which the router must have passed through), which
 //! certificates hold (`config.rs`), what is answered (the router).
@@ -15,14 +15,16 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::response::Response;
-use http::Request;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use http::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -302,7 +304,13 @@ where
             let under_way = UnderWay::new(Arc::clone(&activity));
             let answer = router.clone().oneshot(request);
             async move {
-                let answer: Result<Response, Infallible> = answer.await;
+                let answer: Result<Response, Infallible> = match AssertUnwindSafe(answer).catch_unwind().await {
+                    Ok(answer) => answer,
+                    // the log says where
+                    Err(_panic) => {
+                        Ok((StatusCode::INTERNAL_SERVER_ERROR, "a fault in audit-exporter\n").into_response())
+                    }
+                };
                 drop(under_way);
                 answer
             }

@@ -123,7 +123,10 @@ impl Running {
             tokio::time::sleep(Duration::from_secs(1)).await;
             "slow"
         };
-        let router = Router::new().route("/", get(|| async { "hello" })).route("/slow", get(slow));
+        let refused = || Err::<&str, &str>("alice");
+        let fault = move || async move { refused().unwrap() };
+        let router =
+            Router::new().route("/", get(|| async { "hello" })).route("/slow", get(slow)).route("/fault", get(fault));
         let router = protect(router, Arc::clone(&web));
         let listeners = bind(&["127.0.0.1:0".parse().unwrap()]).await.unwrap();
         let port = listeners[0].local_addr().unwrap().port();
@@ -663,4 +666,18 @@ fn listen_addresses_are_read_and_shown() {
         let error = text.parse::<ListenAddress>().unwrap_err().to_string();
         assert!(error.contains(&format!("{text:?}")), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_is_answered_with_500_and_the_connection_goes_on() {
+    let running = Running::start("", &[]).await;
+    let mut stream = running.connect().await;
+    stream.write_all(b"GET /fault HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut head = vec![0; 1024];
+    let read = stream.read(&mut head).await.unwrap();
+    let answer = String::from_utf8(head[..read].to_vec()).unwrap();
+    assert_eq!(status(&answer), "500");
+    assert!(!answer.contains("alice"), "{answer}");
+    let answer = ask(stream, "/", "").await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
 }

@@ -14,6 +14,7 @@ mod conformance;
 mod crash;
 mod disk;
 mod exposed;
+mod fuzzed;
 mod http;
 mod oracles;
 mod program;

@@ -16,12 +16,14 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::super::{RawEvents, parse_time, rejected};
-use crate::api::Reply;
+use crate::api::{Failure, Reply};
 use crate::event::{EventKey, Item, Label, RejectReason};
 use crate::ledger::Feed;
 
 /// How many different statuses are told apart.
 const STATUSES_MAX: usize = 10;
+/// How many files one hour of a subscription may have. The service shows one, or a few parts.
+pub(super) const FILES_PER_HOUR_MAX: usize = 1000;
 /// The longest id of a file; those of the service are numbers.
 const ID_BYTES_MAX: usize = 200;
 /// The statuses the service documents.
@@ -63,18 +65,23 @@ enum Place {
 }
 
 /// The rows of a list, each as its own text.
-pub(super) fn rows(reply: &Reply) -> Result<RawEvents<'_>, crate::api::Failure> {
+pub(super) fn rows(reply: &Reply) -> Result<Vec<&RawValue>, Failure> {
     let no_list = || reply.undecodable("no availableDownloads");
     if reply.body.trim_ascii_start().starts_with(b"{") {
         let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(&reply.body).map_err(|_| no_list())?;
         return match fields.iter().find(|(name, _)| plain(name) == "availabledownloads") {
-            Some((_, list)) => serde_json::from_str(list.get()).map(Option::unwrap_or_default).map_err(|_| no_list()),
+            Some((_, list)) => {
+                let rows: RawEvents<'_> =
+                    serde_json::from_str(list.get()).map(Option::unwrap_or_default).map_err(|_| no_list())?;
+                rows.whole_of(reply)
+            }
             None if fields.is_empty() => Ok(Vec::new()),
             None => Err(no_list()),
         };
     }
     let rows: RawEvents<'_> =
         serde_json::from_slice(&reply.body).map(Option::unwrap_or_default).map_err(|_| no_list())?;
+    let rows = rows.whole_of(reply)?;
     // something else in brackets is not a list of files
     let is_list = rows.is_empty() || rows.iter().any(|row| row.get().starts_with('{'));
     is_list.then_some(rows).ok_or_else(no_list)
@@ -83,7 +90,7 @@ pub(super) fn rows(reply: &Reply) -> Result<RawEvents<'_>, crate::api::Failure> 
 impl Listing {
     /// Adds the rows of one answer. `asked` is the subscription to which rows without a name
     /// belong.
-    pub(super) fn add(&mut self, rows: &RawEvents<'_>, categories: &[Label], asked: Option<usize>) {
+    pub(super) fn add(&mut self, rows: &[&RawValue], categories: &[Label], asked: Option<usize>) {
         for raw in rows {
             let raw = raw.get().as_bytes();
             let understood = match serde_json::from_slice::<Value>(raw) {
@@ -116,7 +123,7 @@ impl Listing {
             None => asked.ok_or(RejectReason::Malformed)?,
         };
         let hour = match field(row, &["hour"]) {
-            Some(Value::String(text)) => parse_time(text).ok_or(RejectReason::BadTime)?,
+            Some(Value::String(text)) => parse_time(text).filter(is_whole_hour).ok_or(RejectReason::BadTime)?,
             _ => return Err(RejectReason::Malformed),
         };
         let files = self.hours.entry((subscription, hour)).or_default();
@@ -145,6 +152,11 @@ impl Listing {
             self.rejected.push(Item { key, ..rejected(RejectReason::Malformed, sample.as_bytes()) });
         }
         Ok(())
+    }
+
+    /// Whether an hour has more than [`FILES_PER_HOUR_MAX`] files, of which the rest was left out.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.hours.values().any(|files| files.len() > FILES_PER_HOUR_MAX)
     }
 
     /// The state of the feed. `newest_hour` is the newest that was ever seen.
@@ -182,6 +194,9 @@ impl Listing {
 
 /// Adds a file where it is not known yet. A whole hour and its parts are the same rows.
 fn add(files: &mut Vec<File>, file: File) {
+    if files.len() > FILES_PER_HOUR_MAX {
+        return;
+    }
     if let Some(known) = files.iter_mut().find(|known| known.id == file.id) {
         if known.place == Place::Whole {
             known.place = file.place;
@@ -230,6 +245,11 @@ impl File {
     pub(super) fn is_updated(&self) -> bool {
         self.status.as_str() == "updated"
     }
+}
+
+/// Files are of whole hours; each other moment would be one more to be remembered.
+fn is_whole_hour(at: &DateTime<Utc>) -> bool {
+    at.timestamp_subsec_nanos() == 0 && at.timestamp().rem_euclid(TimeDelta::hours(1).num_seconds()) == 0
 }
 
 /// A key as it is compared: lower case, without `_` and the like.

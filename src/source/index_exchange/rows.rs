@@ -21,6 +21,8 @@ pub const RECORD_BYTES_MAX: usize = 1 << 20;
 const ACTIONS_MAX: usize = 1000;
 /// How much of an `event_type` is looked at; a label has at most 64 characters.
 const ACTION_BYTES_MAX: usize = 256;
+/// How far a file is looked into for its first letter, which tells a page from a table.
+const BLANK_BYTES_MAX: usize = 1024;
 /// The column that names the action.
 const ACTION_COLUMN: &str = "event_type";
 const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -218,7 +220,9 @@ impl Tally {
 }
 
 /// Unpacks and counts a file that arrives in pieces.
-pub(super) enum Unpacker {
+pub struct Unpacker(Form);
+
+enum Form {
     /// Too little has arrived to tell what it is.
     Unknown(Vec<u8>),
     Plain(Box<RowCounter>),
@@ -226,7 +230,7 @@ pub(super) enum Unpacker {
 }
 
 /// Hands unpacked bytes on.
-pub(super) struct Feeder(RowCounter);
+struct Feeder(RowCounter);
 
 impl Write for Feeder {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -239,40 +243,58 @@ impl Write for Feeder {
     }
 }
 
+impl Default for Unpacker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Unpacker {
-    pub(super) fn new() -> Self {
-        Self::Unknown(Vec::new())
+    /// One to which nothing has come yet.
+    pub fn new() -> Self {
+        Self(Form::Unknown(Vec::new()))
     }
 
-    /// Counts the next piece.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), BadFile> {
-        match self {
-            Self::Plain(counter) => counter.feed(bytes),
-            Self::Gzip(decoder) => decoder.write_all(bytes).map_err(bad_gzip),
-            Self::Unknown(head) => {
+    /// Counts the next piece. After an error nothing more can be counted.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), BadFile> {
+        match &mut self.0 {
+            Form::Plain(counter) => counter.feed(bytes),
+            Form::Gzip(decoder) => decoder.write_all(bytes).map_err(bad_gzip),
+            Form::Unknown(head) => {
                 head.extend_from_slice(bytes);
-                if head.len() < GZIP.len() {
+                let blank = head.iter().take(BLANK_BYTES_MAX).all(u8::is_ascii_whitespace);
+                if head.len() < GZIP.len() || (blank && head.len() < BLANK_BYTES_MAX) {
                     return Ok(());
                 }
-                let head = std::mem::take(head);
-                *self = if head.starts_with(GZIP) {
-                    Self::Gzip(Box::new(MultiGzDecoder::new(Feeder(RowCounter::new()))))
-                } else {
-                    Self::Plain(Box::default())
-                };
-                refuse_pages(&head)?;
-                self.feed(&head)
+                self.decide()
             }
         }
     }
 
+    /// Begins with what has arrived so far.
+    fn decide(&mut self) -> Result<(), BadFile> {
+        let Form::Unknown(head) = &mut self.0 else { return Ok(()) };
+        let head = std::mem::take(head);
+        refuse_pages(&head)?;
+        self.0 = if head.starts_with(GZIP) {
+            Form::Gzip(Box::new(MultiGzDecoder::new(Feeder(RowCounter::new()))))
+        } else {
+            Form::Plain(Box::default())
+        };
+        self.feed(&head)
+    }
+
     /// What was counted, if the file ended where it should.
-    pub(super) fn finish(self) -> Result<Rows, BadFile> {
-        let rows = match self {
-            Self::Unknown(head) if head.is_empty() => return Err(BadFile::NoFile("nothing")),
-            Self::Unknown(_) => return Err(BadFile::NoFile("a single byte")),
-            Self::Plain(counter) => counter.finish()?,
-            Self::Gzip(decoder) => decoder.finish().map_err(bad_gzip)?.0.finish()?,
+    pub fn finish(mut self) -> Result<Rows, BadFile> {
+        match &self.0 {
+            Form::Unknown(head) if head.is_empty() => return Err(BadFile::NoFile("nothing")),
+            Form::Unknown(head) if head.len() < GZIP.len() => return Err(BadFile::NoFile("a single byte")),
+            _ => self.decide()?,
+        }
+        let rows = match self.0 {
+            Form::Unknown(_) => return Err(BadFile::NoFile("nothing")),
+            Form::Plain(counter) => counter.finish()?,
+            Form::Gzip(decoder) => decoder.finish().map_err(bad_gzip)?.0.finish()?,
         };
         if rows.columns == 1 && !rows.names_actions {
             return Err(BadFile::NoFile("a text that is no table"));
@@ -283,7 +305,7 @@ impl Unpacker {
 
 /// A login page or an error sent with status 200 would otherwise be counted line by line.
 fn refuse_pages(head: &[u8]) -> Result<(), BadFile> {
-    match head.iter().find(|byte| !byte.is_ascii_whitespace()) {
+    match head.iter().take(BLANK_BYTES_MAX).find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'<') => Err(BadFile::NoFile("a page")),
         Some(b'{' | b'[') => Err(BadFile::NoFile("JSON")),
         _ => Ok(()),
@@ -434,7 +456,7 @@ mod tests {
         }
         let mut unpacker = Unpacker::new();
         unpacker.feed(&encoder.finish().unwrap()).unwrap();
-        let Unpacker::Gzip(decoder) = &unpacker else { panic!("gzip") };
+        let Form::Gzip(decoder) = &unpacker.0 else { panic!("gzip") };
         let counter = &decoder.get_ref().0;
         assert!(counter.text.len() + counter.ends.len() < 10_000);
         assert_eq!(shown(&unpacker.finish().unwrap()), format!("x={} -0", 32 << 18));

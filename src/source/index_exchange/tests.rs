@@ -463,7 +463,7 @@ fn statuses_beyond_ten_are_told_as_other() {
     let rows: Vec<Value> = (0..30).map(|n| single("impressions", n, &n.to_string(), &format!("s{n}"), 1)).collect();
     let text = Value::from(rows).to_string();
     let mut listing = Listing::default();
-    listing.add(&serde_json::from_str(&text).unwrap(), &[Label::from_words("impressions")], None);
+    listing.add(&serde_json::from_str::<Vec<_>>(&text).unwrap(), &[Label::from_words("impressions")], None);
     let files = listing.feed(None).files;
     assert_eq!((files.len(), files["other"], files.values().sum::<u64>()), (11, 23, 30));
 }
@@ -475,7 +475,7 @@ fn an_hour_is_read_again_when_what_is_said_about_it_changed_or_cannot_tell() {
     let hour = |row: Value| {
         let text = json!([row]).to_string();
         let mut listing = Listing::default();
-        listing.add(&serde_json::from_str(&text).unwrap(), &[Label::from_words("impressions")], Some(0));
+        listing.add(&serde_json::from_str::<Vec<_>>(&text).unwrap(), &[Label::from_words("impressions")], Some(0));
         let ((_, begins), files) = listing.hours.pop_first().unwrap();
         Hour { key: EventKey([0; 16]), category: Label::from_words("impressions"), begins, files }
     };
@@ -791,4 +791,43 @@ async fn whatever_the_service_does_every_row_is_counted_once_in_the_end() {
         assert_eq!(reader.total(), truth.total(System::IndexExchange), "{faults}");
         assert!(reader.total() > 100, "{faults}: {}", reader.total());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hours_that_would_be_counted_again_and_again_or_remembered_for_ever_are_not_read() {
+    let service = Service::new();
+    let days = |days: i64| single("impressions", days * 24, &format!("9{}", days.abs()), "new", 1);
+    service.list(IMPRESSIONS, json!([days(40), days(30), days(-3)]));
+    for days in [40, 30, 3] {
+        service.file(&format!("9{days}"), &[("impression", 5)]);
+    }
+    let mut reader = Reader::of(&service).await;
+    for _ in 0..3 {
+        reader.read_from(start() - TimeDelta::days(60)).await.unwrap();
+        assert_eq!(reader.count("impressions", "impression"), 5, "of the hour of 30 days ago");
+    }
+    assert!(reader.sink.reported.iter().all(|failure| failure.to_string().contains("2 hours")));
+    assert_eq!(reader.sink.reported.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_of_more_files_than_any_has_is_refused() {
+    let service = Service::new();
+    let parts: Vec<Value> = (0..2000).map(|n| part(&n.to_string(), "new", 1)).collect();
+    service.list(BID_PARTS, json!([parted(2, &parts)]));
+    let mut reader = Reader::of(&service).await;
+    let failure = reader.read().await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::TooLarge, "{failure}");
+    assert_eq!(reader.total(), 0);
+}
+
+#[test]
+fn an_hour_that_is_none_is_rejected() {
+    let mut listing = Listing::default();
+    let rows: Vec<Value> = ["2026-03-04T11:00:00Z", "2026-03-04T11:00:01Z", "2026-03-04T11:00:00.5Z"]
+        .map(|hour| json!({"hour": hour, "downloadURL": "/files/1"}))
+        .into();
+    let text = Value::from(rows).to_string();
+    listing.add(&serde_json::from_str::<Vec<_>>(&text).unwrap(), &[Label::from_words("impressions")], Some(0));
+    assert_eq!((listing.hours.len(), listing.rejected.len()), (1, 2));
 }

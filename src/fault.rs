@@ -1,0 +1,55 @@
+//! Faults of this program: panics, which should not happen, and must not end it when they do.
+//!
+//! Promises: a panic is one line of the log, with its place; of its words only those are shown that are
+//! fixed in the program, because what is put into them may be a secret or an event.
+//!
+//! Leaves to others: containing it, where work can go on without what has panicked: a poll
+//! (`poll.rs`), the store (`ledger.rs`), a request (`web/listen.rs`), a reload (`web/routes.rs`).
+
+use std::any::Any;
+
+/// Panics of all threads are logged from now on, instead of being written to standard error as they come.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(message = %told(panic.payload()), place, "a fault in this program (a panic)");
+    }));
+}
+
+/// What a panic says of itself, as far as it is part of the program.
+///
+/// A text that was put together at run time is shown up to the first quotation mark or colon: what follows
+/// them is most often a value (`index out of bounds: …`, `byte index 1 is not a char boundary; it is inside 'é' …`).
+pub fn told(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&'static str>() {
+        return (*text).to_owned();
+    }
+    let Some(text) = payload.downcast_ref::<String>() else { return "a panic without words".to_owned() };
+    let end = text.find(['\'', '"', '`', ':', '\n']).unwrap_or(text.len());
+    let known = text[..end].trim_end();
+    if end < text.len() { format!("{known} …") } else { known.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_in_a_panic_is_shown() {
+        let name = "alice@example.com".to_owned();
+        let end = name.len() + 1;
+        let refused = || -> Result<(), String> { Err(name.clone()) };
+        let of =
+            |panics: &(dyn Fn() + std::panic::RefUnwindSafe)| told(&*std::panic::catch_unwind(panics).unwrap_err());
+        assert_eq!(of(&|| panic!("a fixed text, with: a colon")), "a fixed text, with: a colon");
+        for shown in [
+            of(&|| drop(name[1..end].to_owned())),
+            of(&|| refused().unwrap()),
+            of(&|| refused().expect("no name")),
+            of(&|| assert_eq!(name, "bob")),
+            of(&|| std::panic::panic_any(7)),
+        ] {
+            assert!(!shown.contains("alice") && !shown.is_empty(), "{shown}");
+        }
+    }
+}

@@ -322,7 +322,7 @@ impl Trial {
             serde_json::to_string(&changed(&self.fixed)).unwrap()
         ));
         self.boot(None).await?;
-        let acts = self.random.random_range(6..16);
+        let acts = self.random.random_range(4..11);
         for _ in 0..acts {
             self.act().await?;
             self.check_quietly()?;

@@ -104,7 +104,8 @@ fn rows(folder: &Path) -> Vec<String> {
     table!("seen", &[u8; 24], ());
     table!("timeless", &[u8; 20], u32);
     table!("documents", &[u8; 24], &[u8]);
-    let known = ["meta", "sources", "series", "seen", "timeless", "documents"];
+    table!("tallies", &[u8], u64);
+    let known = ["meta", "sources", "series", "seen", "timeless", "documents", "tallies"];
     assert!(read.list_tables().unwrap().all(|table| known.contains(&table.name())), "a table is not looked at here");
     rows
 }

@@ -19,6 +19,9 @@ use trial::{Report, Violation};
 /// How many seeds `cargo test` tries.
 const SEEDS: u64 = 200;
 
+/// A seed that takes longer is named.
+const SLOW: Duration = Duration::from_secs(30);
+
 /// What is to be tried: by environment, because a test takes no arguments.
 struct Wanted {
     first: u64,
@@ -57,7 +60,12 @@ fn whatever_happens_every_number_is_right() {
             if over || violations.lock().unwrap().len() >= wanted.violations {
                 return;
             }
-            match trial::run(seed) {
+            let started = now();
+            let outcome = trial::run(seed);
+            if started.elapsed() > SLOW {
+                eprintln!("seed {seed} took {} s", started.elapsed().as_secs());
+            }
+            match outcome {
                 Ok(report) => add(&mut total.lock().unwrap(), report),
                 Err(violation) => {
                     eprintln!(

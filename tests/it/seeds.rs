@@ -1,6 +1,6 @@
 //! Whole lives of the exporter under simulated time, network and disk, each drawn from a seed.
 //!
-//! `cargo test` runs the first 200; `tests/seeds` runs as many, or for as long, as it is told, and
+//! `cargo test` runs the first 100; `tests/seeds` runs as many, or for as long, as it is told, and
 //! prints what was tried. A seed that fails fails again: `tests/seeds --seed 4711` tells its story.
 
 mod checks;
@@ -17,7 +17,7 @@ use crate::program::now;
 use trial::{Report, Violation};
 
 /// How many seeds `cargo test` tries.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 100;
 
 /// A seed that takes longer is named.
 const SLOW: Duration = Duration::from_secs(30);

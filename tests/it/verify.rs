@@ -49,6 +49,11 @@ fn settled(more: &[&str], common: &str) -> (tempfile::TempDir, Running, std::pat
     let exporter = Running::exporter(&config, &[]);
     simulator.post("/simulator/silence", "");
     until_exact(&exporter, &simulator, Duration::from_mins(1));
+    // what is counted is not compared before it is known that there is no more
+    eventually(Duration::from_mins(1), || {
+        let behind = exporter.scrape().sum("audit_source_catching_up", &[]);
+        if behind == 0.0 { Ok(()) } else { Err(format!("{behind} sources are still catching up")) }
+    });
     (folder, simulator, config, exporter)
 }
 

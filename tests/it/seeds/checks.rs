@@ -139,7 +139,7 @@ pub fn within_limits(sent: &[Instant], limits: &[(Instant, Limit)]) -> Result<()
     let mut tokens = limit.burst;
     let mut changes = limits[1..].iter().peekable();
     for (n, sent) in sent.iter().enumerate() {
-        while let Some((changed, to)) = changes.next_if(|(changed, _)| changed <= sent) {
+        while let Some((changed, to)) = changes.next_if(|(changed, _)| changed < sent) {
             let gained = (*changed - at).as_secs_f64() / limit.per.as_secs_f64() * limit.requests;
             tokens = (tokens + gained).min(limit.burst).min(to.burst);
             (at, limit) = (*changed, *to);

@@ -760,8 +760,10 @@ impl Trial {
         self.tell(format!("reloads with {names:?}"));
         self.count("reload");
         let config = self.config();
+        let outcome = self.unless_dead(async { exporter.apply(config).await }).await;
+        // until then the limits before were in force
         self.note_limits();
-        match self.unless_dead(async { exporter.apply(config).await }).await {
+        match outcome {
             Some(Err(error)) if !self.full => Err(format!("a good configuration is refused: {error}")),
             Some(Err(error)) => {
                 self.tell(format!("refused: {error}"));

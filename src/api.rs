@@ -135,14 +135,15 @@ impl Call {
         self
     }
 
-    /// What was tried, for an error: without the query, which may hold a bookmark or a name.
+    /// What was tried, for an error: without the query, which may hold a bookmark or a name. The path may be one
+    /// that an answer gave.
     fn tried(&self) -> String {
         let mut shown = self.url.clone();
         shown.set_query(None);
         shown.set_fragment(None);
         let _ = shown.set_username("");
         let _ = shown.set_password(None);
-        format!("{} {shown}", self.method)
+        without(&self.secrets, format!("{} {shown}", self.method))
     }
 
     fn failed(&self, error: TransportError) -> Failure {
@@ -713,7 +714,7 @@ fn at_home(session: &Session, call: &Call) -> Result<(), Failure> {
     }
     let [to, home] = [url, base].map(|url| url.origin().ascii_serialization());
     let got = format!("not sent, because an answer led to {to} and the credential belongs to {home} alone");
-    Err(Failure::new(ErrorKind::Redirect, without(&call.secrets, call.tried()), without(&call.secrets, got)))
+    Err(Failure::new(ErrorKind::Redirect, call.tried(), without(&call.secrets, got)))
 }
 
 /// What an error's body says, where it is JSON of one of the usual shapes; at most 200 characters,

@@ -700,6 +700,11 @@ impl Api {
         anew.is_ok_and(|anew| anew.token.expose_secret() != refused.token.expose_secret())
     }
 
+    /// What every request of it passes.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.wire.gate
+    }
+
     /// What is left of our own budget, where the service does not say.
     pub fn own_budget(&self) -> f64 {
         self.wire.gate.remaining()

@@ -35,6 +35,19 @@ use crate::event::{SourceName, System};
 /// Largest config file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Largest file with certificates or a key, in bytes; a bundle of every public authority takes about 250 kB.
+pub(crate) const PEM_BYTES_MAX: u64 = 4 << 20;
+
+/// What stands in a file that has no more than `most` bytes, a number of MiB.
+pub(crate) fn read_at_most(most: u64, path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    std::fs::File::open(path)?.take(most + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {} MiB", most >> 20)));
+    }
+    Ok(content)
+}
+
 /// Everything the config file says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -359,16 +372,13 @@ impl std::error::Error for ConfigErrors {}
 /// # Errors
 /// All problems of the file, or the one that kept it from being read.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    let unreadable = |error: io::Error| {
-        ConfigErrors::one(path, 1, 1, format!("the file cannot be read: {error}; accepted: a readable YAML file"))
-    };
-    let mut content = Vec::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content).map_err(unreadable)?;
-    if content.len() as u64 > FILE_BYTES_MAX {
-        let message = format!("the file is too large; accepted: up to {FILE_BYTES_MAX} bytes");
-        return Err(ConfigErrors::one(path, 1, 1, message));
-    }
+    let content = read_at_most(FILE_BYTES_MAX, path).map_err(|error| {
+        let message = match error.kind() {
+            io::ErrorKind::FileTooLarge => format!("the file is too large; accepted: up to {FILE_BYTES_MAX} bytes"),
+            _ => format!("the file cannot be read: {error}; accepted: a readable YAML file"),
+        };
+        ConfigErrors::one(path, 1, 1, message)
+    })?;
     match std::str::from_utf8(&content) {
         Ok(text) => {
             let config = parse(text, path)?;

@@ -6,7 +6,6 @@
 //! Leaves to others: polling (`poll.rs`), counting (`ledger.rs`), HTTP (`web.rs`).
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
@@ -20,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{Api, Gate, Limits};
 use crate::clock::Clock;
-use crate::config::{Common, Config, Global, SourceConfig};
+use crate::config::{Common, Config, Global, PEM_BYTES_MAX, SourceConfig, read_at_most};
 use crate::doctor::Patient;
 use crate::event::{SourceName, System};
 use crate::exposition::{self, Format};
@@ -102,26 +101,14 @@ struct Running {
     book: Arc<SourceLedger>,
     stats: Arc<SourceStats>,
     api: Arc<Api>,
-    gate: Arc<Gate>,
     stop: CancellationToken,
     task: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
-/// Largest file with certificates or a key, in bytes; a bundle of every public authority takes about 250 kB.
-const TLS_FILE_BYTES_MAX: u64 = 4 << 20;
-
 /// The transport of a source over the network.
 pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, String> {
     let read = |path: &std::path::Path| {
-        let mut pem = Vec::new();
-        let file = std::fs::File::open(path).and_then(|file| file.take(TLS_FILE_BYTES_MAX + 1).read_to_end(&mut pem));
-        match file {
-            Ok(_) if pem.len() as u64 > TLS_FILE_BYTES_MAX => {
-                Err(format!("{}: larger than {TLS_FILE_BYTES_MAX} bytes", path.display()))
-            }
-            Ok(_) => Ok(pem),
-            Err(error) => Err(format!("{}: {error}", path.display())),
-        }
+        read_at_most(PEM_BYTES_MAX, path).map_err(|error| format!("{}: {error}", path.display()))
     };
     let mut options = NetworkOptions { proxy: config.common.proxy_url.clone(), ..NetworkOptions::default() };
     if let Some(tls) = &config.common.tls {
@@ -212,7 +199,7 @@ impl Exporter {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.global = config.global;
         inner.stats.extend(after.iter().map(|running| (running.key(), Arc::clone(&running.stats))));
-        inner.gates.extend(after.iter().map(|running| (running.key(), Arc::clone(&running.gate))));
+        inner.gates.extend(after.iter().map(|running| (running.key(), Arc::clone(running.api.gate()))));
         inner.running = after;
         inner.reload = ExporterView { reload_successful: true, reloaded_at: self.clock.now() };
         Ok(())
@@ -241,9 +228,8 @@ impl Exporter {
             None if book.state().checkpoint().is_some() => Arc::new(Gate::empty(&limits)),
             None => Arc::new(Gate::full(&limits)),
         };
-        let (gate_passed, clock) = (Arc::clone(&gate), self.clock.clone());
-        let api = Api::behind(gate_passed, transport, dialect, limits, Arc::clone(&stats), clock, self.draw());
-        let api = Arc::new(api);
+        let (told, clock) = (Arc::clone(&stats), self.clock.clone());
+        let api = Arc::new(Api::behind(gate, transport, dialect, limits, told, clock, self.draw()));
         let cadence = Cadence {
             overlap: common.overlap,
             initial_lookback: common.initial_lookback,
@@ -274,7 +260,7 @@ impl Exporter {
             seed: self.draw(),
         };
         let stop = CancellationToken::new();
-        Ok((Arc::new(Running { config, spec, book, stats, api, gate, stop, task: Mutex::default() }), poller))
+        Ok((Arc::new(Running { config, spec, book, stats, api, stop, task: Mutex::default() }), poller))
     }
 
     /// `/metrics`, in the given format.
@@ -328,7 +314,7 @@ impl Exporter {
         Some(Patient {
             config: running.config.clone(),
             transport: (self.connect)(&running.config),
-            gate: Arc::clone(&running.gate),
+            gate: Arc::clone(running.api.gate()),
             limits: limits(&running.config.common),
             stats: Arc::clone(&running.stats),
             clock: self.clock.clone(),
@@ -453,7 +439,7 @@ mod tests {
     #[test]
     fn a_file_with_certificates_has_a_largest_size() {
         let folder = tempfile::tempdir().unwrap();
-        let length = usize::try_from(TLS_FILE_BYTES_MAX).unwrap() + 1;
+        let length = usize::try_from(PEM_BYTES_MAX).unwrap() + 1;
         std::fs::write(folder.path().join("ca.pem"), vec![b'x'; length]).unwrap();
         let text = "sources: {losant: [{name: a, instance_id: i, api_token: t, tls: {ca_file: ca.pem}}]}";
         let config = crate::config::parse(text, &folder.path().join("config.yml")).unwrap();

@@ -7,6 +7,7 @@
 //! (`poll.rs`), the store (`ledger.rs`), a request (`web/listen.rs`), a reload (`web/routes.rs`).
 
 use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Panics of all threads are logged from now on, instead of being written to standard error as they come.
 pub fn log_panics() {
@@ -14,6 +15,11 @@ pub fn log_panics() {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(message = %told(panic.payload()), place, "a fault in this program (a panic)");
     }));
+}
+
+/// Runs what may panic; `Err` says what the panic said. What `work` had in hand must be made anew then.
+pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| told(&*panic))
 }
 
 /// What a panic says of itself, as far as it is part of the program.

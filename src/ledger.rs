@@ -24,7 +24,6 @@ mod series;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -39,7 +38,7 @@ use store::{Store, StoreError};
 
 use crate::clock::delta;
 use crate::event::{EventKey, EventLabels, Item, Label, Rejection, SourceName, System};
-use crate::fault;
+use crate::fault::contained;
 use crate::threads::aside;
 use crate::window::{Checkpoint, Window};
 
@@ -379,10 +378,9 @@ impl Ledger {
         let writer = Arc::clone(&self.writer);
         aside(move || {
             let mut store = writer.lock().unwrap_or_else(PoisonError::into_inner);
-            let done = catch_unwind(AssertUnwindSafe(|| work(&mut store)));
-            done.unwrap_or_else(|panic| {
+            contained(|| work(&mut store)).unwrap_or_else(|panic| {
                 store.distrust();
-                Err(CommitError::Fault(fault::told(&*panic)))
+                Err(CommitError::Fault(panic))
             })
         })
         .await
@@ -444,8 +442,7 @@ impl Ledger {
         let source = Arc::clone(source);
         self.with_store(move |store| {
             store.heal(&source)?;
-            let mut tallies =
-                store.tallies(source.id, window).map_err(|error| CommitError::Storage(error.to_string()))?;
+            let mut tallies = store.tallies(source.id, window)?;
             let state = source.state();
             let mut rows = BTreeMap::new();
             for record in state.documents.values().filter(|record| window.contains(record.filed_at)) {

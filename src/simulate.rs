@@ -34,4 +34,8 @@ pub mod credentials {
     pub use super::index_exchange::CLIENT_KEY as INDEX_EXCHANGE_CLIENT_KEY;
     pub use super::informatica::{PASSWORD as INFORMATICA_PASSWORD, USERNAME as INFORMATICA_USERNAME};
     pub use super::losant::{API_TOKEN as LOSANT_API_TOKEN, INSTANCE_ID as LOSANT_INSTANCE_ID};
+
+    /// What nobody may be shown of them.
+    pub const SECRETS: [&str; 5] =
+        [CANVAS_ACCESS_TOKEN, INFORMATICA_PASSWORD, ACTIVID_CLIENT_SECRET, LOSANT_API_TOKEN, INDEX_EXCHANGE_CLIENT_KEY];
 }

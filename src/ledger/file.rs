@@ -11,7 +11,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::FileExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,7 +19,6 @@ use redb::{BackendError, Builder, Database, DatabaseError, StorageBackend};
 use tracing::{debug, warn};
 
 use super::store::StoreError;
-use crate::fault;
 
 /// redb's pages are of this size, or of several.
 const BLOCK: usize = 4096;
@@ -83,11 +81,6 @@ fn create(path: &Path, make_tables: impl Fn(&Database) -> Result<(), StoreError>
         File::open(folder)?.sync_all()?;
     }
     Ok(())
-}
-
-/// Runs what may panic on a damaged file; `Err` says what the panic said.
-pub(super) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| fault::told(&*panic))
 }
 
 /// Knows a fingerprint of every block that was read or written since the file was opened, and

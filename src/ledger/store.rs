@@ -16,13 +16,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use redb::{Database, DatabaseError, Entry, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::file::{self, Mark, Unaccepted, contained};
+use super::file::{self, Mark, Unaccepted};
 use super::{
     Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Series, SeriesKey, SourceLedger,
     State, TALLIES_KEPT, TALLY_CELL, Tallies, Tally,
 };
 use crate::clock::delta;
 use crate::event::{EventKey, EventLabels, Item, Label, SourceName, System, What};
+use crate::fault::contained;
 use crate::window::{KEYS_BUCKET, Window, floor};
 
 /// The layout of the tables below. A store with a higher number was written by a newer program.
@@ -185,7 +186,7 @@ impl Store {
     fn reopen(&mut self) -> Result<(), OpenError> {
         let opened = contained(|| {
             let (database, unaccepted) = (self.opener)()?;
-            let found = match schema_of(&database)? {
+            let found = match meta_of(&database, "schema")? {
                 // one that is made in a folder has its tables from the first moment
                 None if self.mark.is_none() => {
                     create_tables(&database)?;
@@ -193,7 +194,7 @@ impl Store {
                 }
                 found => found,
             };
-            let commits = commits_of(&database)?;
+            let commits = meta_of(&database, "commits")?.unwrap_or(0);
             Ok((database, unaccepted, found, commits))
         });
         let (database, unaccepted, schema, commits) =
@@ -254,11 +255,15 @@ impl Store {
     /// After a panic: closes the file, and reads from it anew what every source shows. What cannot be read now
     /// is read before it is used again, as after any failure.
     pub(super) fn distrust(&mut self) {
-        let database = self.database.take();
-        // one that has panicked may not even survive its closing
-        let _ = contained(move || drop(database));
+        self.close();
         let books: Vec<Arc<SourceLedger>> = self.books.values().map(Arc::clone).collect();
         let _ = contained(|| books.iter().try_for_each(|book| self.heal(book)));
+    }
+
+    /// Until the next use. Closing writes, too, which one that has failed or panicked may not survive.
+    fn close(&mut self) {
+        let database = self.database.take();
+        let _ = contained(move || drop(database));
     }
 
     /// Runs `work`; after a failure or a panic the file is closed, so that the next use opens it anew.
@@ -266,9 +271,7 @@ impl Store {
         let database = self.database()?;
         let done = contained(|| work(database)).unwrap_or_else(|panic| Err(StoreError::Panic(panic)));
         if done.is_err() {
-            let failed = self.database.take();
-            // closing writes, too
-            let _ = contained(move || drop(failed));
+            self.close();
         }
         done
     }
@@ -421,20 +424,11 @@ fn may_pass(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem)
 }
 
-/// The layout of a store; `None` where it is empty.
-fn schema_of(database: &Database) -> Result<Option<u64>, StoreError> {
+/// A number of the store itself; `None` where it has none, as an empty store or an older layout.
+fn meta_of(database: &Database, name: &str) -> Result<Option<u64>, StoreError> {
     match database.begin_read()?.open_table(META) {
-        Ok(meta) => Ok(meta.get("schema")?.map(|schema| schema.value())),
+        Ok(meta) => Ok(meta.get(name)?.map(|number| number.value())),
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn commits_of(database: &Database) -> Result<u64, StoreError> {
-    let meta = database.begin_read()?.open_table(META);
-    match meta {
-        Ok(meta) => Ok(meta.get("commits")?.map_or(0, |commits| commits.value())),
-        Err(redb::TableError::TableDoesNotExist(_)) => Ok(0),
         Err(error) => Err(error.into()),
     }
 }

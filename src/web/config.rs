@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,9 +21,7 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::Deserialize;
 
 use super::tls;
-
-/// Largest file read, in bytes; a bundle of every public authority takes about 250 kB.
-const FILE_BYTES_MAX: u64 = 4 << 20;
+use crate::config::{PEM_BYTES_MAX, read_at_most};
 
 /// A checked web configuration file.
 #[derive(Debug)]
@@ -455,13 +453,7 @@ impl Material {
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, WebConfigError> {
     let refuse = |source| WebConfigError::Read { what, path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(refuse)?;
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(refuse)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(refuse(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 4 MiB")));
-    }
-    Ok(bytes)
+    read_at_most(PEM_BYTES_MAX, path).map_err(refuse)
 }
 
 // ---- kept up to date ----

@@ -3,7 +3,6 @@
 //!
 //! `tests/torture` runs the same in full, and prints the table.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::exposed::Durable;
 use crate::program::{
     PATIENCE, Process, Running, SYSTEMS, config_file, eventually, now, program, try_ask, until_exact,
 };
@@ -29,75 +29,27 @@ const BURST: u64 = 10;
 /// arrive.
 const JITTER_MS: u64 = 250;
 
-/// Counters of the process's own life, which begin anew with it.
-const OF_THE_PROCESS: [&str; 9] = [
-    "process_",
-    "audit_source_polls_total",
-    "audit_source_requests_total",
-    "audit_source_errors_total",
-    "audit_source_throttled_total",
-    "audit_source_rate_limit_wait_seconds_total",
-    "audit_source_poll_duration_seconds",
-    "audit_source_events_outside_window_total",
-    "audit_exporter_",
-];
-
 /// What was ever served, and what was wrong with it.
 #[derive(Default)]
 pub struct Served {
-    /// The highest value of each durable counter.
-    highest: BTreeMap<String, f64>,
-    pub scrapes: u32,
+    durable: Durable,
     pub violations: Vec<String>,
 }
 
 impl Served {
     pub fn see(&mut self, page: &str) {
-        let mut families = BTreeMap::new();
-        let mut durable = BTreeMap::new();
-        for line in page.lines() {
-            if let Some(family) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = family.split_once(' ').unwrap();
-                if matches!(kind, "counter" | "histogram") && !OF_THE_PROCESS.iter().any(|own| name.starts_with(own)) {
-                    families.insert(name.to_owned(), kind.to_owned());
-                }
-            } else if let Some((name, value)) = line.rsplit_once(' ').filter(|_| !line.starts_with('#')) {
-                let family = name.split('{').next().unwrap();
-                let of = ["", "_bucket", "_sum", "_count"].iter().filter_map(|end| family.strip_suffix(end));
-                let Some(kind) = of.into_iter().find_map(|family| families.get(family)) else { continue };
-                let value = value.parse::<f64>().unwrap();
-                if kind == "counter" && value != 0.0 && !self.highest.contains_key(name) {
-                    self.violations.push(format!("{name} was never served as 0 and now as {value}"));
-                }
-                durable.insert(name.to_owned(), value);
-            }
-        }
-        for (name, before) in &self.highest {
-            match durable.get(name) {
-                None => self.violations.push(format!("{name} {before} was served and is gone")),
-                Some(value) if value < before => {
-                    self.violations.push(format!("{name} was served as {before} and now as {value}"));
-                }
-                Some(_) => {}
-            }
-        }
-        self.highest.extend(durable);
-        self.scrapes += 1;
+        self.violations.extend(self.durable.see(page, &[]));
         self.look_for_secrets("/metrics", page);
+    }
+
+    pub fn scrapes(&self) -> u64 {
+        self.durable.scrapes
     }
 
     pub fn look_for_secrets(&mut self, place: &str, text: &str) {
         let key = STANDARD.decode(c::INDEX_EXCHANGE_CLIENT_KEY).unwrap();
         let key = String::from_utf8(key).unwrap();
-        let secrets = [
-            c::CANVAS_ACCESS_TOKEN,
-            c::INFORMATICA_PASSWORD,
-            c::ACTIVID_CLIENT_SECRET,
-            c::LOSANT_API_TOKEN,
-            c::INDEX_EXCHANGE_CLIENT_KEY,
-            key.split(':').nth(1).unwrap(),
-        ];
-        for secret in secrets {
+        for secret in c::SECRETS.into_iter().chain(key.split(':').nth(1)) {
             // quoted, too
             let written = [secret.to_owned(), secret.escape_debug().to_string()];
             if written.iter().any(|written| text.contains(written.as_str())) {
@@ -250,7 +202,7 @@ fn nothing_is_lost_or_doubled_and_nothing_served_goes_back() {
     let served = torture.served.lock().unwrap();
 
     println!("kills {} (before it served {}), SIGTERMs {}", torture.kills, torture.unborn, torture.terms);
-    println!("scrapes {}, series watched {}", served.scrapes, served.highest.len());
+    println!("scrapes {}, series watched {}", served.scrapes(), served.durable.watched());
     println!("events counted {}", truth.values().sum::<u64>());
     for system in SYSTEMS {
         let of = truth.iter().filter(|(labels, _)| labels[0] == system.as_str()).map(|(_, count)| count);
@@ -260,7 +212,7 @@ fn nothing_is_lost_or_doubled_and_nothing_served_goes_back() {
     println!("requests ahead of the rate, at most: {burst} (allowed: {BURST}, and {JITTER_MS} ms of jitter)");
     println!("violations {}", served.violations.len());
     assert!(served.violations.is_empty(), "{:#?}", served.violations);
-    assert!(served.scrapes > kills && torture.terms > 0, "{} scrapes", served.scrapes);
+    assert!(served.scrapes() > u64::from(kills) && torture.terms > 0, "{} scrapes", served.scrapes());
     assert!(truth.values().sum::<u64>() > 1000, "there was traffic");
 }
 

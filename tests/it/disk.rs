@@ -125,7 +125,7 @@ fn until_it_cannot_write(exporter: &Process, address: &str, simulator: &Running)
 fn assert_no_violation(served: &Arc<Mutex<Served>>) {
     let served = served.lock().unwrap();
     assert!(served.violations.is_empty(), "{:#?}", served.violations);
-    assert!(served.scrapes > 10, "{} scrapes", served.scrapes);
+    assert!(served.scrapes() > 10, "{} scrapes", served.scrapes());
 }
 
 /// Ends the traffic, waits for exact counters, and ends the program.

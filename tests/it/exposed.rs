@@ -28,3 +28,76 @@ impl Exposed {
             .sum()
     }
 }
+
+/// Counters of the process's own life, which begin anew with it.
+const OF_THE_PROCESS: [&str; 9] = [
+    "process_",
+    "audit_source_polls_total",
+    "audit_source_requests_total",
+    "audit_source_errors_total",
+    "audit_source_throttled_total",
+    "audit_source_rate_limit_wait_seconds_total",
+    "audit_source_poll_duration_seconds",
+    "audit_source_events_outside_window_total",
+    "audit_exporter_",
+];
+
+/// What was served of the counters that outlive the process.
+#[derive(Default)]
+pub(crate) struct Durable {
+    highest: BTreeMap<String, f64>,
+    /// Samples that are not watched, by the name before their labels.
+    unwatched: &'static [&'static str],
+    pub(crate) scrapes: u64,
+}
+
+impl Durable {
+    /// Watches all of them but these.
+    pub(crate) fn but(unwatched: &'static [&'static str]) -> Self {
+        Self { unwatched, ..Self::default() }
+    }
+
+    /// What is wrong with a page: a counter that was not served as 0 first, one that went back, one
+    /// that is gone (unless it is of a source in `without`).
+    pub(crate) fn see(&mut self, page: &str, without: &[String]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let kinds: BTreeMap<&str, &str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+            .filter(|(name, kind)| {
+                matches!(*kind, "counter" | "histogram") && !OF_THE_PROCESS.iter().any(|own| name.starts_with(own))
+            })
+            .collect();
+        let mut durable = BTreeMap::new();
+        for (name, value) in Exposed::parse(page).0 {
+            let sample = name.split('{').next().unwrap_or(&name);
+            let families = ["", "_bucket", "_sum", "_count"].iter().filter_map(|end| sample.strip_suffix(end));
+            let Some(kind) = families.into_iter().find_map(|family| kinds.get(family)) else { continue };
+            if self.unwatched.contains(&sample) {
+                continue;
+            }
+            if *kind == "counter" && value != 0.0 && !self.highest.contains_key(&name) {
+                wrong.push(format!("{name} was never served as 0 and now as {value}"));
+            }
+            durable.insert(name, value);
+        }
+        for (name, before) in &self.highest {
+            match durable.get(name) {
+                None if without.iter().any(|source| name.contains(&format!("source=\"{source}\""))) => {}
+                None => wrong.push(format!("{name} {before} was served and is gone")),
+                Some(value) if value < before => {
+                    wrong.push(format!("{name} was served as {before} and now as {value}"));
+                }
+                Some(_) => {}
+            }
+        }
+        self.highest.extend(durable);
+        self.scrapes += 1;
+        wrong
+    }
+
+    /// How many samples.
+    pub(crate) fn watched(&self) -> usize {
+        self.highest.len()
+    }
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use audit_exporter::event::System;
 use serde_json::Value;
 
-use crate::program::{Counts, Process, Running, ask, difference, event_labels, eventually, program, tool};
+use crate::program::{Counts, PATIENCE, Process, Running, ask, difference, event_labels, eventually, program, tool};
 
 struct Prometheus {
     process: Process,
@@ -34,6 +34,11 @@ impl Prometheus {
         let address = process.until_printed("the address it listens on", |printed| {
             let line = printed.lines().find(|line| line.contains("msg=\"Listening on\""))?;
             Some(line.split("address=").nth(1)?.split_whitespace().next()?.to_owned())
+        });
+        // it listens before it has opened its store, and answers 503 until then
+        eventually(PATIENCE, || match ask(&address, "GET", "/-/ready", &[], "") {
+            ready if ready.status == 200 => Ok(()),
+            other => Err(format!("Prometheus is not ready: {other}")),
         });
         Self { process, address, _folder: folder }
     }

@@ -297,13 +297,7 @@ fn faults_of_the_services_and_wrong_credentials_show_no_secret() {
     let faults: Vec<String> = SYSTEMS.iter().map(|system| format!("--fault={system}:{faults}")).collect();
     let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
     let simulator = Running::simulator(&faults);
-    let right = [
-        c::CANVAS_ACCESS_TOKEN,
-        c::INFORMATICA_PASSWORD,
-        c::ACTIVID_CLIENT_SECRET,
-        c::LOSANT_API_TOKEN,
-        c::INDEX_EXCHANGE_CLIENT_KEY,
-    ];
+    let right = c::SECRETS;
     for wrong in [false, true] {
         let folder = tempfile::tempdir().unwrap();
         let config = config_file(folder.path(), &simulator, "0s", EAGER);

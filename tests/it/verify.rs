@@ -222,13 +222,7 @@ fn doctor_finds_nothing_wrong_where_all_is_well() {
 
 fn no_secret_in(finished: &Finished) {
     use audit_exporter::simulate::credentials as c;
-    let secrets = [
-        c::CANVAS_ACCESS_TOKEN,
-        c::INFORMATICA_PASSWORD,
-        c::ACTIVID_CLIENT_SECRET,
-        c::LOSANT_API_TOKEN,
-        c::INDEX_EXCHANGE_CLIENT_KEY,
-    ];
+    let secrets = c::SECRETS;
     for secret in secrets {
         assert!(!format!("{}{}", finished.stdout, finished.stderr).contains(secret));
     }
@@ -254,13 +248,7 @@ fn doctor_names_what_is_wrong_and_the_fix() {
     let origin = format!("http://{}", simulator.address);
     let quoted = |text: &str| Value::from(text).to_string();
 
-    let secrets = [
-        c::CANVAS_ACCESS_TOKEN,
-        c::INFORMATICA_PASSWORD,
-        c::ACTIVID_CLIENT_SECRET,
-        c::LOSANT_API_TOKEN,
-        c::INDEX_EXCHANGE_CLIENT_KEY,
-    ];
+    let secrets = c::SECRETS;
     let wrong: Vec<_> = secrets.iter().map(|secret| (quoted(secret), quoted("d3Jvbmc6d3Jvbmc="))).collect();
     let wrong: Vec<_> = wrong.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
     let config = changed(folder.path(), &origin, &wrong);

@@ -135,7 +135,7 @@ async fn commit() {
     for page in &pages {
         let items = decoder.items(page.as_bytes()).unwrap();
         let page = Page { items, ..Page::default() };
-        let commit = Commit { expected: None, next: None, page, lost_seconds: 0, now: start() };
+        let commit = Commit { expected: None, next: None, page, lost_seconds: 0, now: start(), service_now: start() };
         ledger.commit(&book, commit).await.unwrap();
     }
     let events = (pages.len() * PAGE) as f64;
@@ -273,7 +273,9 @@ async fn scrapes() {
     loop {
         let checkpoint = book.state().checkpoint().cloned();
         let page = Page { items: items.clone(), ..Page::default() };
-        let commit = Commit { expected: checkpoint.clone(), next: checkpoint, page, lost_seconds: 0, now: clock.now() };
+        let now = clock.now();
+        let commit =
+            Commit { expected: checkpoint.clone(), next: checkpoint, page, lost_seconds: 0, now, service_now: now };
         if ledger.commit(&book, commit).await.is_ok() {
             break;
         }

@@ -58,9 +58,9 @@ const SHOWN_CHARS_MAX: usize = 500;
 const URL_BYTES_MAX: usize = 8 << 10;
 /// The longest token of a session: a credential in a file may not be longer either.
 const TOKEN_BYTES_MAX: usize = 64 << 10;
-/// A service whose clock is further off is taken to have ours: windows planned by a year that is wrong would
-/// give history up.
-const SKEW_BELIEVED: TimeDelta = TimeDelta::hours(24);
+/// Where a service's clock is further off, one of the two is wrong: windows planned by a year that is wrong
+/// would give history up, or have what happens until then be taken for read.
+pub const SKEW_BELIEVED: TimeDelta = TimeDelta::hours(24);
 /// A `Date` header is a whole second and may have been on its way for another.
 const SKEW_MIN: TimeDelta = TimeDelta::seconds(2);
 
@@ -459,7 +459,8 @@ impl Wire {
             .map_err(|error| Failure::new(ErrorKind::Connect, call.tried(), error.to_string()))?;
         let (head, body) = self.transport.send(request).await.map_err(|error| call.failed(error))?.into_parts();
         self.stats.request(head.status.as_u16());
-        self.note_clock(&head.headers);
+        self.note_clock(&head.headers, head.status)
+            .map_err(|got| Failure::new(ErrorKind::Decode, call.tried(), got))?;
         Ok((head.status, head.headers, body))
     }
 
@@ -488,17 +489,28 @@ impl Wire {
         Ok(Reply { status, headers, body: whole.into(), at: self.now(), at_login: false, tried, secrets })
     }
 
-    /// Measures the service's clock by its `Date` header.
-    fn note_clock(&self, headers: &HeaderMap) {
+    /// Measures the service's clock by its `Date` header. `Err` where that and ours cannot both be
+    /// right: windows are planned by them, so that events would be passed over.
+    fn note_clock(&self, headers: &HeaderMap, status: StatusCode) -> Result<(), String> {
         let date = headers.get(header::DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-        if let Some(date) = date {
-            let skew = DateTime::<Utc>::from(date) - self.clock.now();
-            if skew.abs() > SKEW_BELIEVED {
-                tracing::debug!(%skew, "a Date that no clock shows is passed over");
-                return;
-            }
+        let Some(date) = date.map(DateTime::<Utc>::from) else { return Ok(()) };
+        let now = self.clock.now();
+        let skew = date - now;
+        let believed = skew.abs() <= SKEW_BELIEVED;
+        // what refuses us may be a proxy, and is dealt with by its status
+        if believed || status.is_success() {
             self.stats.rest().clock_skew = Some(if skew.abs() < SKEW_MIN { TimeDelta::zero() } else { skew });
         }
+        if believed || !status.is_success() {
+            return Ok(());
+        }
+        let shown = |at: DateTime<Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        Err(format!(
+            "an answer of {}, while it is {} here: what to read of a log so far away cannot be told; set the clock that is \
+             wrong (NTP)",
+            shown(date),
+            shown(now)
+        ))
     }
 
     /// The present.
@@ -564,9 +576,14 @@ impl Api {
         self.wire.clock.now()
     }
 
-    /// The service's clock less ours; zero where it is not known or too small to tell.
+    /// The service's clock less ours; zero where it is not known, too small to tell or too much to believe.
     pub fn clock_skew(&self) -> TimeDelta {
-        self.wire.stats.rest().clock_skew.unwrap_or_default()
+        self.told_clock_skew().unwrap_or_default()
+    }
+
+    /// The same; `None` where the service has not told.
+    pub fn told_clock_skew(&self) -> Option<TimeDelta> {
+        self.wire.stats.rest().clock_skew.filter(|skew| skew.abs() <= SKEW_BELIEVED)
     }
 
     /// Asks, with a session, and again after failures that may pass. `build` makes the request of

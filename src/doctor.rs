@@ -23,7 +23,7 @@ use http::{Request, Response};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::api::{Api, Failure, Gate, Limits};
+use crate::api::{Api, Failure, Gate, Limits, SKEW_BELIEVED};
 use crate::clock::{Clock, delta};
 use crate::config::{Canvas, IndexExchange, Service, SourceConfig, duration_text, mode_if_open_to_all};
 use crate::event::{EventKey, EventLabels, System, What};
@@ -635,8 +635,12 @@ fn the_clock(stats: &SourceStats, findings: &mut Findings) {
             if skew.is_zero() { "agrees with ours (within 2s)".to_owned() } else { format!("is {off} {side} ours") };
         findings.add(State::Good, format!("the service's clock {how}"));
     } else {
-        let fix = "compare both with a third clock and set up NTP where it is missing; until then nothing is lost, but \
-                   times of this log cannot be compared with those of others";
+        let meanwhile = if skew.abs() > SKEW_BELIEVED {
+            "nothing is read"
+        } else {
+            "nothing is lost, but times of this log cannot be compared with those of others"
+        };
+        let fix = format!("compare both with a third clock and set up NTP where it is missing; until then {meanwhile}");
         findings.add(State::Wrong, format!("the service's clock is {off} {side} ours. Fix: {fix}"));
     }
 }

@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use secrecy::ExposeSecret;
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -225,8 +226,8 @@ impl Exporter {
         let gate = match kept {
             Some(gate) => gate.for_limits(&limits),
             // what a process before this one asked a moment ago is not known
-            None if book.state().checkpoint().is_some() => Arc::new(Gate::empty(&limits)),
-            None => Arc::new(Gate::full(&limits)),
+            None if book.is_new() => Arc::new(Gate::full(&limits)),
+            None => Arc::new(Gate::empty(&limits)),
         };
         let (told, clock) = (Arc::clone(&stats), self.clock.clone());
         let api = Arc::new(Api::behind(gate, transport, dialect, limits, told, clock, self.draw()));
@@ -251,6 +252,7 @@ impl Exporter {
             stats: Arc::clone(&stats),
             clock: self.clock.clone(),
             cadence,
+            since: Instant::now(),
             interval: common.poll_interval,
             timeout: common.poll_timeout,
             credential: Box::new(move || {

@@ -140,6 +140,8 @@ pub struct Commit {
     pub lost_seconds: u64,
     /// The present, as the moment events are first seen and series are born.
     pub now: DateTime<Utc>,
+    /// The same by the service's clock, which checkpoints go by: when what carries no time was first seen.
+    pub service_now: DateTime<Utc>,
 }
 
 /// What a commit did.
@@ -322,6 +324,7 @@ pub struct SourceLedger {
     state: RwLock<State>,
     /// The opening of the store that `state` was read from.
     generation: AtomicU64,
+    is_new: bool,
 }
 
 impl SourceLedger {
@@ -333,6 +336,11 @@ impl SourceLedger {
     /// Its system.
     pub fn system(&self) -> System {
         self.system
+    }
+
+    /// Whether nobody had registered it before this process.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The committed state. Held for as short as can be: commits wait for it.
@@ -489,7 +497,9 @@ impl Ledger {
     /// (a full disk), it stays at 0.
     pub async fn scrape(&self, sources: &[Arc<SourceLedger>], now: DateTime<Utc>, hold: Duration) -> Vec<Vec<Shown>> {
         let due = |series: &Series| {
-            !series.released && series.zero_seen.load(Ordering::Relaxed) && series.born + delta(hold) <= now
+            // one that was born in the future was born by a clock that was wrong
+            let waits = series.born <= now && now < series.born + delta(hold);
+            !series.released && series.zero_seen.load(Ordering::Relaxed) && !waits
         };
         let deadline = tokio::time::Instant::now() + RELEASE_WAIT_MAX;
         for source in sources {

@@ -28,13 +28,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::api::{Api, Failure};
-use crate::clock::Clock;
+use crate::clock::{Clock, delta};
 use crate::event::{EventKey, SourceName};
 use crate::fault;
 use crate::ledger::{Commit, CommitError, DocumentRecord, Ledger, Page, SourceLedger};
 use crate::source::{Sink, Source, Spec, Taken};
 use crate::stats::{ErrorKind, PollResult, SourceStats};
-use crate::window::{Cadence, Checkpoint, Window, floor, give_up, next_gap_step, plan, plan_feed};
+use crate::window::{Cadence, Checkpoint, Window, give_up, next_gap_step, plan, plan_feed};
 
 /// First piece of a gap that is read at once; doubled as long as that goes well.
 const GAP_STEP_FIRST: Duration = Duration::from_hours(1);
@@ -73,6 +73,8 @@ pub struct Poller {
     pub clock: Clock,
     /// How windows are planned.
     pub cadence: Cadence,
+    /// When polling began: where nothing has been read yet, the look-back is counted from here.
+    pub since: Instant,
     /// Time from the start of one poll to the start of the next.
     pub interval: Duration,
     /// The longest a poll may take.
@@ -178,7 +180,6 @@ impl Poller {
         if !self.read_newest(spec, believed).await? {
             let learnt = self.api.clock_skew();
             debug!(source = %self.name, %believed, %learnt, "the service's clock is behind what was believed");
-            self.look_back_from(learnt - believed).await?;
             self.read_newest(spec, learnt).await?;
         }
         if spec.is_feed {
@@ -193,7 +194,7 @@ impl Poller {
             debug!(source = %self.name, from = %step.from, to = %step.to, "catching up");
             let after = checkpoint.gap_read_to(step.to).forgetting(self.cadence.overlap);
             let started = Instant::now();
-            let done = self.read(checkpoint, step, Facts::Past, |_| after).await;
+            let done = self.read(Some(checkpoint.clone()), checkpoint, step, Facts::Past, |_| after).await;
             *gap_step = match done {
                 Ok(()) if started.elapsed() < self.interval / 2 => *gap_step * 2,
                 // the newest events wait for it; but what takes long for its waiting, not for its
@@ -224,19 +225,20 @@ impl Poller {
             warn!(source = %self.name, lost_seconds, "history older than max_catch_up is given up");
         }
         let (page, now) = (Page::default(), self.clock.now());
-        let commit = Commit { expected: from, next: Some(to), page, lost_seconds, now };
+        let service_now = now + self.api.clock_skew();
+        let commit = Commit { expected: from, next: Some(to), page, lost_seconds, now, service_now };
         self.ledger.commit(&self.book, commit).await.map(drop).map_err(|error| storage(&error))
     }
 
-    /// Where nothing has been read yet, the look-back begins earlier by as much as our clock was ahead of the service's.
-    async fn look_back_from(&self, earlier: TimeDelta) -> Result<(), Failure> {
-        let Some(checkpoint) = self.book.state().checkpoint().cloned() else { return Ok(()) };
-        if !checkpoint.is_beginning() {
-            return Ok(());
+    /// Where reading begins. Where nothing has been read yet, that is not known before the service has told what time
+    /// it is: neither a clock that was wrong at the first start may decide it, nor one that is wrong now.
+    fn beginning(&self, known: Option<&Checkpoint>, now: DateTime<Utc>) -> Checkpoint {
+        let beginning = Checkpoint::beginning(now - delta(self.since.elapsed()), &self.cadence);
+        match known {
+            Some(known) if !known.is_beginning() => known.clone(),
+            Some(known) if self.api.told_clock_skew().is_none() || known.origin <= beginning.origin => known.clone(),
+            _ => beginning,
         }
-        let origin = floor(checkpoint.origin + earlier, self.cadence.cell);
-        self.move_checkpoint(Some(checkpoint), Checkpoint { origin, head: origin, gaps: Vec::new() }, TimeDelta::zero())
-            .await
     }
 
     /// Plans by what the service's clock is believed to show, and reads the newest window. Whether the
@@ -245,11 +247,8 @@ impl Poller {
     async fn read_newest(&mut self, spec: &Spec, clock_skew: TimeDelta) -> Result<bool, Failure> {
         let local = self.clock.now();
         let now = local + clock_skew;
-        let known = self.book.state().checkpoint().cloned();
-        let mut stored = known.clone().unwrap_or_else(|| Checkpoint::beginning(now, &self.cadence));
-        if known.is_none() {
-            self.move_checkpoint(None, stored.clone(), TimeDelta::zero()).await?;
-        }
+        let mut known = self.book.state().checkpoint().cloned();
+        let mut stored = self.beginning(known.as_ref(), now);
         let plan = if spec.is_feed {
             plan_feed(&stored, now, &self.cadence, self.interval)
         } else {
@@ -257,13 +256,14 @@ impl Poller {
         };
         // the rows that an outage held back are not of the present, which must be known while they are counted
         if spec.is_feed && stored != plan.checkpoint && !stored.is_beginning() {
-            self.move_checkpoint(Some(stored), plan.checkpoint.clone(), plan.lost).await?;
-            stored = plan.checkpoint;
+            self.move_checkpoint(known, plan.checkpoint.clone(), plan.lost).await?;
+            stored = plan.checkpoint.clone();
+            known = Some(plan.checkpoint);
         }
         let (overlap, is_feed) = (self.cadence.overlap, spec.is_feed);
         let (before, after) = (stored.clone(), plan.after_live);
         let mut borne_out = true;
-        self.read(stored, plan.live, Facts::Present, |api| {
+        self.read(known, stored, plan.live, Facts::Present, |api| {
             borne_out = api.clock_skew() >= clock_skew - SKEW_SURPRISE;
             if !borne_out {
                 return before;
@@ -277,9 +277,10 @@ impl Poller {
         Ok(borne_out)
     }
 
-    /// Reads one window and commits it; the checkpoint moves with its last page.
+    /// Reads one window and commits it; the checkpoint moves with its last page. `known` is the ledger's.
     async fn read(
         &mut self,
+        known: Option<Checkpoint>,
         checkpoint: Checkpoint,
         window: Window,
         facts: Facts,
@@ -290,9 +291,11 @@ impl Poller {
             ledger: &self.ledger,
             book: &self.book,
             stats: &self.stats,
+            api: &self.api,
             clock: &self.clock,
             window,
             facts,
+            known,
             checkpoint,
             pending: None,
         };
@@ -311,9 +314,13 @@ struct Pages<'a> {
     ledger: &'a Ledger,
     book: &'a Arc<SourceLedger>,
     stats: &'a SourceStats,
+    api: &'a Api,
     clock: &'a Clock,
     window: Window,
     facts: Facts,
+    /// What the ledger has.
+    known: Option<Checkpoint>,
+    /// What is worked from.
     checkpoint: Checkpoint,
     pending: Option<Page>,
 }
@@ -328,14 +335,17 @@ enum Facts {
 
 impl Pages<'_> {
     async fn commit(&mut self, page: Page, next: Checkpoint) -> Result<(), Failure> {
+        let now = self.clock.now();
         let commit = Commit {
-            expected: Some(self.checkpoint.clone()),
+            expected: self.known.clone(),
             next: Some(next.clone()),
             page,
             lost_seconds: 0,
-            now: self.clock.now(),
+            now,
+            service_now: now + self.api.clock_skew(),
         };
         let committed = self.ledger.commit(self.book, commit).await.map_err(|error| storage(&error))?;
+        self.known = Some(next.clone());
         self.checkpoint = next;
         debug!(source = %self.name, counted = committed.counted, duplicate = committed.duplicate, "committed");
         for rejection in committed.rejections {

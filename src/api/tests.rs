@@ -247,22 +247,33 @@ fn an_error_is_one_line_and_not_endless() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_date_that_no_clock_shows_does_not_move_ours() {
-    fn dated(date: &'static str) -> axum::response::Response {
-        ([(header::DATE, date)], "fine").into_response()
+async fn where_two_clocks_are_days_apart_nothing_is_read() {
+    fn dated(status: StatusCode, date: &'static str) -> axum::response::Response {
+        (status, [(header::DATE, date)], "fine").into_response()
     }
 
     let (router, _) = scripted(vec![
-        || dated("Fri, 31 Dec 9999 23:59:59 GMT"),
-        || dated("Thu, 01 Jan 1970 00:00:00 GMT"),
-        || dated("Fri, 15 Jan 2027 20:00:00 GMT"),
-        || dated("Thu, 01 Jan 1970 00:00:00 GMT"),
+        || dated(StatusCode::OK, "Fri, 31 Dec 9999 23:59:59 GMT"),
+        || dated(StatusCode::OK, "Fri, 15 Jan 2027 20:00:00 GMT"),
+        || dated(StatusCode::FORBIDDEN, "Thu, 01 Jan 1970 00:00:00 GMT"),
+        || dated(StatusCode::OK, "Thu, 14 Jan 2027 07:59:00 GMT"),
+        || dated(StatusCode::OK, "Fri, 15 Jan 2027 08:00:00 GMT"),
     ]);
-    let (api, _) = api(router, Numbered::default(), fast());
-    for skew in [0, 0, 12, 12].map(TimeDelta::hours) {
-        ask(&api).await.unwrap();
-        assert_eq!(api.clock_skew(), skew);
-    }
+    let (api, stats) = api(router, Numbered::default(), fast());
+    let failure = ask(&api).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Decode);
+    let text = failure.to_string();
+    assert!(text.contains("9999-12-31T23:59:59Z") && text.contains("2027-01-15T08:00:00Z"), "{text}");
+    assert!(text.contains("set the clock that is wrong"), "{text}");
+    assert!(stats.rest().clock_skew.is_some_and(|skew| skew > TimeDelta::days(365)), "what was measured is shown");
+    assert_eq!((api.clock_skew(), api.told_clock_skew()), (TimeDelta::zero(), None), "but nothing is planned by it");
+    ask(&api).await.unwrap();
+    assert_eq!(api.clock_skew(), TimeDelta::hours(12));
+    assert_eq!(ask(&api).await.unwrap_err().kind, ErrorKind::Forbidden, "who refuses us may be another");
+    assert_eq!(api.clock_skew(), TimeDelta::hours(12));
+    assert_eq!(ask(&api).await.unwrap_err().kind, ErrorKind::Decode);
+    ask(&api).await.unwrap();
+    assert_eq!(api.told_clock_skew(), Some(TimeDelta::zero()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -325,6 +325,7 @@ impl Store {
         if let Some(book) = self.books.get(&path) {
             return Ok(Arc::clone(book));
         }
+        let is_new = !self.knows(name, system)?;
         let (id, state) = self.load(name, system)?;
         let book = Arc::new(SourceLedger {
             name: name.clone(),
@@ -333,6 +334,7 @@ impl Store {
             catalogue: Mutex::default(),
             state: RwLock::new(state),
             generation: AtomicU64::new(self.generation),
+            is_new,
         });
         self.books.insert(path, Arc::clone(&book));
         Ok(book)
@@ -556,6 +558,7 @@ struct Transaction<'a> {
     source: u32,
     state: &'a State,
     now: DateTime<Utc>,
+    service_now: DateTime<Utc>,
     record: Record,
     series: BTreeMap<SeriesKey, u64>,
     categories: super::LabelValues,
@@ -574,6 +577,7 @@ impl<'a> Transaction<'a> {
             source,
             state,
             now: commit.now,
+            service_now: commit.service_now,
             record: state.record.clone(),
             series,
             categories: state.categories.clone(),
@@ -600,7 +604,7 @@ impl<'a> Transaction<'a> {
         let tallied_from = self.state.checkpoint().map_or(0, |read| second_of(read.head - delta(TALLIES_KEPT)));
         let mut others: BTreeMap<SeriesKey, u64> = BTreeMap::new();
         let mut count_other = |key| *others.entry(key).or_default() += 1;
-        let this_hour = hour_of(self.now);
+        let this_hour = hour_of(self.service_now);
         for item in items {
             if let What::Tainted { candidates } = &item.what {
                 let filed_at = item.filed_at.unwrap_or(self.now);

@@ -8,6 +8,7 @@ use redb::{Database, ReadableTable};
 use super::*;
 use crate::event::{Class, Outcome, Principal, RejectReason, What};
 use crate::simulate::Disk;
+use crate::window::{KEYS_BUCKET, floor};
 
 fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
@@ -67,7 +68,7 @@ async fn commit(
     page: Page,
 ) -> Result<Committed, CommitError> {
     let expected = source.state().checkpoint().cloned();
-    ledger.commit(source, Commit { expected, next, page, lost_seconds: 0, now: at(100) }).await
+    ledger.commit(source, Commit { expected, next, page, lost_seconds: 0, now: at(100), service_now: at(100) }).await
 }
 
 fn events_total(source: &SourceLedger) -> u64 {
@@ -113,6 +114,36 @@ async fn events_without_any_time_are_counted_once_too_and_forgotten_with_the_hou
 }
 
 #[tokio::test]
+async fn events_without_any_time_are_remembered_by_the_service_s_clock() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let source = register(&ledger).await;
+    // three hours ahead of ours
+    let ahead = 10_800;
+    let mut checkpoint = None;
+    for minute in 0..200 {
+        let now = at(60 * minute);
+        let service_now = at(60 * minute + ahead);
+        let head =
+            Checkpoint { origin: floor(at(60 * minute + ahead - 4200), KEYS_BUCKET), head: service_now, gaps: vec![] };
+        let items = vec![Item { at: None, filed_at: None, ..event(1, 0, "user", "create") }];
+        let (expected, next) = (checkpoint.replace(head.clone()), Some(head));
+        // it is returned for ten minutes
+        let page = if minute < 10 { page(items) } else { Page::default() };
+        ledger.commit(&source, Commit { expected, next, page, lost_seconds: 0, now, service_now }).await.unwrap();
+    }
+    assert_eq!((events_total(&source), source.state().total(Counter::Duplicate)), (1, 9));
+    assert_eq!(
+        count(&ledger, &source, page(vec![Item { at: None, filed_at: None, ..event(1, 0, "user", "create") }]))
+            .await
+            .unwrap()
+            .counted,
+        1,
+        "forgotten in the end"
+    );
+}
+
+#[tokio::test]
 async fn keys_are_forgotten_only_before_the_origin() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(folder.path()).unwrap();
@@ -136,6 +167,7 @@ async fn a_page_read_from_another_checkpoint_is_refused_whole() {
         page: page(vec![event(1, 1, "user", "create")]),
         lost_seconds: 0,
         now: at(0),
+        service_now: at(0),
     };
     assert!(matches!(ledger.commit(&source, stale).await, Err(CommitError::Conflict { .. })));
     assert_eq!(events_total(&source), 0);
@@ -478,6 +510,21 @@ async fn a_loss_of_power_at_any_moment_leaves_a_whole_number_of_pages() {
 
 /// Whatever a panic in the store's own thread leaves behind, nobody but the one who asked learns of it.
 #[tokio::test]
+async fn a_series_that_was_born_by_a_clock_that_was_wrong_is_not_held_until_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let source = register(&ledger).await;
+    count(&ledger, &source, page(vec![event(1, 1, "user", "create")])).await.unwrap(); // born at 100
+    let key = SeriesKey::new(Counter::Events, &["user", "create", "success"]);
+    let shown = async |second| {
+        let rows = ledger.scrape(&[Arc::clone(&source)], at(second), Duration::from_mins(1)).await.remove(0);
+        rows.iter().find(|row| *row.key == key).map(|row| row.value)
+    };
+    assert_eq!(shown(-86_400).await, Some(0), "0 is seen first all the same");
+    assert_eq!(shown(-86_400 + 1).await, Some(1));
+}
+
+#[tokio::test]
 async fn a_panic_in_the_store_is_an_error_and_the_store_is_read_anew() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(folder.path()).unwrap();
@@ -486,7 +533,14 @@ async fn a_panic_in_the_store_is_an_error_and_the_store_is_read_anew() {
     let broken = Arc::clone(&source);
     let fault = ledger.with_store(move |store| -> Result<(), CommitError> {
         let items = vec![event(2, 1, "user", "create")];
-        let commit = Commit { expected: None, next: None, page: page(items), lost_seconds: 0, now: at(100) };
+        let commit = Commit {
+            expected: None,
+            next: None,
+            page: page(items),
+            lost_seconds: 0,
+            now: at(100),
+            service_now: at(100),
+        };
         let (change, _) = store.write(&broken, &broken.state(), commit)?;
         let mut state = broken.state.write().unwrap();
         change.apply(&mut state);

@@ -122,6 +122,7 @@ async fn bench(
             cell: Duration::from_millis(1),
             ahead: Duration::ZERO,
         },
+        since: Instant::now(),
         interval: Duration::from_mins(1),
         timeout: Duration::from_mins(15),
         credential: Box::new(|| None),
@@ -329,6 +330,58 @@ async fn a_piece_of_history_that_fits_into_no_poll_is_read_in_smaller_ones() {
     run_for(bench.poller, Duration::from_hours(12)).await;
     assert!(bench.stats.errors(ErrorKind::Timeout) > 0, "an hour takes twenty minutes, a poll may take fifteen");
     assert!(!bench.book.state().checkpoint().unwrap().catching_up());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_start_by_a_wrong_clock_decides_nothing() {
+    for off in [TimeDelta::days(5), TimeDelta::days(-9999)] {
+        let mut tries = 0;
+        let reader = move |window: Window| {
+            tries += 1;
+            let inside = page(vec![event(1, window.to - TimeDelta::milliseconds(1))]);
+            if tries == 1 { (Duration::ZERO, vec![], Err(broken())) } else { (Duration::ZERO, vec![inside], Ok(())) }
+        };
+        let mut bench = bench(reader).await;
+        let (spec, mut step) = (bench.poller.source.spec(), GAP_STEP_FIRST);
+        bench.poller.clock = Clock::starting_at(bench.clock.now() + off);
+        bench.poller.poll(&spec, Instant::now(), &mut step).await.unwrap_err();
+        assert_eq!(bench.book.state().checkpoint(), None, "no answer has told what time it is");
+        tokio::time::sleep(Duration::from_mins(7)).await;
+        bench.poller.clock = bench.clock.clone();
+        bench.poller.poll(&spec, Instant::now(), &mut step).await.unwrap();
+        let checkpoint = bench.book.state().checkpoint().cloned().unwrap();
+        assert_eq!((checkpoint.head, checkpoint.gaps.len()), (bench.clock.now(), 1));
+        let first = bench.clock.now() - TimeDelta::minutes(7) - TimeDelta::hours(6);
+        assert_eq!(
+            checkpoint.watermark(),
+            first + delta(GAP_STEP_FIRST),
+            "six hours before it began, and one was read"
+        );
+        assert_eq!(bench.book.state().total(Counter::LostSeconds), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_beginning_in_the_future_goes_back_once_the_service_tells_the_time() {
+    let mut tries = 0;
+    // a page is counted before the first window fails
+    let reader = move |window: Window| {
+        tries += 1;
+        let inside = |id| page(vec![event(id, window.from)]);
+        let end = if tries == 1 { Err(broken()) } else { Ok(()) };
+        (Duration::ZERO, vec![inside(1), inside(2)], end)
+    };
+    let mut bench = bench(reader).await;
+    let (spec, mut step) = (bench.poller.source.spec(), GAP_STEP_FIRST);
+    bench.poller.clock = Clock::starting_at(bench.clock.now() + TimeDelta::hours(20));
+    bench.poller.poll(&spec, Instant::now(), &mut step).await.unwrap_err();
+    assert!(bench.book.state().checkpoint().unwrap().is_beginning());
+    bench.poller.clock = bench.clock.clone();
+    bench.stats.rest().clock_skew = Some(TimeDelta::zero());
+    bench.poller.poll(&spec, Instant::now(), &mut step).await.unwrap();
+    let checkpoint = bench.book.state().checkpoint().cloned().unwrap();
+    assert_eq!(checkpoint.head, bench.clock.now());
+    assert!(checkpoint.watermark() < bench.clock.now() && checkpoint.catching_up(), "{checkpoint:?}");
 }
 
 #[tokio::test(start_paused = true)]

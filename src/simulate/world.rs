@@ -270,7 +270,9 @@ impl World {
     /// No traffic from now on but what is injected; what happened so far stays, and what is late
     /// still comes.
     pub fn fall_silent(&self) {
-        self.lock().quiet = true;
+        let mut inner = self.lock();
+        inner.advance();
+        inner.quiet = true;
     }
 
     /// What goes wrong from now on.

@@ -149,7 +149,7 @@ impl Source for Activid {
             taint_searches_left: TAINT_SEARCHES_MAX,
         };
         let mut from = floor(window.from, CELL);
-        while from < window.to && from <= api.now() + api.clock_skew() + delta(AHEAD) {
+        while from < window.to {
             let cell = Window { from, to: from + delta(CELL) };
             let pieces =
                 self.cells.get(&from).cloned().unwrap_or_else(|| vec![Piece { window: cell, len: 0, spot: None }]);

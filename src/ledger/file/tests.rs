@@ -53,7 +53,7 @@ async fn commit(ledger: &Ledger, source: &Arc<SourceLedger>, events: std::ops::R
     let before = expected.as_ref().map_or(time(0), |read| read.head);
     let next = Some(Checkpoint { origin: time(0), head: before.max(time(events.end)), gaps: vec![] });
     let page = Page { items: events.map(event).collect(), documents: vec![document], ..Page::default() };
-    let commit = Commit { expected, next, page, lost_seconds: 0, now: time(EVENTS) };
+    let commit = Commit { expected, next, page, lost_seconds: 0, now: time(EVENTS), service_now: time(EVENTS) };
     ledger.commit(source, commit).await.map(|committed| committed.counted)
 }
 

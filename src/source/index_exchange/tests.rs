@@ -192,7 +192,8 @@ impl Sink for Counted {
     async fn page(&mut self, page: Page) -> Result<Taken, Failure> {
         self.documents += page.documents.len();
         self.rejected.extend(page.items.iter().cloned());
-        let commit = Commit { expected: None, next: None, page, lost_seconds: 0, now: self.clock.now() };
+        let now = self.clock.now();
+        let commit = Commit { expected: None, next: None, page, lost_seconds: 0, now, service_now: now };
         self.ledger.commit(&self.source, commit).await.unwrap();
         Ok(Taken::default())
     }

@@ -146,6 +146,7 @@ struct Entry {
     overlap: Duration,
     limit: Limit,
     page_size: Option<u32>,
+    lookback: Duration,
 }
 
 fn secret_file(system: System) -> (&'static str, &'static str) {
@@ -175,6 +176,7 @@ impl Entry {
                 burst: pick(&[1, 1, 5, 20]) as f64,
             },
             page_size: (!feed && pick(&[0, 1]) == 1).then(|| u32::try_from(pick(&[100, 300, 1000])).unwrap()),
+            lookback: Duration::from_hours(24) * u32::try_from(pick(&[14, 14, 6])).unwrap(),
         }
     }
 
@@ -203,8 +205,9 @@ impl Entry {
             ),
         };
         let mut text = format!(
-            "    - name: {}\n      {address}\n      initial_lookback: 14d\n      poll_interval: {}\n      overlap: {}\n      rate_limit: {{requests: {}, per: {}, burst: {}}}\n",
+            "    - name: {}\n      {address}\n      initial_lookback: {}\n      poll_interval: {}\n      overlap: {}\n      rate_limit: {{requests: {}, per: {}, burst: {}}}\n",
             self.name,
+            duration_text(self.lookback),
             duration_text(self.interval),
             duration_text(self.overlap),
             self.limit.requests,
@@ -223,6 +226,8 @@ impl Entry {
 struct Life {
     exporter: Arc<Exporter>,
     machine: Arc<Machine>,
+    /// Its clock and those of the services are days apart.
+    astray: bool,
 }
 
 /// How the next crash comes.
@@ -253,6 +258,7 @@ struct Trial {
     limits: BTreeMap<&'static str, Vec<(Instant, Limit)>>,
     /// Values beyond the cap count as `other`: only sums can be compared.
     flooded: bool,
+    at_peace: bool,
     log: Log,
     searched: usize,
     story: Arc<Mutex<String>>,
@@ -303,6 +309,7 @@ impl Trial {
             served: Durable::but(&["audit_event_lateness_seconds_sum"]),
             limits: BTreeMap::new(),
             flooded: false,
+            at_peace: false,
             log,
             searched: 0,
             story,
@@ -460,7 +467,13 @@ impl Trial {
             }) as Arc<dyn Transport>)
         });
         let off = self.clock_off_max.num_seconds();
-        let off = TimeDelta::seconds(if off == 0 { 0 } else { self.random.random_range(-off..=off) });
+        let mut off = TimeDelta::seconds(if off == 0 { 0 } else { self.random.random_range(-off..=off) });
+        let astray = !self.at_peace && self.random.random_bool(0.03);
+        if astray {
+            let days = TimeDelta::days(self.random.random_range(2..10));
+            off = if self.random.random_bool(0.5) { days } else { -days };
+            self.count("clock days off");
+        }
         self.note_limits();
         let config = self.config();
         let seed = self.random.random();
@@ -483,7 +496,7 @@ impl Trial {
         match started {
             Ok(exporter) => {
                 self.tell(format!("started; its clock is off by {off}"));
-                self.life = Some(Life { exporter, machine });
+                self.life = Some(Life { exporter, machine, astray });
                 self.count("start");
             }
             Err(why) => {
@@ -594,15 +607,16 @@ impl Trial {
 
     async fn scrape(&mut self, closely: bool) -> Outcome {
         let Some(life) = &self.life else { return Ok(()) };
-        let exporter = Arc::clone(&life.exporter);
+        let (exporter, astray) = (Arc::clone(&life.exporter), life.astray);
         let Some(page) = self.unless_dead(async { exporter.metrics(Format::Text).await }).await else {
             return Ok(());
         };
         let page = String::from_utf8(page).map_err(|error| error.to_string())?;
         self.look_for_secrets("/metrics", &page)?;
-        let without: Vec<String> =
-            self.entries.iter().filter(|entry| !entry.configured).map(|entry| entry.name.to_owned()).collect();
-        let page = self.see(&page, &without)?;
+        let page = self.see(&page)?;
+        if astray && page.sum("audit_source_up", &[]) != 0.0 {
+            return Err("a source is up while its clock and ours are days apart".into());
+        }
         if !closely {
             return Ok(());
         }
@@ -645,8 +659,10 @@ impl Trial {
         Ok(())
     }
 
-    fn see(&mut self, page: &str, without: &[String]) -> Outcome<Exposed> {
-        match self.served.see(page, without).into_iter().next() {
+    fn see(&mut self, page: &str) -> Outcome<Exposed> {
+        let without: Vec<String> =
+            self.entries.iter().filter(|entry| !entry.configured).map(|entry| entry.name.to_owned()).collect();
+        match self.served.see(page, &without).into_iter().next() {
             Some(wrong) => Err(wrong),
             None => Ok(Exposed::parse(page)),
         }
@@ -861,11 +877,16 @@ impl Trial {
     /// No trouble and no news any more: everything is counted, exactly, soon and for good.
     async fn settle(&mut self) -> Outcome {
         self.tell("peace");
+        self.at_peace = true;
         self.set_full(false);
         self.road.set(Weather::default());
         self.world.set_faults(self.fixed.clone());
         for entry in &mut self.entries {
             entry.configured |= entry.name != "iot2";
+        }
+        if self.life.as_ref().is_some_and(|life| life.astray) {
+            self.tell("the clock is set right");
+            self.die("killed");
         }
         if self.life.is_none() {
             self.boot(None).await?;
@@ -905,7 +926,7 @@ impl Trial {
         let Some(page) = self.unless_dead(async { exporter.metrics(Format::Text).await }).await else {
             return Err("dead".into());
         };
-        let page = self.see(&String::from_utf8(page).unwrap(), &[])?;
+        let page = self.see(&String::from_utf8(page).unwrap())?;
         let truth = self.world.truth();
         for entry in self.entries.iter().filter(|entry| entry.configured) {
             let of = format!("source=\"{}\"", entry.name);

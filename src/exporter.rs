@@ -233,7 +233,8 @@ impl Exporter {
         let api = Arc::new(Api::behind(gate, transport, dialect, limits, told, clock, self.draw()));
         let cadence = Cadence {
             overlap: common.overlap,
-            initial_lookback: common.initial_lookback,
+            // what is never read back is not begun with either, let alone given up as lost
+            initial_lookback: common.initial_lookback.min(common.max_catch_up),
             max_catch_up: common.max_catch_up,
             cell: spec.cell,
             ahead: spec.ahead,

@@ -216,7 +216,8 @@ pub fn plan(checkpoint: &Checkpoint, now: DateTime<Utc>, cadence: &Cadence) -> P
 pub fn give_up(checkpoint: &Checkpoint, now: DateTime<Utc>, cadence: &Cadence) -> (Checkpoint, TimeDelta) {
     let (mut kept, mut lost) = (checkpoint.clone(), TimeDelta::zero());
     let horizon = floor(now - delta(cadence.max_catch_up), cadence.cell);
-    for gap in kept.gaps.iter_mut().filter(|gap| gap.from < horizon) {
+    // a gap begins an overlap before its outage; the look-back of a first start may grow by as much while it is read
+    for gap in kept.gaps.iter_mut().filter(|gap| gap.from < horizon - delta(cadence.overlap)) {
         let given_up_to = horizon.min(gap.to);
         lost += (given_up_to - gap.unread().from).max(TimeDelta::zero());
         gap.from = given_up_to;
@@ -312,6 +313,13 @@ mod tests {
         assert_eq!(lost, TimeDelta::seconds(500));
         assert_eq!(kept.gaps[0].from, at(-86_400));
         assert_eq!(give_up(&kept, at(0), &cadence()), (kept, TimeDelta::zero()), "and only once");
+    }
+
+    #[test]
+    fn a_look_back_as_long_as_the_catch_up_limit_is_not_lost_while_it_is_read() {
+        let cadence = Cadence { initial_lookback: cadence().max_catch_up, ..cadence() };
+        let plan = plan(&Checkpoint::beginning(at(0), &cadence), at(0), &cadence);
+        assert_eq!(give_up(&plan.after_live, at(300), &cadence), (plan.after_live, TimeDelta::zero()));
     }
 
     #[test]

@@ -35,7 +35,7 @@ struct Inner {
     flushed: Vec<u8>,
     now: Vec<u8>,
     unflushed: Vec<(usize, Vec<u8>)>,
-    full: bool,
+    room_left: Option<u64>,
     /// The last of them goes through, and is the last that does.
     operations_left: Option<u64>,
     when_off: Option<WhenOff>,
@@ -57,9 +57,14 @@ impl Disk {
         Box::new(move || Database::builder().set_cache_size(1 << 16).create_with_backend(plugged.clone()))
     }
 
-    /// Whether writing fails because there is no room.
-    pub fn set_full(&self, full: bool) {
-        self.lock().full = full;
+    /// There is room for so many writes, flushes and changes of length; those after them fail.
+    pub fn fill_after(&self, operations: u64) {
+        self.lock().room_left = Some(operations);
+    }
+
+    /// There is room again.
+    pub fn make_room(&self) {
+        self.lock().room_left = None;
     }
 
     /// Power goes with the `operations`-th write, flush or change of length from now, which is still
@@ -105,8 +110,8 @@ impl Plugged {
 
     fn change(&self, work: impl FnOnce(&mut Inner)) -> io::Result<()> {
         let mut inner = self.powered()?;
-        if inner.full {
-            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        if let Some(room) = &mut inner.room_left {
+            *room = room.checked_sub(1).ok_or(io::ErrorKind::StorageFull)?;
         }
         work(&mut inner);
         if let Some(left) = &mut inner.operations_left {

@@ -169,7 +169,7 @@ impl Reply {
     }
 
     /// Puts something that is no event into the list of events.
-    pub(super) fn spoil(&mut self, system: System) {
+    pub(super) fn spoil(&mut self, system: System, count_cap: usize) {
         let no_event = match system {
             System::Canvas => json!({"id": "bad-time", "created_at": "soon", "event_type": "login"}),
             System::Informatica => json!({"id": ["not", "an", "entry"], "entryTime": 7}),
@@ -178,7 +178,10 @@ impl Reply {
             System::IndexExchange => json!({"subscriptionID": "not a download", "hour": 1}),
         };
         if let Some(events) = self.events(system) {
-            events.insert(events.len() / 2, no_event);
+            // no answer is longer than the service's own limit
+            if count_cap == 0 || events.len() < count_cap {
+                events.insert(events.len() / 2, no_event);
+            }
         }
     }
 

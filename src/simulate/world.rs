@@ -512,7 +512,7 @@ impl Inner {
             reply.content = Content::Bytes(("[".repeat(DEEP_LEVELS) + &"]".repeat(DEEP_LEVELS)).into());
         }
         if self.meets(&mut dice, "malformed", faults.malformed) {
-            reply.spoil(system);
+            reply.spoil(system, faults.count_cap);
         }
         if self.meets(&mut dice, "shuffled", faults.shuffled) {
             reply.shuffle(system, &mut dice);

@@ -1,6 +1,6 @@
 //! Whole lives of the exporter under simulated time, network and disk, each drawn from a seed.
 //!
-//! `cargo test` runs the first 100; `tests/seeds` runs as many, or for as long, as it is told, and
+//! `cargo test` runs the first 300; `tests/seeds` runs as many, or for as long, as it is told, and
 //! prints what was tried. A seed that fails fails again: `tests/seeds --seed 4711` tells its story.
 
 mod checks;
@@ -17,7 +17,7 @@ use crate::program::now;
 use trial::{Report, Violation};
 
 /// How many seeds `cargo test` tries.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 300;
 
 /// A seed that takes longer is named.
 const SLOW: Duration = Duration::from_secs(30);
@@ -121,7 +121,17 @@ fn table((seeds, sum): &(u64, Report), violations: usize, took: Duration) -> Str
     row("scrapes", sum.scrapes);
     row("hours simulated", sum.simulated.as_secs() / 3600);
     row("seconds it took", took.as_secs());
-    for what in ["start", "stop", "crash", "killed", "crash at the start", "reload", "outage of days"] {
+    for what in [
+        "start",
+        "stop",
+        "crash",
+        "killed",
+        "crash at the start",
+        "reload",
+        "outage of days",
+        "clock days off",
+        "history given up",
+    ] {
         row(what, rows.remove(what).unwrap_or(0));
     }
     for (what, times) in rows {

@@ -281,6 +281,7 @@ pub struct Failure {
     passes: bool,
     tried: String,
     got: String,
+    remedy: Option<&'static str>,
     counted: bool,
 }
 
@@ -289,7 +290,12 @@ impl Failure {
     pub fn new(kind: ErrorKind, tried: impl Into<String>, got: impl Into<String>) -> Self {
         let passes = kind.is_passing();
         let (tried, got) = (shown(&tried.into()), shown(&got.into()));
-        Self { kind, retry_after: None, at_login: false, passes, tried, got, counted: false }
+        Self { kind, retry_after: None, at_login: false, passes, tried, got, remedy: None, counted: false }
+    }
+
+    /// What to do about it, where that is not what to do about others of its kind.
+    pub fn remedy(&self) -> Option<&'static str> {
+        self.remedy
     }
 
     /// What was tried and what came back, without what to do about it.
@@ -306,6 +312,9 @@ impl Failure {
     }
 
     fn advice(&self) -> &'static str {
+        if let Some(remedy) = self.remedy {
+            return remedy;
+        }
         match self.kind {
             ErrorKind::Connect => "check address, proxy and network; it is tried again",
             ErrorKind::Tls => "check tls.ca_file, tls.server_name and the service's certificate",
@@ -459,8 +468,10 @@ impl Wire {
             .map_err(|error| Failure::new(ErrorKind::Connect, call.tried(), error.to_string()))?;
         let (head, body) = self.transport.send(request).await.map_err(|error| call.failed(error))?.into_parts();
         self.stats.request(head.status.as_u16());
-        self.note_clock(&head.headers, head.status)
-            .map_err(|got| Failure::new(ErrorKind::Decode, call.tried(), got))?;
+        self.note_clock(&head.headers, head.status).map_err(|got| Failure {
+            remedy: Some("set the clock that is wrong (NTP); what is not read now is read then"),
+            ..Failure::new(ErrorKind::Decode, call.tried(), got)
+        })?;
         Ok((head.status, head.headers, body))
     }
 
@@ -505,12 +516,7 @@ impl Wire {
             return Ok(());
         }
         let shown = |at: DateTime<Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-        Err(format!(
-            "an answer of {}, while it is {} here: what to read of a log so far away cannot be told; set the clock that is \
-             wrong (NTP)",
-            shown(date),
-            shown(now)
-        ))
+        Err(format!("an answer of {}, while it is {} here: what to ask for cannot be told", shown(date), shown(now)))
     }
 
     /// The present.

@@ -35,7 +35,6 @@ use crate::doctor::{self, Findings, Patient};
 use crate::exporter::{Exporter, limits, over_the_network};
 use crate::ledger::{Ledger, OpenError, STORE_FILE};
 use crate::source;
-use crate::stats::SourceStats;
 use crate::verify::{self, Report, Say, Subject};
 
 /// Name of the socket inside `storage.path`.
@@ -330,14 +329,10 @@ async fn alone(config: &SourceConfig, storage: &Path) -> Result<Subject, String>
     let book = book.ok_or_else(|| {
         format!("nothing was ever counted for the {} source {:?}", config.system(), config.name.as_str())
     })?;
-    let (limits, clock) = (limits(&config.common), Clock::machine());
-    let stats = Arc::new(SourceStats::default());
-    // a service whose clock is ahead is known by how far it was read
-    let ahead = book.state().checkpoint().map(|read| read.head - clock.now());
-    stats.rest().clock_skew = ahead.filter(|ahead| *ahead > chrono::TimeDelta::zero());
+    let limits = limits(&config.common);
     let gate = Arc::new(Gate::empty(&limits));
     let transport = over_the_network(config)?;
-    let api = Api::behind(gate, transport, dialect, limits, stats, clock, rand::random());
+    let api = Api::behind(gate, transport, dialect, limits, Arc::default(), Clock::machine(), rand::random());
     Ok(Subject { config: config.clone(), api: Arc::new(api), ledger, book, polls: None })
 }
 

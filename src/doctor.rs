@@ -518,6 +518,9 @@ fn said(part: &str, failure: &Failure, config: &SourceConfig) -> String {
 
 fn fix(failure: &Failure, config: &SourceConfig) -> String {
     let key = secret_key(config.system());
+    if let Some(remedy) = failure.remedy() {
+        return remedy.into();
+    }
     let place = config.secret().path().map_or_else(|| format!("`{key}`"), |path| path.display().to_string());
     match (failure.kind, config.system()) {
         (ErrorKind::Connect, _) => {
@@ -625,7 +628,7 @@ fn what_would_be_counted(spec: &Spec, seen: &Seen, span: Duration, findings: &mu
 
 fn the_clock(stats: &SourceStats, findings: &mut Findings) {
     let Some(skew) = stats.rest().clock_skew else {
-        findings.add(State::Note, "how far the service's clock is off is not known: its answers carry no Date");
+        findings.add(State::Note, "how far the service's clock is off is not known: no answer carried a Date to go by");
         return;
     };
     let off = duration_text(skew.abs().to_std().unwrap_or_default());

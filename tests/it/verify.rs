@@ -59,7 +59,8 @@ fn settled(more: &[&str], common: &str) -> (tempfile::TempDir, Running, std::pat
 
 #[test]
 fn no_difference_is_found_where_there_is_none_beside_the_running_exporter_and_alone() {
-    let (folder, simulator, config, exporter) = settled(&["--rate=0.3", "--seed=31"], EAGER);
+    let ahead = "--fault=activid:clock_skew_seconds=4000";
+    let (folder, simulator, config, exporter) = settled(&["--rate=0.3", "--seed=31", ahead], EAGER);
     let socket = folder.path().join("data/control.sock");
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let truth = simulator.truth();
@@ -292,6 +293,9 @@ fn doctor_names_what_is_wrong_and_the_fix() {
     assert_says(&doctor(&config, &["--source=iot"]), 1, &["the credential is accepted", "instanceAuditLogs.get"]);
     let skewed = doctor(&config, &["--source=badge"]);
     assert_says(&skewed, 1, &["may be read", "clock is 6m", "ahead of ours", "third clock"]);
+    simulator.post("/simulator/faults", r#"{"losant":{"forbidden":0,"clock_skew_seconds":-200000}}"#);
+    let days = doctor(&config, &["--source=iot"]);
+    assert_says(&days, 1, &["could not be read", "set the clock that is wrong", "behind ours", "nothing is read"]);
 
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = changed(folder.path(), &origin, &[(&origin, &format!("http://{nobody}"))]);

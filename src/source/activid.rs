@@ -194,7 +194,10 @@ fn items(cell: Window, events: &Bag, mut tainted: Vec<Bag>) -> Vec<Item> {
     tainted.sort_by_key(|suspects| (suspects.iter().count(), suspects.print()));
     let mut used: BTreeMap<EventKey, u32> = BTreeMap::new();
     for suspects in tainted {
-        let mut contents: Vec<EventKey> = suspects.iter().map(|(record, _)| record.content).collect();
+        // what could be understood first: what is garbled on the way is not there the next time
+        let mut suspects: Vec<&Record> = suspects.iter().map(|(record, _)| record).collect();
+        suspects.sort_by_key(|record| matches!(record.what, What::Rejected(_)));
+        let mut contents: Vec<EventKey> = suspects.into_iter().map(|record| record.content).collect();
         if contents.is_empty() {
             contents.push(EventKey::of("activid event", &[]));
         }

@@ -626,6 +626,22 @@ async fn a_clean_event_at_the_moment_of_a_tainted_one_is_not_taken_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn garbage_beside_a_tainted_record_is_not_another_one_when_it_is_gone() {
+    for n in 0..8 {
+        let mut rig = rig();
+        rig.tainted(at(20_000));
+        // three letters each time, and no JSON
+        let payload = json!({"type": "changeUserPassword", "values": {"correlationId": "0"}});
+        let garbage = Event { at: at(20_000), token: format!("e30.bm9{n}."), payload, tainted: false };
+        rig.service().events.push(garbage);
+        rig.read(cells(1)).await;
+        rig.service().events.pop();
+        rig.read(cells(1)).await;
+        assert_eq!((rig.book.total(), rig.book.tainted), (1, 1), "{n}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn equal_tainted_records_at_different_times_are_two() {
     let mut rig = rig();
     for ms in [5, 200_000] {

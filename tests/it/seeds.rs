@@ -19,6 +19,9 @@ use trial::{Report, Violation};
 /// How many seeds `cargo test` tries.
 const SEEDS: u64 = 300;
 
+/// How often a long run tells how far it is.
+const TOLD_EVERY: Duration = Duration::from_mins(10);
+
 /// A seed that takes longer is named.
 const SLOW: Duration = Duration::from_secs(30);
 
@@ -50,6 +53,7 @@ fn whatever_happens_every_number_is_right() {
     let next = AtomicU64::new(wanted.first);
     let total: Mutex<(u64, Report)> = Mutex::default();
     let violations: Mutex<Vec<Box<Violation>>> = Mutex::default();
+    let told = AtomicU64::new(0);
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -66,7 +70,15 @@ fn whatever_happens_every_number_is_right() {
                 eprintln!("seed {seed} took {} s", started.elapsed().as_secs());
             }
             match outcome {
-                Ok(report) => add(&mut total.lock().unwrap(), report),
+                Ok(report) => {
+                    let mut total = total.lock().unwrap();
+                    add(&mut total, report);
+                    // a run of hours may be ended from outside
+                    let spans = begun.elapsed().as_secs() / TOLD_EVERY.as_secs();
+                    if told.fetch_max(spans, Ordering::Relaxed) < spans {
+                        eprintln!("{}", table(&total, violations.lock().unwrap().len(), begun.elapsed()));
+                    }
+                }
                 Err(violation) => {
                     eprintln!(
                         "seed {}: {}\n{}\nseed {}: {}",

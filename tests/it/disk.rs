@@ -153,7 +153,7 @@ fn a_disk_that_fills_and_empties_delays_the_counting_and_nothing_else() {
     let scraper = scrape_on(address.clone(), &served);
     disk.fill();
     until_it_cannot_write(&exporter, &address, &simulator);
-    assert!(exporter.printed().contains("No space left"), "{}", exporter.printed());
+    exporter.until_printed("why", |printed| printed.contains("No space left").then_some(()));
     exporter.kill();
     scraper.join().unwrap();
     let mut exporter = disk.exporter(&config);

@@ -36,7 +36,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use url::Url;
 
-use crate::clock::{Clock, delta};
+use crate::clock::{Clock, delta, written};
 use crate::stats::{ErrorKind, SourceStats};
 use crate::transport::{Body, Transport, TransportError};
 
@@ -509,14 +509,15 @@ impl Wire {
         let skew = date - now;
         let believed = skew.abs() <= SKEW_BELIEVED;
         // what refuses us may be a proxy, and is dealt with by its status
-        if believed || status.is_success() {
-            self.stats.rest().clock_skew = Some(if skew.abs() < SKEW_MIN { TimeDelta::zero() } else { skew });
-        }
-        if believed || !status.is_success() {
+        if !believed && !status.is_success() {
             return Ok(());
         }
-        let shown = |at: DateTime<Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-        Err(format!("an answer of {}, while it is {} here: what to ask for cannot be told", shown(date), shown(now)))
+        self.stats.rest().clock_skew = Some(if skew.abs() < SKEW_MIN { TimeDelta::zero() } else { skew });
+        if believed {
+            return Ok(());
+        }
+        let (date, now) = (written(date), written(now));
+        Err(format!("an answer of {date}, while it is {now} here: what to ask for cannot be told"))
     }
 
     /// The present.
@@ -580,6 +581,11 @@ impl Api {
     /// The present by our clock.
     pub fn now(&self) -> DateTime<Utc> {
         self.wire.clock.now()
+    }
+
+    /// The present by the service's clock, as far as that is known.
+    pub fn service_now(&self) -> DateTime<Utc> {
+        self.now() + self.clock_skew()
     }
 
     /// The service's clock less ours; zero where it is not known, too small to tell or too much to believe.

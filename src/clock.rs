@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::time::Instant;
 
 /// Where the present comes from: the machine, or a simulation that began at a chosen moment and
@@ -54,6 +54,11 @@ pub fn unix_seconds(at: DateTime<Utc>) -> f64 {
 /// A `std` duration as chrono's, saturating at about 292 million years.
 pub fn delta(duration: Duration) -> chrono::TimeDelta {
     chrono::TimeDelta::from_std(duration).unwrap_or(chrono::TimeDelta::MAX)
+}
+
+/// A moment as people are told it: RFC 3339, to the second.
+pub fn written(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 /// Milliseconds as seconds.

@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use http::{Request, Response};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::api::{Api, Failure, Gate, Limits, SKEW_BELIEVED};
-use crate::clock::{Clock, delta};
+use crate::clock::{Clock, delta, written};
 use crate::config::{Canvas, IndexExchange, Service, SourceConfig, duration_text, mode_if_open_to_all};
 use crate::event::{EventKey, EventLabels, System, What};
 use crate::ledger::{DocumentRecord, Feed, Page};
@@ -143,7 +143,7 @@ pub async fn examine(patient: Patient, say: &Say) -> Findings {
     let api = Api::behind(gate, counted, dialect, limits, Arc::clone(&stats), clock.clone(), seed);
 
     // as a poll reads, so that what it needs of the budget is known; of files, the list alone
-    let now = api.now() + api.clock_skew();
+    let now = api.service_now();
     let from = if spec.is_feed { now } else { now - delta(config.common.overlap) };
     let newest = Window { from, to: if spec.is_feed { now } else { now + delta(spec.ahead) } };
     let mut seen = Seen::default();
@@ -517,10 +517,10 @@ fn said(part: &str, failure: &Failure, config: &SourceConfig) -> String {
 }
 
 fn fix(failure: &Failure, config: &SourceConfig) -> String {
-    let key = secret_key(config.system());
     if let Some(remedy) = failure.remedy() {
         return remedy.into();
     }
+    let key = secret_key(config.system());
     let place = config.secret().path().map_or_else(|| format!("`{key}`"), |path| path.display().to_string());
     match (failure.kind, config.system()) {
         (ErrorKind::Connect, _) => {
@@ -675,8 +675,4 @@ fn the_credential_ends(stats: &SourceStats, now: DateTime<Utc>, findings: &mut F
     let Some(ends) = stats.rest().credential_expiry else { return };
     let (how, fix) = if ends <= now + EXPIRY_MIN { (State::Wrong, ". Fix: replace it now") } else { (State::Good, "") };
     findings.add(how, format!("the credential ends on {}{fix}", written(ends)));
-}
-
-fn written(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }

@@ -9,6 +9,8 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use futures_util::FutureExt;
+
 /// Panics of all threads are logged from now on, instead of being written to standard error as they come.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
@@ -22,11 +24,16 @@ pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| told(&*panic))
 }
 
+/// The same of what is waited for.
+pub async fn contained_while<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| told(&*panic))
+}
+
 /// What a panic says of itself, as far as it is part of the program.
 ///
 /// A text that was put together at run time is shown up to the first quotation mark or colon: what follows
 /// them is most often a value (`index out of bounds: …`, `byte index 1 is not a char boundary; it is inside 'é' …`).
-pub fn told(payload: &(dyn Any + Send)) -> String {
+fn told(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&'static str>() {
         return (*text).to_owned();
     }

@@ -14,13 +14,11 @@
 //! Leaves to others: what to read (`window.rs`), how (`source/*.rs`, `api.rs`), counting
 //! (`ledger.rs`).
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::FutureExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
@@ -30,7 +28,7 @@ use tracing::{debug, info, warn};
 use crate::api::{Api, Failure};
 use crate::clock::{Clock, delta};
 use crate::event::{EventKey, SourceName};
-use crate::fault;
+use crate::fault::contained_while;
 use crate::ledger::{Commit, CommitError, DocumentRecord, Ledger, Page, SourceLedger};
 use crate::source::{Sink, Source, Spec, Taken};
 use crate::stats::{ErrorKind, PollResult, SourceStats};
@@ -142,14 +140,14 @@ impl Poller {
     async fn guarded_poll(&mut self, spec: &Spec, until: Instant, gap_step: &mut Duration) -> Result<(), Failure> {
         let started = Instant::now();
         let timeout = self.timeout;
-        let poll = AssertUnwindSafe(self.poll(spec, until, gap_step)).catch_unwind();
+        let poll = contained_while(self.poll(spec, until, gap_step));
         let outcome = match tokio::time::timeout(timeout, poll).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => {
                 // neither the reader nor its session can be trusted any more
                 self.source = (self.rebuild)();
                 self.api.forget_session().await;
-                let got = format!("a fault in this program (a panic): {}", fault::told(&*panic));
+                let got = format!("a fault in this program (a panic): {panic}");
                 Err(Failure::new(ErrorKind::Panic, "polling", got))
             }
             Err(_) => {
@@ -212,7 +210,7 @@ impl Poller {
     /// Gives up what is older than `max_catch_up`, by the clock of the service that has just answered.
     async fn give_up(&self) -> Result<(), Failure> {
         let Some(checkpoint) = self.book.state().checkpoint().cloned() else { return Ok(()) };
-        let (kept, lost) = give_up(&checkpoint, self.clock.now() + self.api.clock_skew(), &self.cadence);
+        let (kept, lost) = give_up(&checkpoint, self.api.service_now(), &self.cadence);
         if kept == checkpoint {
             return Ok(());
         }
@@ -224,8 +222,7 @@ impl Poller {
         if lost_seconds > 0 {
             warn!(source = %self.name, lost_seconds, "history older than max_catch_up is given up");
         }
-        let (page, now) = (Page::default(), self.clock.now());
-        let service_now = now + self.api.clock_skew();
+        let (page, now, service_now) = (Page::default(), self.api.now(), self.api.service_now());
         let commit = Commit { expected: from, next: Some(to), page, lost_seconds, now, service_now };
         self.ledger.commit(&self.book, commit).await.map(drop).map_err(|error| storage(&error))
     }
@@ -292,7 +289,6 @@ impl Poller {
             book: &self.book,
             stats: &self.stats,
             api: &self.api,
-            clock: &self.clock,
             window,
             facts,
             known,
@@ -315,7 +311,6 @@ struct Pages<'a> {
     book: &'a Arc<SourceLedger>,
     stats: &'a SourceStats,
     api: &'a Api,
-    clock: &'a Clock,
     window: Window,
     facts: Facts,
     /// What the ledger has.
@@ -335,14 +330,13 @@ enum Facts {
 
 impl Pages<'_> {
     async fn commit(&mut self, page: Page, next: Checkpoint) -> Result<(), Failure> {
-        let now = self.clock.now();
         let commit = Commit {
             expected: self.known.clone(),
             next: Some(next.clone()),
             page,
             lost_seconds: 0,
-            now,
-            service_now: now + self.api.clock_skew(),
+            now: self.api.now(),
+            service_now: self.api.service_now(),
         };
         let committed = self.ledger.commit(self.book, commit).await.map_err(|error| storage(&error))?;
         self.known = Some(next.clone());
@@ -401,7 +395,7 @@ impl Sink for Pages<'_> {
     fn report(&mut self, mut failure: Failure) {
         failure.count_once(self.stats);
         warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, "reading goes on");
-        self.stats.rest().last_error = Some((self.clock.now(), failure.to_string()));
+        self.stats.rest().last_error = Some((self.api.now(), failure.to_string()));
     }
 
     fn document(&mut self, key: &EventKey) -> Option<DocumentRecord> {

@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use crate::api::{Api, Failure};
-use crate::clock::delta;
+use crate::clock::{delta, written};
 use crate::config::{SourceConfig, duration_text};
 use crate::event::{EventKey, EventLabels, Item, System, What};
 use crate::ledger::{Counter, DocumentRecord, Ledger, Page, SeriesKey, SourceLedger, TALLY_CELL, Tallies};
@@ -499,10 +499,6 @@ fn reasons(subject: &Subject, differences: &[Difference], found: &Found) -> Vec<
         "the service, or another version of this program, describes the same events differently now".into(),
     );
     reasons
-}
-
-fn written(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 impl fmt::Display for Report {

@@ -55,6 +55,14 @@ async fn register(ledger: &Ledger) -> Arc<SourceLedger> {
     ledger.register(&name(), System::Activid, catalogue(), at(0)).await.unwrap()
 }
 
+/// A new ledger and its source.
+async fn opened() -> (tempfile::TempDir, Ledger, Arc<SourceLedger>) {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let source = register(&ledger).await;
+    (folder, ledger, source)
+}
+
 /// Commits a page without moving the checkpoint.
 async fn count(ledger: &Ledger, source: &Arc<SourceLedger>, page: Page) -> Result<Committed, CommitError> {
     let checkpoint = source.state().checkpoint().cloned();
@@ -100,12 +108,14 @@ async fn an_event_read_again_is_not_counted_again_not_even_after_a_restart() {
     assert_eq!(source.state().value(&SeriesKey::new(Counter::Actions, &["user", "create", "success"])), 2);
 }
 
+/// An event that tells no time.
+fn timeless() -> Page {
+    page(vec![Item { at: None, filed_at: None, ..event(1, 0, "user", "create") }])
+}
+
 #[tokio::test]
 async fn events_without_any_time_are_counted_once_too_and_forgotten_with_the_hour_they_were_seen_in() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
-    let timeless = || page(vec![Item { at: None, filed_at: None, ..event(1, 0, "user", "create") }]);
+    let (_folder, ledger, source) = opened().await;
     commit(&ledger, &source, Some(read_to(0)), timeless()).await.unwrap();
     assert_eq!(count(&ledger, &source, timeless()).await.unwrap().duplicate, 1);
     let later = Checkpoint { origin: at(7200), head: at(10_000), gaps: vec![] };
@@ -115,9 +125,7 @@ async fn events_without_any_time_are_counted_once_too_and_forgotten_with_the_hou
 
 #[tokio::test]
 async fn events_without_any_time_are_remembered_by_the_service_s_clock() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (_folder, ledger, source) = opened().await;
     // three hours ahead of ours
     let ahead = 10_800;
     let mut checkpoint = None;
@@ -126,28 +134,18 @@ async fn events_without_any_time_are_remembered_by_the_service_s_clock() {
         let service_now = at(60 * minute + ahead);
         let head =
             Checkpoint { origin: floor(at(60 * minute + ahead - 4200), KEYS_BUCKET), head: service_now, gaps: vec![] };
-        let items = vec![Item { at: None, filed_at: None, ..event(1, 0, "user", "create") }];
         let (expected, next) = (checkpoint.replace(head.clone()), Some(head));
         // it is returned for ten minutes
-        let page = if minute < 10 { page(items) } else { Page::default() };
+        let page = if minute < 10 { timeless() } else { Page::default() };
         ledger.commit(&source, Commit { expected, next, page, lost_seconds: 0, now, service_now }).await.unwrap();
     }
     assert_eq!((events_total(&source), source.state().total(Counter::Duplicate)), (1, 9));
-    assert_eq!(
-        count(&ledger, &source, page(vec![Item { at: None, filed_at: None, ..event(1, 0, "user", "create") }]))
-            .await
-            .unwrap()
-            .counted,
-        1,
-        "forgotten in the end"
-    );
+    assert_eq!(count(&ledger, &source, timeless()).await.unwrap().counted, 1, "forgotten in the end");
 }
 
 #[tokio::test]
 async fn keys_are_forgotten_only_before_the_origin() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (_folder, ledger, source) = opened().await;
     let both = || page(vec![event(1, 0, "user", "create"), event(2, 7200, "user", "create")]);
     commit(&ledger, &source, Some(read_to(0)), both()).await.unwrap();
     let moved = Checkpoint { origin: at(3600), head: at(9000), gaps: vec![] };
@@ -157,9 +155,7 @@ async fn keys_are_forgotten_only_before_the_origin() {
 
 #[tokio::test]
 async fn a_page_read_from_another_checkpoint_is_refused_whole() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (_folder, ledger, source) = opened().await;
     commit(&ledger, &source, Some(read_to(10)), Page::default()).await.unwrap();
     let stale = Commit {
         expected: None,
@@ -176,9 +172,7 @@ async fn a_page_read_from_another_checkpoint_is_refused_whole() {
 
 #[tokio::test]
 async fn ten_thousand_new_values_are_capped_and_the_totals_stay_exact() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (_folder, ledger, source) = opened().await;
     for chunk in 0..10 {
         let items = (0..1000).map(|n| chunk * 1000 + n).map(|n| event(n, 1, &format!("c{n}"), "create")).collect();
         count(&ledger, &source, page(items)).await.unwrap();
@@ -211,9 +205,7 @@ async fn which_values_were_admitted_survives_a_restart() {
 
 #[tokio::test]
 async fn a_series_is_0_until_a_scrape_saw_that_and_the_hold_has_passed_and_never_goes_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (folder, ledger, source) = opened().await;
     let key = SeriesKey::new(Counter::Events, &["user", "create", "success"]);
     let hold = Duration::from_mins(1);
     let shown = async |ledger: &Ledger, source: &Arc<SourceLedger>, second| {
@@ -235,9 +227,7 @@ async fn a_series_is_0_until_a_scrape_saw_that_and_the_hold_has_passed_and_never
 
 #[tokio::test]
 async fn the_catalogue_exists_from_the_first_start() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (_folder, ledger, source) = opened().await;
     let rows = ledger.scrape(&[source], at(0), Duration::ZERO).await.remove(0);
     let names: BTreeSet<_> = rows.iter().map(|row| row.key.counter.name()).collect();
     for expected in
@@ -249,9 +239,7 @@ async fn the_catalogue_exists_from_the_first_start() {
 
 #[tokio::test]
 async fn events_older_than_the_watermark_are_late_and_their_lateness_is_measured() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (_folder, ledger, source) = opened().await;
     commit(&ledger, &source, Some(read_to(50)), Page::default()).await.unwrap();
     count(&ledger, &source, page(vec![event(1, 49, "user", "create"), event(2, 50, "user", "create")])).await.unwrap();
     let state = source.state();
@@ -262,9 +250,7 @@ async fn events_older_than_the_watermark_are_late_and_their_lateness_is_measured
 
 #[tokio::test]
 async fn what_is_ignored_or_rejected_is_counted_once_as_that() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (_folder, ledger, source) = opened().await;
     for _ in 0..2 {
         let ignored = Item { what: What::Ignored, ..event(1, 1, "x", "y") };
         let rejected = Item {
@@ -281,9 +267,7 @@ async fn what_is_ignored_or_rejected_is_counted_once_as_that() {
 
 #[tokio::test]
 async fn a_tainted_record_counts_once_even_when_later_only_a_group_can_be_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (_folder, ledger, source) = opened().await;
     let key = |n: u8| EventKey::of("taint", &[&[n]]);
     let taint = |own: u8, candidates: &[u8]| {
         let candidates = candidates.iter().map(|n| key(*n)).collect();
@@ -311,9 +295,7 @@ fn file(version: u8, rows: &[(&str, u64)]) -> Page {
 
 #[tokio::test]
 async fn a_replaced_file_adds_only_the_rows_it_gained() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (folder, ledger, source) = opened().await;
     count(&ledger, &source, file(1, &[("impression", 10)])).await.unwrap();
     count(&ledger, &source, file(2, &[("impression", 13), ("bid", 2)])).await.unwrap();
     count(&ledger, &source, file(3, &[("impression", 4)])).await.unwrap();
@@ -361,9 +343,7 @@ async fn what_was_counted_is_tallied_by_five_minutes_and_labels_once() {
 
 #[tokio::test]
 async fn values_beyond_the_cap_are_tallied_and_compared_as_other() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (_folder, ledger, source) = opened().await;
     let sixty = || (0..60).map(|n| event(n, 1, &format!("c{n}"), "create"));
     count(&ledger, &source, page(sixty().collect())).await.unwrap();
     let found = (0..60).map(|n| ((labels(&format!("c{n}"), "create"), at(0)), 1)).collect();
@@ -374,9 +354,7 @@ async fn values_beyond_the_cap_are_tallied_and_compared_as_other() {
 
 #[tokio::test]
 async fn tallies_are_kept_for_two_weeks_and_nobody_is_told_that_they_are_whole_before_that() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (_folder, ledger, source) = opened().await;
     let day = 86_400;
     commit(&ledger, &source, Some(read_to(0)), page(vec![event(1, 0, "user", "create")])).await.unwrap();
     let later = Checkpoint { origin: at(15 * day), head: at(15 * day), gaps: vec![] };
@@ -534,12 +512,9 @@ async fn a_loss_of_power_at_any_moment_leaves_a_whole_number_of_pages() {
     }
 }
 
-/// Whatever a panic in the store's own thread leaves behind, nobody but the one who asked learns of it.
 #[tokio::test]
 async fn a_series_that_was_born_by_a_clock_that_was_wrong_is_not_held_until_then() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (_folder, ledger, source) = opened().await;
     count(&ledger, &source, page(vec![event(1, 1, "user", "create")])).await.unwrap(); // born at 100
     let key = SeriesKey::new(Counter::Events, &["user", "create", "success"]);
     let shown = async |second| {
@@ -550,11 +525,10 @@ async fn a_series_that_was_born_by_a_clock_that_was_wrong_is_not_held_until_then
     assert_eq!(shown(-86_400 + 1).await, Some(1));
 }
 
+/// Whatever a panic in the store's own thread leaves behind, nobody but the one who asked learns of it.
 #[tokio::test]
 async fn a_panic_in_the_store_is_an_error_and_the_store_is_read_anew() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(folder.path()).unwrap();
-    let source = register(&ledger).await;
+    let (_folder, ledger, source) = opened().await;
     count(&ledger, &source, page(vec![event(1, 1, "user", "create")])).await.unwrap();
     let broken = Arc::clone(&source);
     let fault = ledger.with_store(move |store| -> Result<(), CommitError> {

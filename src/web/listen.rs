@@ -15,7 +15,6 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +22,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
-use futures_util::FutureExt;
 use http::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -39,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::config::WebFile;
+use crate::fault::contained_while;
 
 /// Most connections at once, over all listeners.
 pub const CONNECTIONS_MAX: usize = 512;
@@ -304,7 +303,7 @@ where
             let under_way = UnderWay::new(Arc::clone(&activity));
             let answer = router.clone().oneshot(request);
             async move {
-                let answer: Result<Response, Infallible> = match AssertUnwindSafe(answer).catch_unwind().await {
+                let answer: Result<Response, Infallible> = match contained_while(answer).await {
                     Ok(answer) => answer,
                     // the log says where
                     Err(_panic) => {

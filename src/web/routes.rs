@@ -2,7 +2,6 @@
 //!
 //! Promises: a scrape never causes a request to a service; nothing here waits for a poll.
 
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -12,7 +11,6 @@ use axum::http::uri::{Authority, Uri};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use futures_util::FutureExt;
 use tower_http::compression::CompressionLayer;
 use tracing::{error, info};
 
@@ -20,7 +18,7 @@ use super::status_page;
 use crate::config;
 use crate::exporter::Exporter;
 use crate::exposition::negotiate;
-use crate::fault;
+use crate::fault::contained_while;
 
 /// What the pages need.
 #[derive(Clone)]
@@ -116,8 +114,8 @@ async fn reload_by_get() -> Response {
 impl Pages {
     /// Reads the configuration file again and puts it in force; on an error the one before stays.
     pub async fn reload(&self) -> Result<(), String> {
-        let outcome = AssertUnwindSafe(self.try_reload()).catch_unwind().await;
-        let outcome = outcome.unwrap_or_else(|panic| Err(format!("a fault in this program: {}", fault::told(&*panic))));
+        let outcome = contained_while(self.try_reload()).await;
+        let outcome = outcome.unwrap_or_else(|panic| Err(format!("a fault in this program: {panic}")));
         match &outcome {
             Ok(()) => info!("configuration reloaded"),
             Err(why) => {

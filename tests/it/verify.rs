@@ -223,8 +223,7 @@ fn doctor_finds_nothing_wrong_where_all_is_well() {
 
 fn no_secret_in(finished: &Finished) {
     use audit_exporter::simulate::credentials as c;
-    let secrets = c::SECRETS;
-    for secret in secrets {
+    for secret in c::SECRETS {
         assert!(!format!("{}{}", finished.stdout, finished.stderr).contains(secret));
     }
 }
@@ -249,8 +248,7 @@ fn doctor_names_what_is_wrong_and_the_fix() {
     let origin = format!("http://{}", simulator.address);
     let quoted = |text: &str| Value::from(text).to_string();
 
-    let secrets = c::SECRETS;
-    let wrong: Vec<_> = secrets.iter().map(|secret| (quoted(secret), quoted("d3Jvbmc6d3Jvbmc="))).collect();
+    let wrong: Vec<_> = c::SECRETS.iter().map(|secret| (quoted(secret), quoted("d3Jvbmc6d3Jvbmc="))).collect();
     let wrong: Vec<_> = wrong.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
     let config = changed(folder.path(), &origin, &wrong);
     let fixes = [

@@ -10,6 +10,7 @@
 //! Leaves to others: asking, and whether a file is to be read (`index_exchange.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::value::RawValue;
@@ -19,6 +20,7 @@ use super::super::{RawEvents, parse_time, rejected};
 use crate::api::{Failure, Reply};
 use crate::event::{EventKey, Item, Label, RejectReason};
 use crate::ledger::Feed;
+use crate::window::floor;
 
 /// How many different statuses are told apart.
 const STATUSES_MAX: usize = 10;
@@ -249,7 +251,7 @@ impl File {
 
 /// Files are of whole hours; each other moment would be one more to be remembered.
 fn is_whole_hour(at: &DateTime<Utc>) -> bool {
-    at.timestamp_subsec_nanos() == 0 && at.timestamp().rem_euclid(TimeDelta::hours(1).num_seconds()) == 0
+    floor(*at, Duration::from_hours(1)) == *at
 }
 
 /// A key as it is compared: lower case, without `_` and the like.

@@ -961,27 +961,25 @@ impl Trial {
         };
         let page = self.see(&String::from_utf8(page).unwrap())?;
         let truth = self.world.truth();
+        let sum_of = |entry: &Entry, family: &str| page.sum(family, &[&format!("source=\"{}\"", entry.name)]);
         let configured = || self.entries.iter().filter(|entry| entry.configured);
         for entry in configured() {
-            let of = format!("source=\"{}\"", entry.name);
-            let sum_of = |family: &str| page.sum(family, &[&of]);
             for (gauge, expected) in [("audit_source_up", 1.0), ("audit_source_catching_up", 0.0)] {
-                if sum_of(gauge) != expected {
-                    return Err(format!("{}: {gauge} is {}", entry.name, sum_of(gauge)));
+                if sum_of(entry, gauge) != expected {
+                    return Err(format!("{}: {gauge} is {}", entry.name, sum_of(entry, gauge)));
                 }
             }
-            let lost = sum_of("audit_source_lost_seconds_total");
+            let lost = sum_of(entry, "audit_source_lost_seconds_total");
             if lost > 0.0 && entry.catch_up.is_none() {
                 return Err(format!("{}: {lost} s are given up without need", entry.name));
             }
         }
         for entry in configured() {
-            let of = format!("source=\"{}\"", entry.name);
-            let sum_of = |family: &str| page.sum(family, &[&of]);
             let (counted, happened) = (counted(&page, entry.name), happened(&truth, entry.system));
             let same = if self.flooded { sum(&counted) == sum(&happened) } else { counted == happened };
             if !same && entry.catch_up.is_some() {
-                self.only_what_is_said_is_missing(&exporter, entry, sum_of("audit_source_lost_seconds_total")).await?;
+                self.only_what_is_said_is_missing(&exporter, entry, sum_of(entry, "audit_source_lost_seconds_total"))
+                    .await?;
                 continue;
             }
             if !same {
@@ -994,8 +992,8 @@ impl Trial {
                 ));
             }
             for (family, expected) in sums(&truth, entry.system) {
-                if sum_of(family) != expected as f64 {
-                    return Err(format!("{}: {family} is {} and not {expected}", entry.name, sum_of(family)));
+                if sum_of(entry, family) != expected as f64 {
+                    return Err(format!("{}: {family} is {} and not {expected}", entry.name, sum_of(entry, family)));
                 }
             }
         }

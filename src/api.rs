@@ -15,8 +15,9 @@
 //! a failed poll (`poll.rs`), the connection itself (`transport.rs`).
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::ops::Add;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,7 +29,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use secrecy::zeroize::Zeroizing;
@@ -77,6 +78,16 @@ pub struct Limits {
     pub timeout: Duration,
     /// One body, decompressed.
     pub max_response_bytes: u64,
+}
+
+impl Limits {
+    fn rate(&self) -> (u32, Duration, u32) {
+        (self.requests, self.per, self.burst)
+    }
+
+    fn burst(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.burst).unwrap_or(NonZeroU32::MIN)
+    }
 }
 
 /// What a login gives: the secret that later requests carry.
@@ -293,6 +304,12 @@ impl Failure {
         Self { kind, retry_after: None, at_login: false, passes, tried, got, remedy: None, counted: false }
     }
 
+    /// This failure, with something else to do about it than about others of its kind.
+    #[must_use]
+    pub fn advising(self, remedy: &'static str) -> Self {
+        Self { remedy: Some(remedy), ..self }
+    }
+
     /// What to do about it, where that is not what to do about others of its kind.
     pub fn remedy(&self) -> Option<&'static str> {
         self.remedy
@@ -301,6 +318,11 @@ impl Failure {
     /// What was tried and what came back, without what to do about it.
     pub fn what_happened(&self) -> String {
         format!("{}: {}", self.tried, self.got)
+    }
+
+    /// Whether a login was refused.
+    pub fn is_refused_login(&self) -> bool {
+        self.at_login && self.kind == ErrorKind::Auth
     }
 
     /// Counts this failure where that has not been done yet.
@@ -468,9 +490,9 @@ impl Wire {
             .map_err(|error| Failure::new(ErrorKind::Connect, call.tried(), error.to_string()))?;
         let (head, body) = self.transport.send(request).await.map_err(|error| call.failed(error))?.into_parts();
         self.stats.request(head.status.as_u16());
-        self.note_clock(&head.headers, head.status).map_err(|got| Failure {
-            remedy: Some("set the clock that is wrong (NTP); what is not read now is read then"),
-            ..Failure::new(ErrorKind::Decode, call.tried(), got)
+        self.note_clock(&head.headers, head.status).map_err(|got| {
+            Failure::new(ErrorKind::Decode, call.tried(), got)
+                .advising("set the clock that is wrong (NTP); what is not read now is read then")
         })?;
         Ok((head.status, head.headers, body))
     }
@@ -503,8 +525,7 @@ impl Wire {
     /// Measures the service's clock by its `Date` header. `Err` where that and ours cannot both be
     /// right: windows are planned by them, so that events would be passed over.
     fn note_clock(&self, headers: &HeaderMap, status: StatusCode) -> Result<(), String> {
-        let date = headers.get(header::DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-        let Some(date) = date.map(DateTime::<Utc>::from) else { return Ok(()) };
+        let Some(date) = date_of(headers, &header::DATE) else { return Ok(()) };
         let now = self.clock.now();
         let skew = date - now;
         let believed = skew.abs() <= SKEW_BELIEVED;
@@ -784,27 +805,35 @@ const SECRET_CHARS_MIN: usize = 4;
 /// A content type is not longer; what a service writes there instead is not repeated.
 const CONTENT_TYPE_CHARS_MAX: usize = 40;
 
+fn date_of(headers: &HeaderMap, name: &HeaderName) -> Option<DateTime<Utc>> {
+    httpdate::parse_http_date(headers.get(name)?.to_str().ok()?.trim()).ok().map(DateTime::from)
+}
+
 /// `Retry-After`, in seconds or as a date.
 fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let pause = if let Ok(seconds) = text.parse::<u64>() {
         Duration::from_secs(seconds)
     } else {
-        let date = DateTime::<Utc>::from(httpdate::parse_http_date(text).ok()?);
-        (date - now).to_std().unwrap_or_default()
+        // both are moments of the service's clock
+        let now = date_of(headers, &header::DATE).unwrap_or(now);
+        (date_of(headers, &header::RETRY_AFTER)? - now).to_std().unwrap_or_default()
     };
     Some(pause.min(RETRY_AFTER_BELIEVED))
 }
 
-/// Our budget (governor) and what the service asked for. It outlives the client: a source that a
-/// reload changes goes on with the same one, so that reloading bypasses nothing.
+/// Our budget (governor) and what the service asked for. There is one for a source as long as the process lives,
+/// whoever asks: a reload that changes the limits changes them here, so that it bypasses nothing.
 pub struct Gate {
-    requests: u32,
-    per: Duration,
-    burst: u32,
-    limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<At>>,
+    bucket: Mutex<Bucket>,
     resume_at: Mutex<Option<Instant>>,
-    shadow: Mutex<Shadow>,
+}
+
+struct Bucket {
+    /// Requests, in what time, and how many at once.
+    rate: (u32, Duration, u32),
+    limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<At>>,
+    shadow: Shadow,
 }
 
 /// The same bucket once more, because governor's cannot be looked into.
@@ -823,64 +852,74 @@ impl Shadow {
     }
 }
 
-impl Gate {
-    /// A full bucket.
-    pub fn full(limits: &Limits) -> Self {
+impl Bucket {
+    fn full(limits: &Limits) -> Self {
         // a little slower than asked for: what leaves here evenly may arrive a little closer together
         let period = (limits.per / limits.requests.max(1)).mul_f64(1.01) + Duration::from_millis(2);
-        let burst = std::num::NonZeroU32::new(limits.burst).unwrap_or(std::num::NonZeroU32::MIN);
+        let burst = limits.burst();
         let quota = Quota::with_period(period).unwrap_or(Quota::per_second(burst)).allow_burst(burst); // it is at least 2 ms
         let tokens = f64::from(burst.get());
         let shadow = Shadow { tokens, at: Instant::now(), burst: tokens, per_second: 1.0 / period.as_secs_f64() };
-        Self {
-            requests: limits.requests,
-            per: limits.per,
-            burst: limits.burst,
-            limiter: RateLimiter::direct_with_clock(quota, TokioClock),
-            resume_at: Mutex::new(None),
-            shadow: Mutex::new(shadow),
-        }
+        let limiter = RateLimiter::direct_with_clock(quota, TokioClock);
+        Self { rate: limits.rate(), limiter, shadow }
+    }
+
+    fn empty(limits: &Limits) -> Self {
+        let mut bucket = Self::full(limits);
+        // it holds no more than that
+        let _ = bucket.limiter.check_n(limits.burst());
+        bucket.shadow.tokens = 0.0;
+        bucket
+    }
+}
+
+impl Gate {
+    /// A full bucket.
+    pub fn full(limits: &Limits) -> Self {
+        Self { bucket: Mutex::new(Bucket::full(limits)), resume_at: Mutex::default() }
     }
 
     /// An empty bucket, for a source that may have been asked a moment ago.
     pub fn empty(limits: &Limits) -> Self {
-        let gate = Self::full(limits);
-        while gate.limiter.check().is_ok() {}
-        gate.shadow.lock().unwrap_or_else(PoisonError::into_inner).tokens = 0.0;
-        gate
+        Self { bucket: Mutex::new(Bucket::empty(limits)), resume_at: Mutex::default() }
     }
 
-    /// This gate, or, where the limits are others, a new one that begins empty and keeps to the
-    /// pause the service asked for.
-    pub fn for_limits(self: &Arc<Self>, limits: &Limits) -> Arc<Self> {
-        if (self.requests, self.per, self.burst) == (limits.requests, limits.per, limits.burst) {
-            return Arc::clone(self);
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps to these limits from now on. Where they are others, the bucket begins empty; the pause the service
+    /// asked for stays.
+    pub fn change(&self, limits: &Limits) {
+        let mut bucket = self.bucket();
+        if bucket.rate != limits.rate() {
+            *bucket = Bucket::empty(limits);
         }
-        let gate = Self::empty(limits);
-        let resume_at = *self.resume_at.lock().unwrap_or_else(PoisonError::into_inner);
-        *gate.resume_at.lock().unwrap_or_else(PoisonError::into_inner) = resume_at;
-        Arc::new(gate)
     }
 
     /// Waits until a request may be made, and takes its place in the budget.
     async fn pass(&self, stats: &SourceStats) {
         let since = Instant::now();
-        loop {
-            let resume_at = *self.resume_at.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(resume_at) = resume_at.filter(|at| *at > Instant::now()) {
-                tokio::time::sleep_until(resume_at).await;
-                continue;
-            }
-            match self.limiter.check() {
-                Ok(()) => break,
-                Err(wait) => tokio::time::sleep(wait.wait_time_from(TokioClock.now())).await,
-            }
+        while let Some(wait) = self.must_wait() {
+            tokio::time::sleep_until(wait).await;
         }
+        stats.waited(since.elapsed());
+    }
+
+    /// Until when; `None` where the request may be made, and was counted.
+    fn must_wait(&self) -> Option<Instant> {
         let now = Instant::now();
-        let mut shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
-        shadow.refill(now);
-        shadow.tokens = (shadow.tokens - 1.0).max(0.0);
-        stats.waited(now - since);
+        let resume_at = *self.resume_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(resume_at) = resume_at.filter(|at| *at > now) {
+            return Some(resume_at);
+        }
+        let mut bucket = self.bucket();
+        if let Err(early) = bucket.limiter.check() {
+            return Some(now + early.wait_time_from(At(now)));
+        }
+        bucket.shadow.refill(now);
+        bucket.shadow.tokens = (bucket.shadow.tokens - 1.0).max(0.0);
+        None
     }
 
     /// No request before `pause` has passed.
@@ -890,9 +929,9 @@ impl Gate {
     }
 
     fn remaining(&self) -> f64 {
-        let mut shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
-        shadow.refill(Instant::now());
-        shadow.tokens.floor()
+        let mut bucket = self.bucket();
+        bucket.shadow.refill(Instant::now());
+        bucket.shadow.tokens.floor()
     }
 }
 

@@ -134,6 +134,7 @@ pub struct Common {
     /// From the start of one poll to the start of the next. Above zero.
     pub poll_interval: Duration,
     /// How far each poll reads back before the watermark, for late events.
+    /// At least [`OVERLAP_MIN`].
     pub overlap: Duration,
     /// How much history a source without a checkpoint counts.
     pub initial_lookback: Duration,
@@ -269,6 +270,8 @@ pub struct IndexExchange {
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
+/// The least a poll reads again: two clocks are not the same to the second, and no service shows an event as it happens.
+const OVERLAP_MIN: Duration = MINUTE;
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 const MIB: u64 = 1024 * 1024;

@@ -269,6 +269,7 @@ pub async fn doctor(config: &Config, storage: &Path, name: &str, say: &Say) -> R
         gate: Arc::new(Gate::empty(&limits)),
         limits,
         stats: Arc::default(),
+        counted_from: None,
         clock: Clock::machine(),
         seed: rand::random(),
     };

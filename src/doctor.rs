@@ -57,6 +57,8 @@ pub struct Patient {
     pub limits: Limits,
     /// Where requests and errors are counted.
     pub stats: Arc<SourceStats>,
+    /// What the service stamps earlier than this is not counted any more; `None` where that is not known.
+    pub counted_from: Option<DateTime<Utc>>,
     /// Tells the time.
     pub clock: Clock,
     /// Seed of the jitter.
@@ -123,7 +125,7 @@ impl fmt::Display for Findings {
 
 /// Looks at a source.
 pub async fn examine(patient: Patient, say: &Say) -> Findings {
-    let Patient { config, transport, gate, limits, stats, clock, seed } = patient;
+    let Patient { config, transport, gate, limits, stats, counted_from, clock, seed } = patient;
     let system = config.system();
     let mut findings = Findings { source: config.name.to_string(), system, list: Vec::new() };
     secret_file(&config, &mut findings);
@@ -178,6 +180,11 @@ pub async fn examine(patient: Patient, say: &Say) -> Findings {
         what_would_be_counted(&spec, &seen, span, &mut findings);
     }
     the_clock(&stats, &mut findings);
+    if let Some(from) = counted_from.filter(|from| api.service_now() < *from) {
+        let (now, from) = (written(api.service_now()), written(from));
+        let what = format!("the service's clock was set back: it shows {now}, and what it stamps until {from} is not");
+        findings.add(State::Wrong, format!("{what} counted. Fix: look at the service's own log until then"));
+    }
     the_budget(&config, &stats, needed, requests(), &mut findings);
     the_credential_ends(&stats, clock.now(), &mut findings);
     findings
@@ -640,6 +647,8 @@ fn the_clock(stats: &SourceStats, findings: &mut Findings) {
     } else {
         let meanwhile = if skew.abs() > SKEW_BELIEVED {
             "nothing is read"
+        } else if skew > TimeDelta::hours(1) {
+            "nothing is lost, but once it is set back, what it stamps is not counted until it shows about what it does now"
         } else {
             "nothing is lost, but times of this log cannot be compared with those of others"
         };

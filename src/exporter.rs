@@ -90,10 +90,19 @@ struct Inner {
     global: Global,
     running: Vec<Arc<Running>>,
     reload: ExporterView,
-    /// Kept when a source is changed by a reload, so that its counters do not begin anew.
-    stats: BTreeMap<(SourceName, System), Arc<SourceStats>>,
-    /// Kept likewise, so that a reload does not refill a budget.
-    gates: BTreeMap<(SourceName, System), Arc<Gate>>,
+    /// As long as the process lives.
+    kept: BTreeMap<(SourceName, System), Kept>,
+}
+
+/// What of a source outlives a reload that changes it.
+#[derive(Clone)]
+struct Kept {
+    /// So that its counters do not begin anew.
+    stats: Arc<SourceStats>,
+    /// So that a budget is not refilled.
+    gate: Arc<Gate>,
+    /// When it was first to be polled.
+    since: Instant,
 }
 
 struct Running {
@@ -139,13 +148,7 @@ impl Exporter {
     pub async fn start(config: Config, edges: Edges) -> Result<Arc<Self>, ApplyError> {
         let Edges { ledger, clock, connect, seed } = edges;
         let reload = ExporterView { reload_successful: true, reloaded_at: clock.now() };
-        let inner = Inner {
-            global: config.global.clone(),
-            running: Vec::new(),
-            reload,
-            stats: BTreeMap::new(),
-            gates: BTreeMap::new(),
-        };
+        let inner = Inner { global: config.global.clone(), running: Vec::new(), reload, kept: BTreeMap::new() };
         let storage = config.storage.path.clone();
         let exporter = Self {
             ledger,
@@ -178,29 +181,35 @@ impl Exporter {
         let before = self.inner().running.clone();
         // everything that can be refused comes before anything is stopped
         let mut after: Vec<Arc<Running>> = Vec::new();
-        let mut fresh: Vec<(Arc<Running>, Poller)> = Vec::new();
+        let mut fresh: Vec<(Arc<Running>, Poller, Kept)> = Vec::new();
         for entry in config.sources {
             if let Some(unchanged) = before.iter().find(|running| running.config == entry) {
                 after.push(Arc::clone(unchanged));
                 continue;
             }
-            let (running, poller) = self.prepare(entry).await?;
+            let (running, poller, kept) = self.prepare(entry).await?;
             after.push(Arc::clone(&running));
-            fresh.push((running, poller));
+            fresh.push((running, poller, kept));
         }
         for running in &before {
             if !after.iter().any(|kept| Arc::ptr_eq(kept, running)) {
                 running.stop().await;
             }
         }
-        for (running, poller) in fresh {
+        let mut kept_now = Vec::new();
+        for (running, poller, kept) in fresh {
+            // not before: the poller before it was to keep to its own limits
+            kept.gate.change(&limits(&running.config.common));
+            if !before.iter().any(|old| old.key() == running.key() && old.config.service == running.config.service) {
+                kept.stats.rest().refused = None;
+            }
+            kept_now.push((running.key(), kept));
             let task = AbortOnDropHandle::new(tokio::spawn(poller.run(running.stop.clone())));
             *running.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         }
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.global = config.global;
-        inner.stats.extend(after.iter().map(|running| (running.key(), Arc::clone(&running.stats))));
-        inner.gates.extend(after.iter().map(|running| (running.key(), Arc::clone(running.api.gate()))));
+        inner.kept.extend(kept_now);
         inner.running = after;
         inner.reload = ExporterView { reload_successful: true, reloaded_at: self.clock.now() };
         Ok(())
@@ -211,31 +220,34 @@ impl Exporter {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).reload.reload_successful = false;
     }
 
-    async fn prepare(&self, config: SourceConfig) -> Result<(Arc<Running>, Poller), ApplyError> {
+    async fn prepare(&self, config: SourceConfig) -> Result<(Arc<Running>, Poller, Kept), ApplyError> {
         let common = &config.common;
         let transport =
             (self.connect)(&config).map_err(|why| ApplyError::Connect { name: config.name.clone(), why })?;
         let key = (config.name.clone(), config.system());
-        let stats = self.inner().stats.get(&key).cloned().unwrap_or_default();
         let (reader, dialect) = source::build(&config);
         let limits = limits(common);
         let spec = reader.spec();
         let now = self.clock.now();
         let book = self.ledger.register(&config.name, config.system(), spec.catalogue.clone(), now).await?;
-        let kept = self.inner().gates.get(&key).cloned();
-        let gate = match kept {
-            Some(gate) => gate.for_limits(&limits),
+        let kept = self.inner().kept.get(&key).cloned();
+        let kept = kept.unwrap_or_else(|| Kept {
+            stats: Arc::default(),
             // what a process before this one asked a moment ago is not known
-            None if book.is_new() => Arc::new(Gate::full(&limits)),
-            None => Arc::new(Gate::empty(&limits)),
-        };
+            gate: Arc::new(if book.is_new() { Gate::full(&limits) } else { Gate::empty(&limits) }),
+            since: Instant::now(),
+        });
+        let Kept { stats, gate, since } = kept.clone();
         let (told, clock) = (Arc::clone(&stats), self.clock.clone());
         let api = Arc::new(Api::behind(gate, transport, dialect, limits, told, clock, self.draw()));
         let cadence = Cadence {
             overlap: common.overlap,
-            // what is never read back is not begun with either, let alone given up as lost
-            initial_lookback: common.initial_lookback.min(common.max_catch_up),
-            max_catch_up: common.max_catch_up,
+            initial_lookback: common.initial_lookback,
+            // the list of a feed is read whole, whatever the limit is: lost is what it no longer shows
+            max_catch_up: match Common::defaults(config.system()).max_catch_up {
+                listed if spec.is_feed => common.max_catch_up.max(listed),
+                _ => common.max_catch_up,
+            },
             cell: spec.cell,
             ahead: spec.ahead,
         };
@@ -253,7 +265,7 @@ impl Exporter {
             stats: Arc::clone(&stats),
             clock: self.clock.clone(),
             cadence,
-            since: Instant::now(),
+            since,
             interval: common.poll_interval,
             timeout: common.poll_timeout,
             credential: Box::new(move || {
@@ -263,7 +275,7 @@ impl Exporter {
             seed: self.draw(),
         };
         let stop = CancellationToken::new();
-        Ok((Arc::new(Running { config, spec, book, stats, api, stop, task: Mutex::default() }), poller))
+        Ok((Arc::new(Running { config, spec, book, stats, api, stop, task: Mutex::default() }), poller, kept))
     }
 
     /// `/metrics`, in the given format.
@@ -320,6 +332,7 @@ impl Exporter {
             gate: Arc::clone(running.api.gate()),
             limits: limits(&running.config.common),
             stats: Arc::clone(&running.stats),
+            counted_from: running.book.state().checkpoint().map(|checkpoint| checkpoint.origin),
             clock: self.clock.clone(),
             seed: self.draw(),
         })

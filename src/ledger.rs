@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use series::{Catalogue, Counter, SeriesKey, series_of};
@@ -93,6 +93,9 @@ pub struct DocumentRecord {
     #[serde(default)]
     pub category: String,
     rows: BTreeMap<String, u64>,
+    /// How many of them are counted as `other` because there is no room for their own value.
+    #[serde(default)]
+    overflow: u64,
     rejected: u64,
 }
 
@@ -199,12 +202,13 @@ struct Record {
 pub struct Lateness {
     /// Events by bucket (not cumulative); the last is beyond [`LATENESS_BOUNDS`].
     pub buckets: [u64; LATENESS_BOUNDS.len() + 1],
-    /// Sum of all lateness, in milliseconds; events of the future count negative.
+    /// Sum of all lateness, in milliseconds.
     pub sum_ms: i64,
 }
 
 impl Lateness {
-    fn observe(&mut self, lateness_ms: i64) {
+    fn observe(&mut self, lateness: TimeDelta) {
+        let lateness_ms = lateness.num_milliseconds();
         let seconds = crate::clock::milliseconds_as_seconds(lateness_ms);
         let bucket = LATENESS_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(LATENESS_BOUNDS.len());
         self.buckets[bucket] += 1;
@@ -242,6 +246,11 @@ impl LabelValues {
 }
 
 impl State {
+    /// When the source was first made known, by our clock then; `None` where it has no documented series.
+    pub fn born(&self) -> Option<DateTime<Utc>> {
+        self.series.values().map(|series| series.born).min()
+    }
+
     /// How far the source has been counted; `None` before its first window.
     pub fn checkpoint(&self) -> Option<&Checkpoint> {
         self.record.checkpoint.as_ref()

@@ -26,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::api::{Api, Failure};
-use crate::clock::{Clock, delta};
+use crate::clock::{Clock, delta, written};
 use crate::event::{EventKey, SourceName};
 use crate::fault::contained_while;
 use crate::ledger::{Commit, CommitError, DocumentRecord, Ledger, Page, SourceLedger};
 use crate::source::{Sink, Source, Spec, Taken};
-use crate::stats::{ErrorKind, PollResult, SourceStats};
-use crate::window::{Cadence, Checkpoint, Window, give_up, next_gap_step, plan, plan_feed};
+use crate::stats::{ErrorKind, PollResult, Refused, SourceStats};
+use crate::window::{Cadence, Checkpoint, Window, feed_was_read, give_up, next_gap_step, plan, plan_feed};
 
 /// First piece of a gap that is read at once; doubled as long as that goes well.
 const GAP_STEP_FIRST: Duration = Duration::from_hours(1);
@@ -71,7 +71,7 @@ pub struct Poller {
     pub clock: Clock,
     /// How windows are planned.
     pub cadence: Cadence,
-    /// When polling began: where nothing has been read yet, the look-back is counted from here.
+    /// When this process was first to poll it: where nothing has been read yet, the look-back is counted from here.
     pub since: Instant,
     /// Time from the start of one poll to the start of the next.
     pub interval: Duration,
@@ -88,7 +88,17 @@ impl Poller {
     pub async fn run(mut self, stop: CancellationToken) {
         let spec = self.source.spec();
         let mut random = StdRng::seed_from_u64(self.seed);
-        let mut failures = 0;
+        let refused = self.stats.rest().refused;
+        let mut failures = refused.map_or(0, |refused| refused.failures);
+        if let Some(refused) = refused {
+            // a poller before this one, of the same service, was
+            let pause = refused.until.saturating_duration_since(Instant::now());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.rest(pause, refused.credential, true) => {}
+            }
+        }
         let mut gap_step = GAP_STEP_FIRST.min(spec.step_max);
         loop {
             let started = Instant::now();
@@ -105,11 +115,17 @@ impl Poller {
                         info!(source = %self.name, after = failures, "polling again");
                     }
                     failures = 0;
+                    self.stats.rest().refused = None;
                     next.saturating_duration_since(Instant::now())
                 }
                 Err(failure) => {
                     failures += 1;
                     let pause = pause_after(&failure, failures, self.interval).mul_f64(random.random_range(1.0..1.2));
+                    self.stats.rest().refused = failure.is_refused_login().then(|| Refused {
+                        failures,
+                        until: Instant::now() + pause,
+                        credential,
+                    });
                     warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, next_try = ?pause, "poll failed");
                     pause
                 }
@@ -180,10 +196,11 @@ impl Poller {
             debug!(source = %self.name, %believed, %learnt, "the service's clock is behind what was believed");
             self.read_newest(spec, learnt).await?;
         }
+        self.clock_was_set_back()?;
+        self.give_up(spec).await?;
         if spec.is_feed {
             return Ok(());
         }
-        self.give_up().await?;
         // one piece in any case: where the newest window takes all the time there is, gaps must close too
         let mut first = true;
         while std::mem::take(&mut first) || Instant::now() < until {
@@ -207,10 +224,38 @@ impl Poller {
         Ok(())
     }
 
+    /// Where the service's clock was set back so far that it stamps new events with times whose events were
+    /// forgotten, they cannot be told from those, and are not counted.
+    fn clock_was_set_back(&self) -> Result<(), Failure> {
+        let now = self.clock.now() + self.api.clock_skew();
+        let state = self.book.state();
+        let Some(checkpoint) = state.checkpoint().filter(|read| now + SKEW_SURPRISE < read.origin) else {
+            return Ok(());
+        };
+        let Checkpoint { origin, head, .. } = checkpoint;
+        let got = format!(
+            "it is {} by the service's clock, and was {} before; what is stamped until {} cannot be told from what was \
+             counted then, and is not counted",
+            written(now),
+            written(*head),
+            written(*origin)
+        );
+        let failure = Failure::new(ErrorKind::Decode, "telling new events from old ones", got);
+        Err(failure.advising("look at the service's own log until then: counting goes on by itself"))
+    }
+
     /// Gives up what is older than `max_catch_up`, by the clock of the service that has just answered.
-    async fn give_up(&self) -> Result<(), Failure> {
+    async fn give_up(&self, spec: &Spec) -> Result<(), Failure> {
         let Some(checkpoint) = self.book.state().checkpoint().cloned() else { return Ok(()) };
-        let (kept, lost) = give_up(&checkpoint, self.api.service_now(), &self.cadence);
+        let (since, now) = if spec.is_feed {
+            // when the list was asked for: reading the files may take hours. What it no longer showed of the look-back
+            // is not lost
+            (self.first_start(checkpoint.head), checkpoint.head)
+        } else {
+            (checkpoint.origin, self.api.service_now())
+        };
+        let (kept, lost) = give_up(&checkpoint, since, now, &self.cadence);
+        let kept = if spec.is_feed { feed_was_read(kept) } else { kept };
         if kept == checkpoint {
             return Ok(());
         }
@@ -227,10 +272,20 @@ impl Poller {
         self.ledger.commit(&self.book, commit).await.map(drop).map_err(|error| storage(&error))
     }
 
+    /// When the source was first to be polled. Both moments are of the service's clock.
+    fn first_start(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let since = now - delta(self.since.elapsed());
+        if self.book.is_new() {
+            return since;
+        }
+        // by a process before this one, whose clock may have been ahead
+        self.book.state().born().map_or(since, |born| since.min(born + self.api.clock_skew()))
+    }
+
     /// Where reading begins. Where nothing has been read yet, that is not known before the service has told what time
     /// it is: neither a clock that was wrong at the first start may decide it, nor one that is wrong now.
     fn beginning(&self, known: Option<&Checkpoint>, now: DateTime<Utc>) -> Checkpoint {
-        let beginning = Checkpoint::beginning(now - delta(self.since.elapsed()), &self.cadence);
+        let beginning = Checkpoint::beginning(self.first_start(now), now, &self.cadence);
         match known {
             Some(known) if !known.is_beginning() => known.clone(),
             Some(known) if self.api.told_clock_skew().is_none() || known.origin <= beginning.origin => known.clone(),
@@ -252,8 +307,8 @@ impl Poller {
             plan(&stored, now, &self.cadence)
         };
         // the rows that an outage held back are not of the present, which must be known while they are counted
-        if spec.is_feed && stored != plan.checkpoint && !stored.is_beginning() {
-            self.move_checkpoint(known, plan.checkpoint.clone(), plan.lost).await?;
+        if spec.is_feed && plan.checkpoint.catching_up() && !stored.catching_up() {
+            self.move_checkpoint(known, plan.checkpoint.clone(), TimeDelta::zero()).await?;
             stored = plan.checkpoint.clone();
             known = Some(plan.checkpoint);
         }
@@ -267,8 +322,12 @@ impl Poller {
             }
             // an answer may tell that the service's clock is behind: the head must not run ahead of it
             let head = after.head.min(local + api.clock_skew()).max(before.head);
-            let after = Checkpoint { head, ..after };
-            if is_feed { after } else { after.forgetting(overlap) }
+            let mut after = Checkpoint { head, ..after };
+            if !is_feed {
+                return after.forgetting(overlap);
+            }
+            after.gaps.iter_mut().for_each(|gap| gap.to = gap.to.min(head));
+            after
         })
         .await?;
         Ok(borne_out)
@@ -411,7 +470,7 @@ fn storage(error: &CommitError) -> Failure {
 /// How long to wait after the `failures`-th failure in a row.
 pub fn pause_after(failure: &Failure, failures: u32, interval: Duration) -> Duration {
     let grown = |first: Duration, by: u32| first.saturating_mul(by.saturating_pow(failures.saturating_sub(1).min(15)));
-    let pause = if failure.at_login && failure.kind == ErrorKind::Auth {
+    let pause = if failure.is_refused_login() {
         grown(interval.max(LOGIN_PAUSE.0), LOGIN_PAUSE_GROWS).min(LOGIN_PAUSE.1.max(interval))
     } else {
         grown(interval, 2).min(PAUSE_MAX.max(interval)).min(interval.saturating_mul(8))

@@ -118,6 +118,17 @@ impl PollResult {
 /// Upper bounds of `audit_source_poll_duration_seconds`.
 pub const POLL_DURATION_BOUNDS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
+/// A login that was refused, so that a reload does not try it again at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused {
+    /// How many were, in a row.
+    pub failures: u32,
+    /// When it is tried again.
+    pub until: Instant,
+    /// A fingerprint of the credential.
+    pub credential: Option<[u8; 32]>,
+}
+
 /// What is known of one source since the process started.
 #[derive(Debug, Default)]
 pub struct SourceStats {
@@ -156,6 +167,8 @@ pub struct Rest {
     pub throttled_last: bool,
     /// When the next poll is due.
     pub next_poll: Option<DateTime<Utc>>,
+    /// The pause after the last login, where that was refused.
+    pub refused: Option<Refused>,
 }
 
 impl SourceStats {

@@ -4,7 +4,7 @@
 //! Promises:
 //! - A [`Checkpoint`] names exactly the history that is counted: everything from `origin` to
 //!   `head`, but for its `gaps`. [`Checkpoint::watermark`] never runs ahead of a gap.
-//! - [`plan`] loses nothing silently: history it gives up is returned as [`Plan::lost`].
+//! - Nothing is lost silently: [`give_up`] says how much.
 //! - Every window ends at a whole cell where the source asks for that (see [`Cadence::cell`]).
 //!
 //! Leaves to others: reading the windows (`source/*.rs`), when to plan (`poll.rs`), keeping the
@@ -104,9 +104,11 @@ impl Gap {
 }
 
 impl Checkpoint {
-    /// The checkpoint of a source of which nothing has been read.
-    pub fn beginning(now: DateTime<Utc>, cadence: &Cadence) -> Self {
-        let origin = floor(now - delta(cadence.initial_lookback), cadence.cell);
+    /// The checkpoint of a source of which nothing has been read, and that was first to be read at `since`.
+    /// The look-back ends where reading back ends: what is never read is not begun with either.
+    pub fn beginning(since: DateTime<Utc>, now: DateTime<Utc>, cadence: &Cadence) -> Self {
+        let from = (since - delta(cadence.initial_lookback)).max(now - delta(cadence.max_catch_up)).min(since);
+        let origin = floor(from, cadence.cell);
         Self { origin, head: origin, gaps: Vec::new() }
     }
 
@@ -178,8 +180,6 @@ pub struct Plan {
     pub live: Window,
     /// The checkpoint once `live` has been read.
     pub after_live: Checkpoint,
-    /// History that is no longer listed (feeds; of others [`give_up`] tells).
-    pub lost: TimeDelta,
 }
 
 /// What to read now. `now` is the service's present as well as it is known.
@@ -208,18 +208,23 @@ pub fn plan(checkpoint: &Checkpoint, now: DateTime<Utc>, cadence: &Cadence) -> P
     to = to.max(from + delta(cadence.cell));
     let mut after_live = checkpoint.clone();
     after_live.head = after_live.head.max(now);
-    Plan { checkpoint, live: Window { from, to }, after_live, lost: TimeDelta::zero() }
+    Plan { checkpoint, live: Window { from, to }, after_live }
 }
 
-/// The checkpoint without what is older than `max_catch_up`, and how much of it was never read. To be
-/// asked once the service has answered: a clock that is wrong must not give up anything.
-pub fn give_up(checkpoint: &Checkpoint, now: DateTime<Utc>, cadence: &Cadence) -> (Checkpoint, TimeDelta) {
+/// The checkpoint without what is older than `max_catch_up`, and how much of that, from `since` on, was never read. To
+/// be asked once the service has answered: a clock that is wrong must not give up anything.
+pub fn give_up(
+    checkpoint: &Checkpoint,
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+    cadence: &Cadence,
+) -> (Checkpoint, TimeDelta) {
     let (mut kept, mut lost) = (checkpoint.clone(), TimeDelta::zero());
     let horizon = floor(now - delta(cadence.max_catch_up), cadence.cell);
     // a gap begins an overlap before its outage; the look-back of a first start may grow by as much while it is read
     for gap in kept.gaps.iter_mut().filter(|gap| gap.from < horizon - delta(cadence.overlap)) {
         let given_up_to = horizon.min(gap.to);
-        lost += (given_up_to - gap.unread().from).max(TimeDelta::zero());
+        lost += (given_up_to - gap.unread().from.max(since)).max(TimeDelta::zero());
         gap.from = given_up_to;
     }
     kept.gaps.retain(|gap| !gap.window().is_empty());
@@ -227,19 +232,24 @@ pub fn give_up(checkpoint: &Checkpoint, now: DateTime<Utc>, cadence: &Cadence) -
 }
 
 /// What to read now of a service that is a list of files: always the whole list. An outage is
-/// shown as a gap, so that the rows it holds back are known not to be of the present.
+/// shown as a gap, so that the rows it holds back are known not to be of the present; the head stays before it
+/// until the list has been read.
 pub fn plan_feed(checkpoint: &Checkpoint, now: DateTime<Utc>, cadence: &Cadence, interval: Duration) -> Plan {
-    let mut checkpoint = checkpoint.clone();
-    let horizon = now - delta(cadence.max_catch_up);
-    let lost = (horizon - checkpoint.head).max(TimeDelta::zero());
-    let head = checkpoint.head.max(horizon);
-    if now - head > delta(cadence.overlap.max(3 * interval)) {
-        checkpoint.gaps = vec![Gap { from: head, to: now, unread_from: head }];
-        checkpoint.head = now;
+    let since = checkpoint.watermark();
+    let mut checkpoint = Checkpoint { head: since, ..checkpoint.clone() };
+    if checkpoint.catching_up() || now - since > delta(cadence.overlap.max(3 * interval)) {
+        checkpoint.gaps = vec![Gap { from: since, to: now.max(since), unread_from: since }];
     }
     let live = Window { from: checkpoint.origin, to: now };
-    let after_live = Checkpoint { origin: checkpoint.origin, head: checkpoint.head.max(now), gaps: Vec::new() };
-    Plan { checkpoint, live, after_live, lost }
+    let after_live = Checkpoint { head: since.max(now), ..checkpoint.clone() };
+    Plan { checkpoint, live, after_live }
+}
+
+/// The checkpoint of a feed whose list was read up to its head.
+#[must_use]
+pub fn feed_was_read(mut checkpoint: Checkpoint) -> Checkpoint {
+    checkpoint.gaps.retain(|gap| gap.to > checkpoint.head);
+    checkpoint
 }
 
 /// The next piece of the oldest gap, at most `step` long.
@@ -260,6 +270,11 @@ mod tests {
         DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
     }
 
+    /// Before everything.
+    fn since() -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH
+    }
+
     fn cadence() -> Cadence {
         let seconds = Duration::from_secs;
         Cadence {
@@ -273,12 +288,11 @@ mod tests {
 
     #[test]
     fn the_first_poll_reads_the_overlap_at_once_and_leaves_the_rest_of_the_look_back_as_a_gap() {
-        let plan = plan(&Checkpoint::beginning(at(0), &cadence()), at(0), &cadence());
+        let plan = plan(&Checkpoint::beginning(at(0), at(0), &cadence()), at(0), &cadence());
         assert_eq!(plan.live, Window { from: at(-600), to: at(0) });
         assert_eq!(plan.checkpoint.gaps, [Gap { from: at(-3600), to: at(-600), unread_from: at(-3600) }]);
         assert_eq!(plan.after_live.head, at(0));
         assert_eq!(plan.after_live.watermark(), at(-3600));
-        assert_eq!(plan.lost, TimeDelta::zero());
     }
 
     #[test]
@@ -309,17 +323,17 @@ mod tests {
     fn what_is_older_than_the_catch_up_limit_is_reported_as_lost() {
         let old = Checkpoint { origin: at(-999_999), head: at(-86_400 - 500), gaps: vec![] };
         let plan = plan(&old, at(0), &cadence());
-        let (kept, lost) = give_up(&plan.after_live, at(0), &cadence());
+        let (kept, lost) = give_up(&plan.after_live, since(), at(0), &cadence());
         assert_eq!(lost, TimeDelta::seconds(500));
         assert_eq!(kept.gaps[0].from, at(-86_400));
-        assert_eq!(give_up(&kept, at(0), &cadence()), (kept, TimeDelta::zero()), "and only once");
+        assert_eq!(give_up(&kept, since(), at(0), &cadence()), (kept, TimeDelta::zero()), "and only once");
     }
 
     #[test]
     fn a_look_back_as_long_as_the_catch_up_limit_is_not_lost_while_it_is_read() {
         let cadence = Cadence { initial_lookback: cadence().max_catch_up, ..cadence() };
-        let plan = plan(&Checkpoint::beginning(at(0), &cadence), at(0), &cadence);
-        assert_eq!(give_up(&plan.after_live, at(300), &cadence), (plan.after_live, TimeDelta::zero()));
+        let plan = plan(&Checkpoint::beginning(at(0), at(0), &cadence), at(0), &cadence);
+        assert_eq!(give_up(&plan.after_live, since(), at(300), &cadence), (plan.after_live, TimeDelta::zero()));
     }
 
     #[test]
@@ -345,7 +359,7 @@ mod tests {
     fn windows_of_a_gridded_source_are_whole_cells() {
         let mut gridded = cadence();
         gridded.cell = Duration::from_mins(5);
-        let plan = plan(&Checkpoint::beginning(at(17), &gridded), at(17), &gridded);
+        let plan = plan(&Checkpoint::beginning(at(17), at(17), &gridded), at(17), &gridded);
         for edge in [plan.live.from, plan.live.to, plan.checkpoint.gaps[0].from, plan.checkpoint.gaps[0].to] {
             assert_eq!(edge.timestamp() % 300, 0, "{edge}");
         }
@@ -355,16 +369,52 @@ mod tests {
     #[test]
     fn a_feed_is_read_whole_and_an_outage_shows_as_a_gap_until_then() {
         let interval = Duration::from_mins(15);
-        let first = plan_feed(&Checkpoint::beginning(at(0), &cadence()), at(0), &cadence(), interval);
-        assert!(first.checkpoint.catching_up() && !first.after_live.catching_up());
+        let first = plan_feed(&Checkpoint::beginning(at(0), at(0), &cadence()), at(0), &cadence(), interval);
+        let read = feed_was_read(first.after_live);
+        assert!(first.checkpoint.catching_up() && !read.catching_up());
         assert_eq!(first.live, Window { from: at(-3600), to: at(0) });
-        let next = plan_feed(&first.after_live, at(900), &cadence(), interval);
+        let next = plan_feed(&read, at(900), &cadence(), interval);
         assert!(!next.checkpoint.catching_up());
         assert_eq!(next.live, Window { from: at(-3600), to: at(900) });
-        let late = plan_feed(&next.after_live, at(900 + 86_400 + 50), &cadence(), interval);
+        assert_eq!(next.after_live.watermark(), at(900));
+        let late = plan_feed(&next.after_live, at(900 + 86_400 + 5000), &cadence(), interval);
         assert!(late.checkpoint.catching_up());
-        assert_eq!(late.lost, TimeDelta::seconds(50));
-        assert_eq!(plan_feed(&late.checkpoint, at(900 + 86_400 + 50), &cadence(), interval).lost, TimeDelta::zero());
+        let (kept, lost) = give_up(&late.after_live, since(), at(900 + 86_400 + 5000), &cadence());
+        assert_eq!(lost, TimeDelta::seconds(5000));
+        let read = feed_was_read(kept);
+        assert_eq!((read.catching_up(), read.watermark()), (false, at(900 + 86_400 + 5000)));
+    }
+
+    #[test]
+    fn the_watermark_of_a_feed_that_cannot_be_read_stays_and_what_it_no_longer_lists_is_lost_once() {
+        let (interval, cadence) = (Duration::from_mins(15), cadence());
+        let mut checkpoint = Checkpoint { origin: at(-9999), head: at(0), gaps: vec![] };
+        for poll in 1..=40 {
+            // fails, and a clock that was days ahead for a moment changes nothing
+            let now = if poll == 20 { at(999_999) } else { at(poll * 3000) };
+            checkpoint = plan_feed(&checkpoint, now, &cadence, interval).checkpoint;
+            assert_eq!(checkpoint.watermark(), at(0));
+            assert!(checkpoint.catching_up());
+        }
+        let plan = plan_feed(&checkpoint, at(121_000), &cadence, interval);
+        let (kept, lost) = give_up(&plan.after_live, since(), at(121_000), &cadence);
+        assert_eq!(lost, TimeDelta::seconds(121_000 - 86_400));
+        let read = feed_was_read(kept);
+        assert_eq!((read.head, read.catching_up()), (at(121_000), false));
+        assert_eq!(give_up(&read, since(), at(121_900), &cadence), (read.clone(), TimeDelta::zero()));
+    }
+
+    #[test]
+    fn what_happened_before_a_first_start_that_fails_for_long_is_not_lost_and_what_happens_then_is() {
+        let cadence = Cadence { initial_lookback: cadence().max_catch_up, ..cadence() };
+        let lost_after = |failing: i64| {
+            let now = at(failing);
+            let plan = plan(&Checkpoint::beginning(at(0), now, &cadence), now, &cadence);
+            give_up(&plan.after_live, since(), now, &cadence).1
+        };
+        assert_eq!(lost_after(0), TimeDelta::zero());
+        assert_eq!(lost_after(80_000), TimeDelta::zero());
+        assert_eq!(lost_after(90_000), TimeDelta::seconds(90_000 - 86_400));
     }
 
     #[test]
@@ -388,11 +438,11 @@ mod tests {
             let mut lost = TimeDelta::zero();
             for (pause, gap_steps) in steps {
                 now += TimeDelta::seconds(pause);
-                let known = checkpoint.unwrap_or_else(|| Checkpoint::beginning(now, &cadence));
+                let known = checkpoint.unwrap_or_else(|| Checkpoint::beginning(now, now, &cadence));
                 let plan = plan(&known, now, &cadence);
                 // what lies after the present cannot have been read yet
                 read.push(Window { to: plan.live.to.min(now), ..plan.live });
-                let (mut next, given_up) = give_up(&plan.after_live, now, &cadence);
+                let (mut next, given_up) = give_up(&plan.after_live, since(), now, &cadence);
                 lost += given_up;
                 for _ in 0..gap_steps {
                     let Some(step) = next_gap_step(&next, Duration::from_hours(1), cadence.cell) else { break };

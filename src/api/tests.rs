@@ -213,14 +213,42 @@ async fn a_clock_that_differs_is_noticed() {
 #[tokio::test(start_paused = true)]
 async fn a_changed_source_begins_with_an_empty_bucket_and_the_pause_it_was_asked_for() {
     let limits = Limits { requests: 1, per: Duration::from_secs(1), burst: 5, ..fast() };
-    let gate = Arc::new(Gate::full(&limits));
-    assert!(Arc::ptr_eq(&gate, &gate.for_limits(&limits)), "the same limits, the same bucket");
+    let gate = Gate::full(&limits);
+    gate.change(&limits);
+    assert!(gate.remaining() >= 5.0, "the same limits, the same bucket");
     gate.pause(Duration::from_mins(1));
-    let changed = gate.for_limits(&Limits { burst: 3, ..limits });
+    gate.change(&Limits { burst: 3, ..limits });
+    assert!(gate.remaining() < 1.0);
     let stats = SourceStats::default();
     let started = Instant::now();
-    changed.pass(&stats).await;
+    gate.pass(&stats).await;
     assert!(started.elapsed() >= Duration::from_mins(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_already_waits_waits_by_the_changed_limits() {
+    let limits = Limits { requests: 1, per: Duration::from_secs(1), burst: 1, ..fast() };
+    let gate = Gate::empty(&limits);
+    let stats = SourceStats::default();
+    let started = Instant::now();
+    let slower = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        gate.change(&Limits { per: Duration::from_mins(1), ..limits });
+    };
+    tokio::join!(gate.pass(&stats), slower);
+    assert!(started.elapsed() >= Duration::from_mins(1));
+}
+
+#[test]
+fn the_date_to_wait_for_is_of_the_service_s_clock() {
+    let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+    let date = |at: DateTime<Utc>| HeaderValue::from_str(&httpdate::fmt_http_date(at.into())).unwrap();
+    // which is ten minutes behind
+    let theirs = now - TimeDelta::minutes(10);
+    let resume = (header::RETRY_AFTER, date(theirs + TimeDelta::minutes(5)));
+    let told = HeaderMap::from_iter([(header::DATE, date(theirs)), resume.clone()]);
+    assert_eq!(retry_after(&told, now), Some(Duration::from_mins(5)));
+    assert_eq!(retry_after(&HeaderMap::from_iter([resume]), now), Some(Duration::ZERO), "as far as we know");
 }
 
 #[test]

@@ -14,8 +14,8 @@ use super::secret::{Why, check_file, check_secret_file};
 use super::tree::{At, Node, Value};
 use super::units::{self, BadDuration};
 use super::{
-    Activid, Canvas, Common, Config, Global, IndexExchange, Informatica, Losant, Problem, RateLimit, Secret, Service,
-    SourceConfig, Storage, Tls,
+    Activid, Canvas, Common, Config, Global, IndexExchange, Informatica, Losant, OVERLAP_MIN, Problem, RateLimit,
+    Secret, Service, SourceConfig, Storage, Tls,
 };
 use crate::event::{Label, SourceName, System};
 
@@ -216,7 +216,7 @@ impl Reader<'_> {
                 .duration(fields, "poll_interval", Zero::Refused)
                 .or(poll_interval)
                 .unwrap_or(default.poll_interval),
-            overlap: self.duration(fields, "overlap", Zero::Accepted).unwrap_or(default.overlap),
+            overlap: self.duration(fields, "overlap", Zero::Accepted).unwrap_or(default.overlap).max(OVERLAP_MIN),
             initial_lookback: self
                 .duration(fields, "initial_lookback", Zero::Accepted)
                 .unwrap_or(default.initial_lookback),

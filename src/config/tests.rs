@@ -259,7 +259,7 @@ fn the_reference_names_every_key_and_every_default() {
 #[test]
 fn every_key_that_all_sources_accept_is_read() {
     let source = only(&losant(
-        "poll_interval: 1m30s\noverlap: 0s\ninitial_lookback: 0\nmax_catch_up: 1w\n\
+        "poll_interval: 1m30s\noverlap: 90s\ninitial_lookback: 0\nmax_catch_up: 1w\n\
          rate_limit: {requests: 7, per: 1h, burst: 3}\ntimeout: 500ms\npoll_timeout: 1h\nmax_response_bytes: 8MiB\n\
          page_size: 50\nignore_actors: [Me@Example.COM, 12]\n\
          tls: {ca_file: private-ca.pem, cert_file: canvas.token, key_file: ix.key, server_name: api.internal}\n\
@@ -267,7 +267,8 @@ fn every_key_that_all_sources_accept_is_read() {
     ));
     let common = source.common;
     assert_eq!(common.poll_interval, 90 * SECOND);
-    assert_eq!(common.overlap, Duration::ZERO);
+    assert_eq!(common.overlap, 90 * SECOND);
+    assert_eq!(only(&losant("overlap: 0s")).common.overlap, MINUTE, "the least there is");
     assert_eq!(common.initial_lookback, Duration::ZERO);
     assert_eq!(common.max_catch_up, 7 * DAY);
     let number = |n| NonZeroU32::new(n).unwrap();

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use redb::{Database, DatabaseError, Entry, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::file::{self, Mark, Unaccepted};
@@ -637,7 +637,7 @@ impl<'a> Transaction<'a> {
                     *events.entry((labels, cell)).or_default() += 1;
                     if let Some(at) = item.at {
                         self.record.last_event = self.record.last_event.max(Some(at));
-                        self.record.lateness.observe((self.now - at).num_milliseconds());
+                        self.record.lateness.observe((self.service_now - at).max(TimeDelta::zero()));
                         if self.state.checkpoint().is_some_and(|read| read.covers(at)) {
                             count_other(SeriesKey::new(Counter::Late, &[]));
                         }
@@ -693,28 +693,32 @@ impl<'a> Transaction<'a> {
                 filed_at: document.filed_at,
                 category: document.category.as_str().to_owned(),
                 rows: before.map(|before| before.rows.clone()).unwrap_or_default(),
+                overflow: before.map_or(0, |before| before.overflow),
                 rejected: before.map_or(0, |before| before.rejected),
             };
             let mut tally = self.tally();
             // rows by the value they are counted as, so that the record is as bounded as the labels
             let mut rows: BTreeMap<Label, u64> = BTreeMap::new();
+            let mut overflow = 0;
             for (action, count) in document.rows {
-                let capped = if tally.actions.admit(&action) { action } else { Label::other() };
-                *rows.entry(capped).or_default() += count;
+                let admitted = tally.actions.admit(&action);
+                overflow += if admitted { 0 } else { count };
+                *rows.entry(if admitted { action } else { Label::other() }).or_default() += count;
             }
+            let mut gain = |counter, labels: &[&str], now: u64, known: &mut u64| {
+                let gained = now.saturating_sub(*known);
+                *known += gained;
+                tally.add(SeriesKey::new(counter, labels), gained);
+            };
+            gain(Counter::LabelOverflow, &["action"], overflow, &mut record.overflow);
+            gain(Counter::Rejected, &["malformed"], document.rejected, &mut record.rejected);
             for (action, count) in rows {
                 let known = record.rows.entry(action.as_str().to_owned()).or_default();
                 let gained = count.saturating_sub(*known);
                 *known += gained;
                 counted += gained;
-                if action == Label::other() {
-                    tally.add(SeriesKey::new(Counter::LabelOverflow, &["action"]), gained);
-                }
                 tally.add_events(EventLabels::row(document.category.clone(), action), gained);
             }
-            let gained = document.rejected.saturating_sub(record.rejected);
-            record.rejected += gained;
-            tally.add(SeriesKey::new(Counter::Rejected, &["malformed"]), gained);
             self.series = tally.series;
             if counted > 0 {
                 self.record.last_event = self.record.last_event.max(Some(document.filed_at));
@@ -804,8 +808,11 @@ impl<'a> Transaction<'a> {
     }
 
     fn forget_documents(&self, write: &redb::WriteTransaction) -> Result<Vec<EventKey>, StoreError> {
+        let before = self.now - delta(DOCUMENTS_KEPT);
+        // the origin of a feed, by which they are forgotten otherwise, never moves
+        self.forget_keys(write, before)?;
         let first = first_key(self.source);
-        let after = filed_key(self.source, self.now - delta(DOCUMENTS_KEPT), [0; 16]);
+        let after = filed_key(self.source, before, [0; 16]);
         let mut forgotten = Vec::new();
         write.open_table(DOCUMENTS)?.retain_in::<&[u8; 24], _>(&first..&after, |key, _| {
             forgotten.push(EventKey(*key.last_chunk().expect("the key has 24 bytes")));

@@ -89,7 +89,7 @@ struct Bench {
     book: Arc<SourceLedger>,
     stats: Arc<SourceStats>,
     clock: Clock,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 async fn bench(
@@ -128,7 +128,7 @@ async fn bench(
         credential: Box::new(|| None),
         seed: 1,
     };
-    Bench { poller, windows, book, stats, clock, _folder: folder }
+    Bench { poller, windows, book, stats, clock, folder }
 }
 
 fn event(id: u8, at: DateTime<Utc>) -> Item {
@@ -395,8 +395,95 @@ async fn a_clock_that_falls_back_takes_nothing_back_and_goes_on_asking() {
     assert!(!before.catching_up());
     bench.poller.clock = Clock::starting_at(bench.clock.now() - TimeDelta::hours(12));
     let asked = bench.windows.lock().unwrap().len();
-    bench.poller.poll(&spec, soon, &mut step).await.unwrap();
+    let unread = bench.poller.poll(&spec, soon, &mut step).await.unwrap_err();
+    assert!(unread.to_string().contains("is not counted"), "and says so: {unread}");
     assert_eq!(bench.book.state().checkpoint(), Some(&before));
     let windows = bench.windows.lock().unwrap();
     assert!(windows.len() == asked + 1 && !windows[asked].is_empty(), "the answer would tell what time it is");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_whose_clock_is_set_back_is_down_until_it_shows_times_that_can_be_counted() {
+    let bench = bench(|window| {
+        let at = window.to - TimeDelta::milliseconds(1);
+        let minute = u8::try_from(at.timestamp() / 60 % 200).unwrap();
+        let items = if window.length() > TimeDelta::minutes(1) { vec![event(minute, at)] } else { vec![] };
+        (Duration::ZERO, vec![page(items)], Ok(()))
+    })
+    .await;
+    let skew = |hours| bench.stats.rest().clock_skew = Some(TimeDelta::hours(hours));
+    skew(5);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(bench.poller.run(stop.clone()));
+    tokio::time::sleep(Duration::from_hours(2)).await;
+    assert!(bench.stats.up());
+    skew(0);
+    let counted = bench.book.state().total(Counter::Events);
+    let mut down = 0;
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_mins(30)).await;
+        if bench.stats.up() {
+            break;
+        }
+        down += 1;
+        assert_eq!(bench.book.state().total(Counter::Events), counted);
+    }
+    // the origin is an hour to two and the overlap behind what the clock showed
+    assert!((6..=8).contains(&down), "{down}");
+    tokio::time::sleep(Duration::from_mins(30)).await;
+    assert!(bench.book.state().total(Counter::Events) > counted + 20);
+    assert_eq!(bench.book.state().total(Counter::Duplicate), 0);
+    stop.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_login_is_not_tried_again_at_once_by_the_poller_that_a_reload_brings() {
+    let refuses = |_| {
+        let mut refused = Failure::new(ErrorKind::Auth, "logging in", "status 401");
+        refused.at_login = true;
+        (Duration::ZERO, Vec::new(), Err(refused))
+    };
+    let first = bench(refuses).await;
+    let stats = Arc::clone(&first.stats);
+    run_for(first.poller, Duration::from_mins(2)).await;
+    assert_eq!(stats.polls(PollResult::Error), 2);
+    for _ in 0..5 {
+        let mut next = bench(refuses).await;
+        next.poller.stats = Arc::clone(&stats);
+        run_for(next.poller, Duration::from_secs(30)).await;
+    }
+    assert_eq!(stats.polls(PollResult::Error), 2, "the second pause is four minutes");
+    // another credential is tried at once
+    let mut next = bench(|_| (Duration::ZERO, Vec::new(), Ok(()))).await;
+    next.poller.stats = Arc::clone(&stats);
+    next.poller.credential = Box::new(|| Some([7; 32]));
+    run_for(next.poller, Duration::from_secs(10)).await;
+    assert!(stats.up() && stats.rest().refused.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_could_be_read_yet_a_restart_does_not_move_where_reading_begins() {
+    let first = bench(|_| (Duration::ZERO, Vec::new(), Err(broken()))).await;
+    let (ledger, now) = (first.poller.ledger.clone(), first.clock.now());
+    ledger.register(&first.poller.name, System::Losant, Catalogue::default(), now).await.unwrap();
+    run_for(first.poller, Duration::from_hours(3)).await;
+    assert_eq!(first.book.state().checkpoint(), None);
+    drop((ledger, first.book, first.stats));
+
+    let ledger = Ledger::open(first.folder.path()).unwrap();
+    let mut next = bench(|_| (Duration::ZERO, Vec::new(), Ok(()))).await;
+    next.poller.clock = first.clock.clone();
+    next.poller.book =
+        ledger.register(&next.poller.name, System::Losant, Catalogue::default(), first.clock.now()).await.unwrap();
+    next.poller.ledger = ledger;
+    let book = Arc::clone(&next.poller.book);
+    let begun = now - TimeDelta::hours(6);
+    run_for(next.poller, Duration::from_secs(1)).await;
+    let windows = next.windows.lock().unwrap();
+    assert_eq!(windows[1].from, begun, "{windows:?}");
+    assert_eq!(
+        (book.state().checkpoint().unwrap().catching_up(), book.state().total(Counter::LostSeconds)),
+        (false, 0)
+    );
 }

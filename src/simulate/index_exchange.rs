@@ -427,6 +427,7 @@ impl Feed {
     }
 
     pub(super) fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
+        let now = of.visible_by.map_or(now, |by| by.min(now));
         for ((_, hour), parts) in &self.files {
             let held =
                 of.from.is_none_or(|from| *hour + TimeDelta::hours(1) > from) && of.to.is_none_or(|to| *hour < to);

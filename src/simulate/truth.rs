@@ -35,7 +35,7 @@ pub struct TruthOf {
     pub from: Option<DateTime<Utc>>,
     /// Only events before this moment (files: hours that begin before it).
     pub to: Option<DateTime<Utc>>,
-    /// Only what could be read at this moment (not of files).
+    /// Only what could be read at this moment.
     pub visible_by: Option<DateTime<Utc>>,
     /// Without events of these actors (compared without case).
     pub ignored_actors: Vec<String>,

@@ -95,8 +95,8 @@ impl Dialect for Customs {
 
     fn judge(&self, reply: &Reply) -> Verdict {
         match reply.status.as_u16() {
-            // with the header the token is bad; without it, and with these words, it may not do this
-            401 if !reply.headers.contains_key(header::WWW_AUTHENTICATE) && says(reply, "not authorized") => {
+            // with the header the token is bad; without it, it may not do this, unless something on the way took that away
+            401 if !reply.headers.contains_key(header::WWW_AUTHENTICATE) && !says(reply, "access token") => {
                 Verdict::Bad(ErrorKind::Forbidden)
             }
             // until October 2025, and still where Canvas is self-hosted

@@ -379,7 +379,7 @@ struct Progress {
 enum End {
     /// With its last page.
     Whole,
-    /// `skip` leads no further; `full` if there must be more entries.
+    /// `skip` leads no further, or not to every entry; `full` if there must be more entries.
     Stuck {
         /// Whether the last page had as many entries as were asked for.
         full: bool,
@@ -400,6 +400,9 @@ impl Informatica {
         let mut previous = Bytes::new();
         let mut full = false;
         let mut skip = 0;
+        // entries of the page before that are to come again
+        let mut again = 0;
+        let mut shifted = false;
         self.decoder.restart();
         loop {
             progress.requests += 1;
@@ -419,6 +422,8 @@ impl Informatica {
             let understood = items.iter().filter(|item| !matches!(item.what, What::Rejected(_))).count();
             let fresh = items.iter().filter(|item| seen.insert(item.key)).count();
             full = entries >= limit;
+            // an entry that comes twice stands where another one should: equal times may be in another order each time
+            shifted |= skip > 0 && entries - fresh > again;
             let is_round = |entries: usize| entries > 0 && entries.is_multiple_of(ROUND);
             let is_last = !full && !is_round(entries) && !is_round(understood);
             if !is_last && (fresh == 0 || reply.body == previous) {
@@ -428,11 +433,13 @@ impl Informatica {
             progress.outside += items.iter().filter(is_outside).count();
             sink.page(Page { items, ..Page::default() }).await?;
             if is_last {
-                return Ok(End::Whole);
+                return Ok(if shifted { End::Stuck { full: false } } else { End::Whole });
             }
             // what could not be understood may not be in the service's count: rather read an
             // entry twice than skip one
-            skip += if understood > 0 { understood.min(limit) } else { entries.min(limit) };
+            let step = if understood > 0 { understood.min(limit) } else { entries.min(limit) };
+            again = entries - step;
+            skip += step;
             previous = reply.body;
         }
     }

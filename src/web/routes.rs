@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::extract::State;
 use axum::http::uri::{Authority, Uri};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_http::compression::CompressionLayer;
@@ -55,12 +55,13 @@ async fn ready(State(pages): State<Pages>) -> Response {
     }
 }
 
-async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> Response {
+async fn metrics(State(pages): State<Pages>, method: Method, headers: HeaderMap) -> Response {
     let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let accept = accept.join(", ");
     let format = negotiate(Some(accept.as_str()).filter(|accept| !accept.is_empty()));
     let Some(exporter) = pages.exporter.get() else { return NOT_READY.into_response() };
-    let body = exporter.metrics(format).await;
+    // who asks for the head alone is not shown that a new series is 0
+    let body = if method == Method::HEAD { Vec::new() } else { exporter.metrics(format).await };
     let vary = HeaderValue::from_static("accept");
     ([(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type())), (header::VARY, vary)], body)
         .into_response()
@@ -88,7 +89,9 @@ async fn reload(State(pages): State<Pages>, uri: Uri, headers: HeaderMap) -> Res
     if is_from_another_site(&uri, &headers) {
         return (StatusCode::FORBIDDEN, "a page of another site may not ask for this\n").into_response();
     }
-    match pages.reload().await {
+    // to its end, also where whoever asks for it goes away
+    let reload = tokio::spawn(async move { pages.reload().await }).await;
+    match reload.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(()) => StatusCode::OK.into_response(),
         Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config:\n{why}\n")).into_response(),
     }

@@ -1,6 +1,7 @@
 //! The pages of the running program: formats, status, health, reload, stop, TLS.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -248,6 +249,40 @@ fn a_reload_takes_what_is_new_and_leaves_the_rest_undisturbed() {
     assert_eq!(page.sum("audit_source_up", &["source=\"second\""]), 0.0);
     assert!(!page.0.keys().any(|name| name.contains("source=\"second\"")), "a source that was removed is gone");
     until_exact_after_silence(&setup);
+}
+
+#[test]
+fn a_reload_is_carried_out_even_where_nobody_waits_for_the_answer() {
+    let setup = Setup::new(EAGER);
+    let text = second_source(&setup, "second");
+    // a pipe, so that reading the configuration takes as long as we like
+    std::fs::remove_file(&setup.config).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&setup.config).status().unwrap().success());
+    let mut stream = TcpStream::connect(&setup.exporter.address).unwrap();
+    stream.write_all(b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").unwrap();
+    // opens once the other end is read
+    let mut pipe = std::fs::OpenOptions::new().write(true).open(&setup.config).unwrap();
+    drop(stream);
+    std::thread::sleep(Duration::from_millis(300));
+    pipe.write_all(text.as_bytes()).unwrap();
+    drop(pipe);
+    setup.until_polled("second", 1.0);
+}
+
+#[test]
+fn who_asks_for_the_head_of_the_metrics_has_not_seen_that_a_series_is_0() {
+    let setup = Setup::new(EAGER);
+    eventually(PATIENCE, || {
+        let sources = setup.exporter.get("/api/v1/status").json()["sources"].clone();
+        let events: u64 = sources.as_array().unwrap().iter().map(|source| source["events"].as_u64().unwrap()).sum();
+        if events > 20 { Ok(()) } else { Err(format!("{events} events")) }
+    });
+    for _ in 0..3 {
+        let head = ask(&setup.exporter.address, "HEAD", "/metrics", &[], "");
+        assert_eq!((head.status, head.body.len()), (200, 0));
+    }
+    assert_eq!(setup.exporter.scrape().sum("audit_events_total", &[]), 0.0);
+    assert!(setup.exporter.scrape().sum("audit_events_total", &[]) > 20.0);
 }
 
 #[test]

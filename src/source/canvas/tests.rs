@@ -464,7 +464,8 @@ async fn a_refusal_is_told_from_throttling_and_from_a_bad_token() {
     let real = "Bearer realm=\"canvas-lms\"";
     for (status, header, body, kind, requests) in [
         (401, Some(real), "{}", ErrorKind::Auth, 1),
-        (401, None, "{}", ErrorKind::Auth, 1),
+        (401, None, "{}", ErrorKind::Forbidden, 1),
+        (401, None, r#"{"errors":[{"message":"Invalid access token."}]}"#, ErrorKind::Auth, 1),
         (
             401,
             None,

@@ -625,6 +625,26 @@ async fn where_skip_is_ignored_or_refused_the_range_is_cut_until_it_fits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_order_that_is_another_on_each_page_hides_no_entry() {
+    // forty to a second, and from one page to the next those of a second change places
+    let log = entries(1500, 25);
+    let script = Script::open(move |_, asked| {
+        let mut listed = log.clone();
+        if asked.skip > 0 {
+            listed.chunks_mut(40).for_each(<[Value]>::reverse);
+        }
+        page(&listed, asked, asked.skip, 1000)
+    });
+    for limit in [100, 130, 1000] {
+        let mut reader = Reader::with(&script, |_, common| common.page_size = std::num::NonZeroU32::new(limit));
+        let (result, collected) = reader.read(hours(1)).await;
+        result.unwrap();
+        assert_eq!(collected.events.len(), 1500, "{limit} on a page");
+    }
+    assert!(script.reads().len() < 500, "{}", script.reads().len());
+}
+
+#[tokio::test(start_paused = true)]
 async fn where_skip_leads_nowhere_within_a_second_reading_ends_with_an_error() {
     let log = entries(1500, 0);
     let script = Script::open(move |_, asked| page(&log, asked, 0, 1000));

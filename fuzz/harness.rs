@@ -216,7 +216,7 @@ impl Transport for Scripted {
             return Ok(Response::new(body));
         };
         let answer = &answers[n % answers.len()];
-        let broken = |message: &str| TransportError { kind: ErrorKind::Connect, message: message.to_owned() };
+        let broken = |message: &str| TransportError::new(ErrorKind::Connect, message);
         let mut response = Response::builder().status(answer.status);
         for (name, value) in &answer.headers {
             response = response.header(name, value);

@@ -158,7 +158,8 @@ impl Call {
     }
 
     fn failed(&self, error: TransportError) -> Failure {
-        Failure::new(error.kind, self.tried(), without(&self.secrets, error.message))
+        let failure = Failure::new(error.kind, self.tried(), without(&self.secrets, error.message));
+        Failure { remedy: error.remedy, ..failure }
     }
 }
 

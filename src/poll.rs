@@ -278,8 +278,9 @@ impl Poller {
         if self.book.is_new() {
             return since;
         }
-        // by a process before this one, whose clock may have been ahead
-        self.book.state().born().map_or(since, |born| since.min(born + self.api.clock_skew()))
+        // or by a process before this one, whose clock may have been wrong: nothing is said to be lost by that
+        let born = self.book.state().born().map(|born| born + self.api.clock_skew());
+        born.map_or(since, |born| since.min(born.max(now - delta(self.cadence.max_catch_up))))
     }
 
     /// Where reading begins. Where nothing has been read yet, that is not known before the service has told what time

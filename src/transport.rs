@@ -26,6 +26,15 @@ pub struct TransportError {
     pub kind: ErrorKind,
     /// What happened, without the address.
     pub message: String,
+    /// What to do about it, where that is not what to do about others of its kind.
+    pub remedy: Option<&'static str>,
+}
+
+impl TransportError {
+    /// An error like others of its kind.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), remedy: None }
+    }
 }
 
 /// Sends one request and returns the answer's head; the body follows as it is read.
@@ -52,7 +61,7 @@ impl Transport for InMemory {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        let broken = |error: axum::Error| TransportError { kind: ErrorKind::Connect, message: error.to_string() };
+        let broken = |error: axum::Error| TransportError::new(ErrorKind::Connect, error.to_string());
         Ok(response.map(|body| body.into_data_stream().map_err(broken).boxed() as Body))
     }
 }
@@ -124,14 +133,10 @@ impl Transport for Network {
 fn explain(error: reqwest::Error) -> TransportError {
     let error = error.without_url();
     let mut message = error.to_string();
-    let mut tls = false;
+    let mut tls = None;
     let mut cause = std::error::Error::source(&error);
     while let Some(error) = cause {
-        // an I/O error shows what it wraps only when asked
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        tls |= error.is::<rustls::Error>()
-            || wrapped.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
-        tls |= error.to_string().contains("certificate");
+        tls = tls.or_else(|| tls_error(error));
         let text = error.to_string();
         if !message.contains(&text) {
             message = format!("{message}: {text}");
@@ -139,12 +144,40 @@ fn explain(error: reqwest::Error) -> TransportError {
         cause = error.source();
     }
     let kind = match () {
-        () if tls => ErrorKind::Tls,
+        () if tls.is_some() => ErrorKind::Tls,
         () if error.is_timeout() => ErrorKind::Timeout,
         () if error.is_decode() => ErrorKind::Decode,
         () => ErrorKind::Connect,
     };
-    TransportError { kind, message }
+    TransportError { kind, message, remedy: tls.and_then(remedy) }
+}
+
+/// An I/O error shows what it wraps, maybe another one, only when asked.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let wrapped = || tls_error(error.downcast_ref::<std::io::Error>()?.get_ref()?);
+    error.downcast_ref().or_else(wrapped)
+}
+
+fn remedy(error: &rustls::Error) -> Option<&'static str> {
+    use rustls::{AlertDescription as Alert, CertificateError as Certificate, Error};
+    match error {
+        Error::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
+            Some("have the service's certificate renewed; if it is good elsewhere, this machine's clock is wrong")
+        }
+        Error::InvalidCertificate(Certificate::NotValidYet | Certificate::NotValidYetContext { .. }) => {
+            Some("set this machine's clock; if that is right, the service's certificate is not valid yet")
+        }
+        Error::AlertReceived(Alert::CertificateRequired) => {
+            Some("the service wants to see a certificate of ours: name it in tls.cert_file and tls.key_file")
+        }
+        Error::AlertReceived(Alert::ProtocolVersion) | Error::PeerIncompatible(_) => {
+            Some("the service must speak TLS 1.2 or 1.3: no other is safe")
+        }
+        Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
+            Some("no TLS is spoken at that port: correct the address; http:// needs allow_plain_http: true")
+        }
+        _ => None,
+    }
 }
 
 mod tls {
@@ -249,6 +282,8 @@ mod tls {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -260,5 +295,77 @@ mod tests {
         let shown = format!("{options:?}");
         // the certificate is shown as its bytes
         assert!(shown.contains("99, 101, 114, 116") && !shown.contains("112, 114, 105, 118"), "{shown}");
+    }
+
+    /// What is told of a service that answers a connection so.
+    async fn told(options: NetworkOptions, serve: impl AsyncFnOnce(tokio::net::TcpStream)) -> TransportError {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+        let request = Request::get(url).body(Bytes::new()).unwrap();
+        let network = Network::new(&options).unwrap();
+        let served = async {
+            serve(listener.accept().await.unwrap().0).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            answer = network.send(request) => answer.err().unwrap(),
+            () = served => unreachable!(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_tls_is_told_with_what_helps() {
+        let alert = |description: u8| [21, 3, 3, 0, 2, 2, description].to_vec();
+        for (answer, remedy) in [
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), Some("no TLS is spoken")),
+            (alert(70), Some("TLS 1.2")),
+            (alert(116), Some("tls.cert_file")),
+            (alert(40), None),
+        ] {
+            let error = told(NetworkOptions::default(), async |mut stream| {
+                use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                // closing what was not read would be a reset
+                let _ = stream.read(&mut [0; 4096]).await.unwrap();
+                stream.write_all(&answer).await.unwrap();
+                std::future::pending::<()>().await;
+            })
+            .await;
+            assert_eq!(error.kind, ErrorKind::Tls, "{error}");
+            assert_eq!(error.remedy.is_some(), remedy.is_some(), "{error}");
+            assert!(
+                error.remedy.unwrap_or_default().contains(remedy.unwrap_or_default()),
+                "{error}: {:?}",
+                error.remedy
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_has_ended_is_told_from_one_of_a_stranger() {
+        for (year, remedy) in [(2020, Some("renewed")), (2090, None)] {
+            let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            let key = rcgen::KeyPair::generate().unwrap();
+            let own = params.self_signed(&key).unwrap();
+            let stranger = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+            let trusted = if remedy.is_some() { own.pem() } else { stranger.cert.pem() };
+            let config =
+                rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                    .with_safe_default_protocol_versions()
+                    .unwrap()
+                    .with_no_client_auth()
+                    .with_single_cert(
+                        vec![own.der().clone()],
+                        rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+                    )
+                    .unwrap();
+            let options = NetworkOptions { ca_pem: Some(trusted.into_bytes()), ..NetworkOptions::default() };
+            let error = told(options, async |stream| {
+                let _ = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await;
+            })
+            .await;
+            assert_eq!(error.kind, ErrorKind::Tls, "{error}");
+            assert_eq!(error.remedy.map(|text| text.contains("renewed")), remedy.map(|_| true), "{error}");
+        }
     }
 }

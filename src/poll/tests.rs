@@ -89,7 +89,7 @@ struct Bench {
     book: Arc<SourceLedger>,
     stats: Arc<SourceStats>,
     clock: Clock,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 async fn bench(
@@ -128,7 +128,7 @@ async fn bench(
         credential: Box::new(|| None),
         seed: 1,
     };
-    Bench { poller, windows, book, stats, clock, folder }
+    Bench { poller, windows, book, stats, clock, _folder: folder }
 }
 
 fn event(id: u8, at: DateTime<Utc>) -> Item {
@@ -464,26 +464,25 @@ async fn a_refused_login_is_not_tried_again_at_once_by_the_poller_that_a_reload_
 
 #[tokio::test(start_paused = true)]
 async fn where_nothing_could_be_read_yet_a_restart_does_not_move_where_reading_begins() {
-    let first = bench(|_| (Duration::ZERO, Vec::new(), Err(broken()))).await;
-    let (ledger, now) = (first.poller.ledger.clone(), first.clock.now());
-    ledger.register(&first.poller.name, System::Losant, Catalogue::default(), now).await.unwrap();
-    run_for(first.poller, Duration::from_hours(3)).await;
-    assert_eq!(first.book.state().checkpoint(), None);
-    drop((ledger, first.book, first.stats));
-
-    let ledger = Ledger::open(first.folder.path()).unwrap();
-    let mut next = bench(|_| (Duration::ZERO, Vec::new(), Ok(()))).await;
-    next.poller.clock = first.clock.clone();
-    next.poller.book =
-        ledger.register(&next.poller.name, System::Losant, Catalogue::default(), first.clock.now()).await.unwrap();
-    next.poller.ledger = ledger;
-    let book = Arc::clone(&next.poller.book);
-    let begun = now - TimeDelta::hours(6);
-    run_for(next.poller, Duration::from_secs(1)).await;
-    let windows = next.windows.lock().unwrap();
-    assert_eq!(windows[1].from, begun, "{windows:?}");
-    assert_eq!(
-        (book.state().checkpoint().unwrap().catching_up(), book.state().total(Counter::LostSeconds)),
-        (false, 0)
-    );
+    // how far the first clock was off, and what is read in the end: a look-back of six hours, and max_catch_up
+    for (off, read) in [(TimeDelta::zero(), TimeDelta::hours(9)), (TimeDelta::days(-4), TimeDelta::hours(24))] {
+        let mut bench = bench(|_| (Duration::ZERO, Vec::new(), Ok(()))).await;
+        let register = async |folder: &tempfile::TempDir, at| {
+            let ledger = Ledger::open(folder.path()).unwrap();
+            let name: SourceName = "test".parse().unwrap();
+            let book = ledger.register(&name, System::Losant, Catalogue::default(), at).await.unwrap();
+            (ledger, book)
+        };
+        let folder = tempfile::tempdir().unwrap();
+        drop(register(&folder, bench.clock.now() + off).await);
+        tokio::time::sleep(Duration::from_hours(3)).await;
+        let now = bench.clock.now();
+        let (ledger, book) = register(&folder, now).await;
+        (bench.poller.ledger, bench.poller.book, bench.poller.since) = (ledger, Arc::clone(&book), Instant::now());
+        run_for(bench.poller, Duration::from_secs(1)).await;
+        assert_eq!(bench.windows.lock().unwrap()[1].from, now - read);
+        let state = book.state();
+        assert!(!state.checkpoint().unwrap().catching_up());
+        assert_eq!(state.total(Counter::LostSeconds), 0);
+    }
 }

@@ -161,7 +161,7 @@ pub struct Way {
 }
 
 fn broken(what: &str) -> TransportError {
-    TransportError { kind: ErrorKind::Connect, message: what.to_owned() }
+    TransportError::new(ErrorKind::Connect, what)
 }
 
 #[async_trait]

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::api::{Api, Gate};
-use crate::clock::Clock;
+use crate::clock::{Clock, written};
 use crate::config::{Config, SourceConfig};
 use crate::doctor::{self, Findings, Patient};
 use crate::exporter::{Exporter, limits, over_the_network};
@@ -77,7 +77,12 @@ pub enum Answer {
     /// What `verify` found.
     Verified(Box<Report>),
     /// What `doctor` found.
-    Examined(Findings),
+    Examined {
+        /// All of it.
+        findings: Findings,
+        /// When the settings in force were read.
+        loaded_at: DateTime<Utc>,
+    },
     /// The exporter has no source of that name.
     Unknown,
     /// It could not be done.
@@ -192,7 +197,10 @@ async fn answer(exporter: &Exporter, ask: Ask, say: &Say) -> Answer {
         },
         Ask::Doctor { source } => match exporter.patient(&source) {
             None => Answer::Unknown,
-            Some(patient) => Answer::Examined(doctor::examine(patient, say).await),
+            Some(patient) => {
+                let loaded_at = exporter.loaded_at();
+                Answer::Examined { findings: doctor::examine(patient, say).await, loaded_at }
+            }
         },
     }
 }
@@ -227,12 +235,12 @@ impl Reach {
 /// Compares a window of a source with the service, wherever that is to be done.
 pub async fn verify(
     config: &Config,
-    storage: &Path,
     name: &str,
     from: DateTime<Utc>,
     to: Option<DateTime<Utc>>,
     say: &Say,
 ) -> Result<Report, CheckError> {
+    let storage = config.storage.path.as_path();
     let ask = Ask::Verify { source: name.to_owned(), from, to };
     match ask_running(storage, &ask, say).await.map_err(CheckError::Failed)? {
         Some(Answer::Verified(report)) => return Ok(*report),
@@ -252,11 +260,27 @@ pub async fn verify(
     verify::verify(&subject, from, to, say).await.map_err(CheckError::Failed)
 }
 
-/// Looks at a source, wherever that is to be done.
-pub async fn doctor(config: &Config, storage: &Path, name: &str, say: &Say) -> Result<Findings, CheckError> {
+/// Looks at a source, wherever that is to be done. `changed_at` is when the configuration's file was last changed.
+pub async fn doctor(
+    config: &Config,
+    changed_at: Option<DateTime<Utc>>,
+    name: &str,
+    say: &Say,
+) -> Result<Findings, CheckError> {
+    let storage = config.storage.path.as_path();
     let ask = Ask::Doctor { source: name.to_owned() };
     match ask_running(storage, &ask, say).await.map_err(CheckError::Failed)? {
-        Some(Answer::Examined(findings)) => return Ok(findings),
+        Some(Answer::Examined { mut findings, loaded_at }) => {
+            if let Some(changed_at) = changed_at.filter(|at| *at > loaded_at) {
+                findings.of_other_settings(format!(
+                    "looked at with the settings that the running exporter read at {}; the configuration file was changed \
+                     at {}: reload it to put that in force",
+                    written(loaded_at),
+                    written(changed_at)
+                ));
+            }
+            return Ok(findings);
+        }
         Some(Answer::Failed(why)) => return Err(CheckError::Failed(why)),
         // a source that is yet to come into force is nobody's
         Some(_) | None => {}

@@ -103,6 +103,11 @@ impl Findings {
         self.list.iter().any(|finding| finding.state == State::Wrong)
     }
 
+    /// Says first that what was looked at is not what the configuration file says now.
+    pub fn of_other_settings(&mut self, text: String) {
+        self.list.insert(0, Finding { state: State::Note, text });
+    }
+
     fn add(&mut self, state: State, text: impl Into<String>) {
         self.list.push(Finding { state, text: text.into() });
     }
@@ -130,7 +135,7 @@ pub async fn examine(patient: Patient, say: &Say) -> Findings {
     let mut findings = Findings { source: config.name.to_string(), system, list: Vec::new() };
     secret_file(&config, &mut findings);
     let transport = match transport {
-        Ok(transport) => Arc::new(Counting { transport, requests: AtomicU64::new(0) }),
+        Ok(transport) => Arc::new(Counting { transport, requests: AtomicU64::new(0), answers: AtomicU64::new(0) }),
         Err(why) => {
             findings.add(State::Wrong, format!("no connection can be made: {why}. Fix: correct the files under `tls`"));
             return findings;
@@ -152,7 +157,8 @@ pub async fn examine(patient: Patient, say: &Say) -> Findings {
     let mut parts = Parts::new(&config);
     _ = say.send(format!("{}: asking the service", config.name));
     if !parts.read(newest, &api, &mut seen, &mut findings).await {
-        if stats.rest().clock_skew.is_some() {
+        // a poll may have learnt it long ago
+        if transport.answers.load(Ordering::Relaxed) > 0 && stats.rest().clock_skew.is_some() {
             the_clock(&stats, &mut findings);
         }
         return findings;
@@ -327,6 +333,7 @@ impl Parts {
     async fn read(&mut self, window: Window, api: &Api, seen: &mut Seen, findings: &mut Findings) -> bool {
         let mut reached = false;
         let mut accepted = false;
+        let several = self.each.len() > 1;
         for part in &mut self.each {
             let read = part.read(self.config.common.poll_timeout, window, api, seen).await;
             let failure = read.err();
@@ -346,6 +353,10 @@ impl Parts {
                 None => {
                     self.allowed += 1;
                     findings.add(State::Good, format!("{} may be read", part.name));
+                    if std::mem::take(&mut seen.lists_nothing) && several {
+                        let text = format!("nothing is listed of {}: is that the name of the subscription?", part.name);
+                        findings.add(State::Note, text);
+                    }
                 }
                 Some(failure) => {
                     part.refused = true;
@@ -428,6 +439,8 @@ struct Seen {
     outside: u64,
     tainted: bool,
     feed: Option<Feed>,
+    /// One of the lists was empty.
+    lists_nothing: bool,
     troubles: Vec<Failure>,
 }
 
@@ -454,6 +467,7 @@ impl Sink for Seen {
             }
         }
         self.outside += (taken.before + taken.after) as u64;
+        self.lists_nothing |= page.facts.feed.as_ref().is_some_and(|feed| feed.newest_hour.is_none());
         for document in page.documents {
             for (action, count) in document.rows {
                 *self.events.entry(EventLabels::row(document.category.clone(), action)).or_default() += count;
@@ -488,13 +502,16 @@ impl Sink for Seen {
 struct Counting {
     transport: Arc<dyn Transport>,
     requests: AtomicU64,
+    answers: AtomicU64,
 }
 
 #[async_trait]
 impl Transport for Counting {
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, TransportError> {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        self.transport.send(request).await
+        let answer = self.transport.send(request).await;
+        self.answers.fetch_add(u64::from(answer.is_ok()), Ordering::Relaxed);
+        answer
     }
 }
 

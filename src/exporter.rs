@@ -215,6 +215,11 @@ impl Exporter {
         Ok(())
     }
 
+    /// When the configuration in force was loaded.
+    pub fn loaded_at(&self) -> DateTime<Utc> {
+        self.inner().reload.reloaded_at
+    }
+
     /// Records that a configuration was refused.
     pub fn reload_failed(&self) {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).reload.reload_successful = false;

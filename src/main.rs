@@ -267,6 +267,7 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
     match arguments.command.take() {
         Some(Command::Check) => {
             load(&arguments)?;
+            web_config(&arguments)?;
             print("the configuration is good");
             Ok(())
         }
@@ -298,7 +299,10 @@ fn load(arguments: &Arguments) -> Result<Config, Exit> {
             "no configuration: give --config.file=FILE, or try `audit-exporter demo`; --help tells more",
         ));
     };
-    let config = config::load(file).map_err(Exit::usage)?;
+    let mut config = config::load(file).map_err(Exit::usage)?;
+    if let Some(storage) = &arguments.storage {
+        config.storage.path.clone_from(storage);
+    }
     // certificates and keys are part of the configuration, and are read without touching the network
     for source in config.sources.iter().filter(|source| source.common.tls.is_some()) {
         if let Err(why) = over_the_network(source) {
@@ -319,7 +323,7 @@ async fn run_verify(
     if to.is_some_and(|to| to <= from) {
         return Err(Exit::usage("--to must be later than --from"));
     }
-    let report = control::verify(&config, storage(arguments, &config), source, from, to, &told()).await?;
+    let report = control::verify(&config, source, from, to, &told()).await?;
     match format {
         ReportFormat::Text => print(report.to_string().trim_end()),
         ReportFormat::Json => print(&serde_json::to_string_pretty(&report).map_err(Exit::failure)?),
@@ -332,9 +336,11 @@ async fn run_doctor(arguments: &Arguments, only: Option<String>) -> Result<(), E
     let all = config.sources.iter().map(|source| source.name.to_string());
     let names: Vec<String> = only.map_or_else(|| all.collect(), |name| vec![name]);
     let say = told();
+    let changed_at = arguments.config_file.as_ref().and_then(|file| file.metadata().ok()?.modified().ok());
+    let changed_at = changed_at.map(DateTime::from);
     let mut wrong = false;
     for name in names {
-        let findings = control::doctor(&config, storage(arguments, &config), &name, &say).await?;
+        let findings = control::doctor(&config, changed_at, &name, &say).await?;
         print(findings.to_string().trim_end());
         wrong |= findings.wrong();
     }
@@ -363,9 +369,11 @@ impl From<CheckError> for Exit {
     }
 }
 
-/// Where the ledger is.
-fn storage<'a>(arguments: &'a Arguments, config: &'a Config) -> &'a Path {
-    arguments.storage.as_deref().unwrap_or(&config.storage.path)
+fn web_config(arguments: &Arguments) -> Result<WebFile, Exit> {
+    match &arguments.web_config {
+        Some(file) => WebFile::open(file).map_err(|error| Exit::usage(format!("{}: {error}", file.display()))),
+        None => Ok(WebFile::none()),
+    }
 }
 
 fn world(seed: u64, faults: &[String], rate: f64, quiet: bool) -> Result<World, Exit> {
@@ -413,13 +421,9 @@ async fn run_exporter(
     stop: CancellationToken,
     started: impl FnOnce(SocketAddr),
 ) -> Result<(), Exit> {
-    let web = match &arguments.web_config {
-        Some(file) => WebFile::open(file).map_err(|error| Exit::usage(format!("{}: {error}", file.display())))?,
-        None => WebFile::none(),
-    };
-    let web = Arc::new(web);
+    let web = Arc::new(web_config(arguments)?);
     let listeners = listen::bind(&arguments.listen).await.map_err(Exit::failure)?;
-    let pages = Pages { exporter: Arc::default(), config_file };
+    let pages = Pages { exporter: Arc::default(), config_file, storage: arguments.storage.clone() };
     // before anything is waited for: without a handler this signal ends the program
     reload_on_hangup(pages.clone())?;
     let address = listeners.first().and_then(|listener| listener.local_addr().ok());
@@ -430,7 +434,7 @@ async fn run_exporter(
     let router = protect(router(pages.clone()), Arc::clone(&web));
     let serving = tokio::spawn(listen::serve(listeners, router, web, stop.clone()));
 
-    let storage = storage(arguments, &config).to_owned();
+    let storage = config.storage.path.clone();
     let exporter = tokio::select! {
         exporter = start(config, &storage) => exporter?,
         () = stop.cancelled() => return Ok(()),

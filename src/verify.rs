@@ -460,8 +460,8 @@ fn reasons(subject: &Subject, differences: &[Difference], found: &Found) -> Vec<
         missing && !found.is_feed,
         format!(
             "events that were written to the log, or became visible, more than `overlap` ({}) after they happened are \
-             not seen: if audit_event_lateness_seconds shows such events, raise overlap; the service's operator \
-             knows who can write into the past of its log",
+             not seen: raise overlap, where audit_event_lateness_seconds comes near it; the service's operator knows \
+             who can write into the past of its log",
             duration_text(common.overlap)
         ),
     );

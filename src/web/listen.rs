@@ -122,7 +122,7 @@ impl fmt::Display for ListenAddress {
 
 /// Why nothing can be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}; see --web.listen-address")]
+#[error("cannot listen on {address}: {source}; give another address (--web.listen-address; simulate: --listen)")]
 pub struct ListenError {
     address: ListenAddress,
     source: io::Error,

@@ -27,6 +27,8 @@ pub struct Pages {
     pub exporter: Arc<OnceLock<Arc<Exporter>>>,
     /// The configuration file, where there is one to read again.
     pub config_file: Option<Arc<PathBuf>>,
+    /// The folder of the ledger, where that does not come from the file.
+    pub storage: Option<PathBuf>,
 }
 
 const NOT_READY: (StatusCode, &str) = (
@@ -138,7 +140,10 @@ impl Pages {
         };
         let config =
             tokio::task::spawn_blocking(move || config::load(&file)).await.map_err(|error| error.to_string())?;
-        let config = config.map_err(|errors| errors.to_string())?;
+        let mut config = config.map_err(|errors| errors.to_string())?;
+        if let Some(storage) = &self.storage {
+            config.storage.path.clone_from(storage);
+        }
         exporter.apply(config).await.map_err(|error| error.to_string())
     }
 }

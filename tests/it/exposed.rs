@@ -46,17 +46,10 @@ const OF_THE_PROCESS: [&str; 9] = [
 #[derive(Default)]
 pub(crate) struct Durable {
     highest: BTreeMap<String, f64>,
-    /// Samples that are not watched, by the name before their labels.
-    unwatched: &'static [&'static str],
     pub(crate) scrapes: u64,
 }
 
 impl Durable {
-    /// Watches all of them but these.
-    pub(crate) fn but(unwatched: &'static [&'static str]) -> Self {
-        Self { unwatched, ..Self::default() }
-    }
-
     /// What is wrong with a page: a counter that was not served as 0 first, one that went back, one
     /// that is gone (unless it is of a source in `without`).
     pub(crate) fn see(&mut self, page: &str, without: &[String]) -> Vec<String> {
@@ -73,9 +66,6 @@ impl Durable {
             let sample = name.split('{').next().unwrap_or(&name);
             let families = ["", "_bucket", "_sum", "_count"].iter().filter_map(|end| sample.strip_suffix(end));
             let Some(kind) = families.into_iter().find_map(|family| kinds.get(family)) else { continue };
-            if self.unwatched.contains(&sample) {
-                continue;
-            }
             if *kind == "counter" && value != 0.0 && !self.highest.contains_key(&name) {
                 wrong.push(format!("{name} was never served as 0 and now as {value}"));
             }

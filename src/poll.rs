@@ -247,13 +247,11 @@ impl Poller {
     /// Gives up what is older than `max_catch_up`, by the clock of the service that has just answered.
     async fn give_up(&self, spec: &Spec) -> Result<(), Failure> {
         let Some(checkpoint) = self.book.state().checkpoint().cloned() else { return Ok(()) };
-        let (since, now) = if spec.is_feed {
-            // when the list was asked for: reading the files may take hours. What it no longer showed of the look-back
-            // is not lost
-            (self.first_start(checkpoint.head), checkpoint.head)
-        } else {
-            (checkpoint.origin, self.api.service_now())
-        };
+        // of a feed, when the list was asked for: reading the files may take hours
+        let now = if spec.is_feed { checkpoint.head } else { self.api.service_now() };
+        let never_read = checkpoint.gaps.first().is_some_and(|gap| gap.from <= checkpoint.origin);
+        // and what its list no longer showed of the look-back is not lost
+        let since = if spec.is_feed && never_read { self.first_start(now) } else { checkpoint.origin };
         let (kept, lost) = give_up(&checkpoint, since, now, &self.cadence);
         let kept = if spec.is_feed { feed_was_read(kept) } else { kept };
         if kept == checkpoint {

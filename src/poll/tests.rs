@@ -486,3 +486,27 @@ async fn where_nothing_could_be_read_yet_a_restart_does_not_move_where_reading_b
         assert_eq!(state.total(Counter::LostSeconds), 0);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_reports_what_its_list_no_longer_shows_but_not_of_the_look_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::starting_at(DateTime::from_timestamp(1_800_000_000, 0).unwrap());
+    // each process comes so many hours after the one before; the first reads nothing, the list shows a day
+    for (process, (away, lost)) in [(0, 0), (5, 0), (30, 6), (23, 6)].into_iter().enumerate() {
+        tokio::time::sleep(Duration::from_hours(away)).await;
+        let Bench { mut poller, .. } = bench(|_| (Duration::ZERO, Vec::new(), Ok(()))).await;
+        poller.ledger = Ledger::open(folder.path()).unwrap();
+        let registered = poller.ledger.register(&poller.name, System::Losant, Catalogue::default(), clock.now()).await;
+        poller.book = registered.unwrap();
+        poller.clock = clock.clone();
+        poller.cadence.initial_lookback = poller.cadence.max_catch_up;
+        if process == 0 {
+            continue;
+        }
+        let spec = Spec { is_feed: true, ..poller.source.spec() };
+        poller.poll(&spec, Instant::now(), &mut GAP_STEP_FIRST.clone()).await.unwrap();
+        let state = poller.book.state();
+        assert_eq!(state.total(Counter::LostSeconds), lost * 3600, "process {process}");
+        assert_eq!(state.checkpoint().map(|read| (read.head, read.catching_up())), Some((clock.now(), false)));
+    }
+}

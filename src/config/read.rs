@@ -309,7 +309,7 @@ impl Reader<'_> {
 
     fn informatica(&mut self, fields: &Fields<'_>, plain: bool) -> Option<Informatica> {
         let login_url = self.required_url(fields, "login_url", plain);
-        if login_url.as_ref().is_some_and(|url| url.path().ends_with("/core/v3/login")) {
+        if login_url.as_ref().is_some_and(|url| url.path().trim_end_matches('/').ends_with("/core/v3/login")) {
             let message = "`login_url` holds the path of the login, which is added to it; accepted: what stands before \
                            /saas/public/core/v3/login";
             self.problems.push(fields.value_at("login_url").problem(message));

@@ -542,6 +542,18 @@ fn page_sizes_are_those_of_the_service() {
 }
 
 #[test]
+fn the_path_of_the_login_is_not_part_of_its_address() {
+    let text = |path: &str| {
+        format!("sources: {{informatica: [{{name: a, username: u, password: p, login_url: 'https://h{path}'}}]}}\n")
+    };
+    for path in ["/saas/public/core/v3/login", "/saas/public/core/v3/login/"] {
+        let problems = problems(&text(path));
+        assert!(problems[0].contains("`login_url` holds the path of the login"), "{problems:?}");
+    }
+    assert!(parsed(&text("/prefix")).is_ok());
+}
+
+#[test]
 fn aliases_repeat_values_but_cannot_blow_up() {
     let text = "sources:\n  losant:\n    - {name: a, instance_id: x, api_token: t, rate_limit: &slow {requests: 1, per: 1m}}\n    \
                 - {name: b, instance_id: x, api_token: t, rate_limit: *slow}\n";

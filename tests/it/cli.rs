@@ -132,6 +132,7 @@ fn a_bad_file_is_refused_before_anything_is_polled_or_made() {
     std::fs::write(&web, "basic_auth_user: {}\n").unwrap();
     let web = format!("--web.config.file={}", web.display());
     assert_refused(&finish(&[&file, "--web.listen-address=127.0.0.1:0", &web]), 2, "basic_auth_user\"");
+    assert_refused(&finish(&["check", &file, &web]), 2, "basic_auth_user\"");
     assert!(service.accept().is_err(), "nobody called");
 }
 

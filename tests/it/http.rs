@@ -270,6 +270,20 @@ fn a_reload_is_carried_out_even_where_nobody_waits_for_the_answer() {
 }
 
 #[test]
+fn a_folder_given_by_flag_overrides_the_file_s_at_a_reload_too() {
+    let setup = Setup::new(EAGER);
+    let elsewhere = format!("--storage.path={}", setup.folder.path().join("elsewhere").display());
+    let exporter = Running::exporter(&setup.config, &[&elsewhere]);
+    let text = std::fs::read_to_string(&setup.config).unwrap();
+    std::fs::write(&setup.config, text.replace("/data", "/moved")).unwrap();
+    assert_eq!(setup.exporter.post("/-/reload", "").status, 500, "the file's own cannot move");
+    let reloaded = exporter.post("/-/reload", "");
+    assert_eq!(reloaded.status, 200, "{reloaded}");
+    assert!(setup.folder.path().join("elsewhere/ledger.redb").exists());
+    assert!(!setup.folder.path().join("moved").exists());
+}
+
+#[test]
 fn who_asks_for_the_head_of_the_metrics_has_not_seen_that_a_series_is_0() {
     let setup = Setup::new(EAGER);
     eventually(PATIENCE, || {

@@ -253,7 +253,8 @@ fn what_is_no_store_ends_the_program_with_one_message_and_stays_as_it_is() {
     }
     let cases: [(&[u8], &str); 4] = [
         (b"", "it is empty"),
-        (&whole[..whole.len() / 2], "is damaged"),
+        // half of it may hold all there is, and be read
+        (&whole[..8 * 4096], "is damaged"),
         (&b"counters: 17\n".repeat(500), "Not a redb database"),
         (&flipped, "is damaged"),
     ];

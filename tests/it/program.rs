@@ -220,7 +220,7 @@ pub fn finish(arguments: &[&str]) -> Finished {
         }
         if now() > end {
             child.kill().unwrap();
-            panic!("{arguments:?} does not end");
+            panic!("{arguments:?} does not end; it printed {}", printed[1].lock().unwrap());
         }
         std::thread::sleep(Duration::from_millis(20));
     };

@@ -109,7 +109,7 @@ struct Running {
     config: SourceConfig,
     spec: Spec,
     book: Arc<SourceLedger>,
-    stats: Arc<SourceStats>,
+    kept: Kept,
     api: Arc<Api>,
     stop: CancellationToken,
     task: Mutex<Option<AbortOnDropHandle<()>>>,
@@ -181,35 +181,33 @@ impl Exporter {
         let before = self.inner().running.clone();
         // everything that can be refused comes before anything is stopped
         let mut after: Vec<Arc<Running>> = Vec::new();
-        let mut fresh: Vec<(Arc<Running>, Poller, Kept)> = Vec::new();
+        let mut fresh: Vec<(Arc<Running>, Poller)> = Vec::new();
         for entry in config.sources {
             if let Some(unchanged) = before.iter().find(|running| running.config == entry) {
                 after.push(Arc::clone(unchanged));
                 continue;
             }
-            let (running, poller, kept) = self.prepare(entry).await?;
+            let (running, poller) = self.prepare(entry).await?;
             after.push(Arc::clone(&running));
-            fresh.push((running, poller, kept));
+            fresh.push((running, poller));
         }
         for running in &before {
             if !after.iter().any(|kept| Arc::ptr_eq(kept, running)) {
                 running.stop().await;
             }
         }
-        let mut kept_now = Vec::new();
-        for (running, poller, kept) in fresh {
+        for (running, poller) in fresh {
             // not before: the poller before it was to keep to its own limits
-            kept.gate.change(&limits(&running.config.common));
+            running.kept.gate.change(&limits(&running.config.common));
             if !before.iter().any(|old| old.key() == running.key() && old.config.service == running.config.service) {
-                kept.stats.rest().refused = None;
+                running.kept.stats.rest().refused = None;
             }
-            kept_now.push((running.key(), kept));
             let task = AbortOnDropHandle::new(tokio::spawn(poller.run(running.stop.clone())));
             *running.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         }
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.global = config.global;
-        inner.kept.extend(kept_now);
+        inner.kept.extend(after.iter().map(|running| (running.key(), running.kept.clone())));
         inner.running = after;
         inner.reload = ExporterView { reload_successful: true, reloaded_at: self.clock.now() };
         Ok(())
@@ -225,7 +223,7 @@ impl Exporter {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).reload.reload_successful = false;
     }
 
-    async fn prepare(&self, config: SourceConfig) -> Result<(Arc<Running>, Poller, Kept), ApplyError> {
+    async fn prepare(&self, config: SourceConfig) -> Result<(Arc<Running>, Poller), ApplyError> {
         let common = &config.common;
         let transport =
             (self.connect)(&config).map_err(|why| ApplyError::Connect { name: config.name.clone(), why })?;
@@ -249,9 +247,10 @@ impl Exporter {
             overlap: common.overlap,
             initial_lookback: common.initial_lookback,
             // the list of a feed is read whole, whatever the limit is: lost is what it no longer shows
-            max_catch_up: match Common::defaults(config.system()).max_catch_up {
-                listed if spec.is_feed => common.max_catch_up.max(listed),
-                _ => common.max_catch_up,
+            max_catch_up: if spec.is_feed {
+                common.max_catch_up.max(Common::defaults(config.system()).max_catch_up)
+            } else {
+                common.max_catch_up
             },
             cell: spec.cell,
             ahead: spec.ahead,
@@ -267,7 +266,7 @@ impl Exporter {
             api: Arc::clone(&api),
             ledger: self.ledger.clone(),
             book: Arc::clone(&book),
-            stats: Arc::clone(&stats),
+            stats,
             clock: self.clock.clone(),
             cadence,
             since,
@@ -280,7 +279,7 @@ impl Exporter {
             seed: self.draw(),
         };
         let stop = CancellationToken::new();
-        Ok((Arc::new(Running { config, spec, book, stats, api, stop, task: Mutex::default() }), poller, kept))
+        Ok((Arc::new(Running { config, spec, book, kept, api, stop, task: Mutex::default() }), poller))
     }
 
     /// `/metrics`, in the given format.
@@ -297,7 +296,7 @@ impl Exporter {
             .map(|(running, counters)| SourceView {
                 book: &running.book,
                 counters,
-                stats: &running.stats,
+                stats: &running.kept.stats,
                 spec: &running.spec,
                 own_budget: running.api.own_budget(),
             })
@@ -324,7 +323,7 @@ impl Exporter {
             api: Arc::clone(&running.api),
             ledger: self.ledger.clone(),
             book: Arc::clone(&running.book),
-            polls: Some(Arc::clone(&running.stats)),
+            polls: Some(Arc::clone(&running.kept.stats)),
         })
     }
 
@@ -334,9 +333,9 @@ impl Exporter {
         Some(Patient {
             config: running.config.clone(),
             transport: (self.connect)(&running.config),
-            gate: Arc::clone(running.api.gate()),
+            gate: Arc::clone(&running.kept.gate),
             limits: limits(&running.config.common),
-            stats: Arc::clone(&running.stats),
+            stats: Arc::clone(&running.kept.stats),
             counted_from: running.book.state().checkpoint().map(|checkpoint| checkpoint.origin),
             clock: self.clock.clone(),
             seed: self.draw(),
@@ -420,16 +419,16 @@ impl Running {
     }
 
     fn status(&self) -> SourceStatus {
-        let rest = self.stats.rest().clone();
+        let rest = self.kept.stats.rest().clone();
         let state = self.book.state();
         let catching_up = state.checkpoint().is_none_or(crate::window::Checkpoint::catching_up);
-        let failing = rest.next_poll.is_some() && !self.stats.up();
+        let failing = rest.next_poll.is_some() && !self.kept.stats.up();
         let limit = self.config.common.rate_limit;
         SourceStatus {
             name: self.config.name.to_string(),
             system: self.config.system(),
             state: match () {
-                () if rest.next_poll.is_none() && !self.stats.up() => "starting",
+                () if rest.next_poll.is_none() && !self.kept.stats.up() => "starting",
                 () if failing && rest.throttled_last => "throttled",
                 () if failing => "error",
                 () if catching_up => "catching_up",

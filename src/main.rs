@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -436,7 +436,7 @@ async fn run_exporter(
 
     let storage = config.storage.path.clone();
     let exporter = tokio::select! {
-        exporter = start(config, &storage) => exporter?,
+        exporter = start(config) => exporter?,
         () = stop.cancelled() => return Ok(()),
     };
     let _ = pages.exporter.set(Arc::clone(&exporter));
@@ -463,9 +463,9 @@ async fn run_exporter(
 
 /// Loads the ledger and starts polling. A disk that is full or read-only for now is waited for;
 /// until then the program serves, and says that it is not ready.
-async fn start(config: Config, storage: &Path) -> Result<Arc<Exporter>, Exit> {
+async fn start(config: Config) -> Result<Arc<Exporter>, Exit> {
     loop {
-        let why = match Ledger::open(storage) {
+        let why = match Ledger::open(&config.storage.path) {
             Ok(ledger) => {
                 let clock = Clock::machine();
                 let edges = Edges { ledger, clock, connect: Box::new(over_the_network), seed: rand::random() };

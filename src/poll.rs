@@ -88,19 +88,20 @@ impl Poller {
     pub async fn run(mut self, stop: CancellationToken) {
         let spec = self.source.spec();
         let mut random = StdRng::seed_from_u64(self.seed);
+        // a poller before this one, of the same service, was
         let refused = self.stats.rest().refused;
         let mut failures = refused.map_or(0, |refused| refused.failures);
-        if let Some(refused) = refused {
-            // a poller before this one, of the same service, was
-            let pause = refused.until.saturating_duration_since(Instant::now());
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = self.rest(pause, refused.credential, true) => {}
-            }
-        }
+        let mut rest =
+            refused.map(|refused| (refused.until.saturating_duration_since(Instant::now()), refused.credential));
         let mut gap_step = GAP_STEP_FIRST.min(spec.step_max);
         loop {
+            if let Some((pause, credential)) = rest {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = self.rest(pause, credential, failures > 0) => {}
+                }
+            }
             let started = Instant::now();
             let next = started + self.interval.mul_f64(random.random_range(0.97..1.0));
             let credential = (self.credential)();
@@ -131,11 +132,7 @@ impl Poller {
                 }
             };
             self.stats.rest().next_poll = Some(self.clock.now() + pause);
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = self.rest(pause, credential, failures > 0) => {}
-            }
+            rest = Some((pause, credential));
         }
     }
 
@@ -284,12 +281,11 @@ impl Poller {
     /// Where reading begins. Where nothing has been read yet, that is not known before the service has told what time
     /// it is: neither a clock that was wrong at the first start may decide it, nor one that is wrong now.
     fn beginning(&self, known: Option<&Checkpoint>, now: DateTime<Utc>) -> Checkpoint {
-        let beginning = Checkpoint::beginning(self.first_start(now), now, &self.cadence);
-        match known {
-            Some(known) if !known.is_beginning() => known.clone(),
-            Some(known) if self.api.told_clock_skew().is_none() || known.origin <= beginning.origin => known.clone(),
-            _ => beginning,
+        if let Some(known) = known.filter(|known| !known.is_beginning() || self.api.told_clock_skew().is_none()) {
+            return known.clone();
         }
+        let beginning = Checkpoint::beginning(self.first_start(now), now, &self.cadence);
+        known.filter(|known| known.origin <= beginning.origin).cloned().unwrap_or(beginning)
     }
 
     /// Plans by what the service's clock is believed to show, and reads the newest window. Whether the

@@ -149,6 +149,12 @@ fn broken() -> Failure {
     Failure::new(ErrorKind::Decode, "reading", "garbage")
 }
 
+fn refused() -> Failure {
+    let mut refused = Failure::new(ErrorKind::Auth, "logging in", "status 401");
+    refused.at_login = true;
+    refused
+}
+
 /// Lets the poller run for a while.
 async fn run_for(poller: Poller, time: Duration) {
     let stop = CancellationToken::new();
@@ -283,9 +289,7 @@ async fn a_new_credential_ends_the_pause() {
     let mut tries = 0;
     let mut bench = bench(move |_| {
         tries += 1;
-        let mut refused = Failure::new(ErrorKind::Auth, "logging in", "status 401");
-        refused.at_login = true;
-        (Duration::ZERO, Vec::new(), if tries < 3 { Err(refused) } else { Ok(()) })
+        (Duration::ZERO, Vec::new(), if tries < 3 { Err(refused()) } else { Ok(()) })
     })
     .await;
     let print = Arc::new(Mutex::new([0_u8; 32]));
@@ -439,11 +443,7 @@ async fn a_service_whose_clock_is_set_back_is_down_until_it_shows_times_that_can
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_login_is_not_tried_again_at_once_by_the_poller_that_a_reload_brings() {
-    let refuses = |_| {
-        let mut refused = Failure::new(ErrorKind::Auth, "logging in", "status 401");
-        refused.at_login = true;
-        (Duration::ZERO, Vec::new(), Err(refused))
-    };
+    let refuses = |_| (Duration::ZERO, Vec::new(), Err(refused()));
     let first = bench(refuses).await;
     let stats = Arc::clone(&first.stats);
     run_for(first.poller, Duration::from_mins(2)).await;

@@ -19,6 +19,7 @@ mod index_exchange;
 mod informatica;
 mod losant;
 mod message;
+pub mod raw;
 mod truth;
 mod world;
 

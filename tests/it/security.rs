@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use audit_exporter::event::System;
 use audit_exporter::simulate::credentials as c;
+use audit_exporter::simulate::raw::{Asked, RawService};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use socket2::{Domain, Socket, Type};
@@ -125,42 +126,18 @@ struct Parrot {
 
 impl Parrot {
     fn start(lets_in: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let reads = Arc::new(Mutex::new(BTreeMap::new()));
         let seen = Arc::clone(&reads);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let seen = Arc::clone(&seen);
-                std::thread::spawn(move || answer(stream, address, lets_in, &seen));
-            }
-        });
-        Self { address, reads }
+        let service = RawService::start(move |asked| answer(asked, lets_in, &seen)).unwrap();
+        Self { address: service.address(), reads }
     }
 }
 
-fn answer(mut stream: TcpStream, own: SocketAddr, lets_in: bool, seen: &Mutex<BTreeMap<String, usize>>) -> Option<()> {
-    let mut request = Vec::new();
-    let mut buffer = [0; 4096];
-    let (head, body) = loop {
-        let read = stream.read(&mut buffer).ok().filter(|read| *read > 0)?;
-        request.extend_from_slice(&buffer[..read]);
-        let text = String::from_utf8_lossy(&request).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head
-            .to_lowercase()
-            .split("content-length: ")
-            .nth(1)
-            .map_or(0, |rest| rest.split("\r\n").next().unwrap_or_default().parse::<usize>().unwrap_or(0));
-        if body.len() >= length {
-            break (head.to_owned(), body.to_owned());
-        }
-    };
-    let path = head.split(' ').nth(1)?.to_owned();
-    let header = |name: &str| {
-        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
-        lines.find(|(is, _)| is.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
-    };
+fn answer(asked: &Asked, lets_in: bool, seen: &Mutex<BTreeMap<String, usize>>) -> Vec<u8> {
+    let path = &asked.target;
+    let own = asked.header("host").unwrap();
+    let body = String::from_utf8_lossy(&asked.body).into_owned();
+    let header = |name: &str| asked.header(name).map(str::to_owned);
     let credential = header("authorization").or(header("infa-session-id")).unwrap_or_default();
     let bare = credential.split(' ').next_back().unwrap_or_default().to_owned();
     let password: Option<serde_json::Value> = serde_json::from_str(&body).ok();
@@ -213,15 +190,12 @@ fn answer(mut stream: TcpStream, own: SocketAddr, lets_in: bool, seen: &Mutex<BT
             _ => (401, json(), String::new(), error),
         }
     };
-    let _ = stream.write_all(
-        format!(
-            "HTTP/1.1 {status} {secret}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\
-             Set-Cookie: {secret}\r\n{extra}\r\n{body}",
-            body.len()
-        )
-        .as_bytes(),
-    );
-    Some(())
+    format!(
+        "HTTP/1.1 {status} {secret}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\
+         Set-Cookie: {secret}\r\n{extra}\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 /// Five sources with the secrets above.

@@ -3,6 +3,7 @@
 //! Promises:
 //! - a [`Config`] that exists is complete: defaults are filled in, names are unique, URLs are
 //!   usable and not plain `http://` by accident, and every file it names could be read;
+//! - what is accepted but probably not meant is a warning, with its place, too;
 //! - one run finds every problem, each with the line and column of the key or value in question.
 //!   Only a text that is no YAML ends at its first problem;
 //! - no message quotes a value. It might be a secret, even under the wrong key, and the position
@@ -27,7 +28,7 @@ use std::time::Duration;
 use url::Url;
 
 pub(crate) use self::read::is_loopback;
-pub use self::secret::{SECRET_BYTES_MAX, Secret, SecretError};
+pub use self::secret::{Form, SECRET_BYTES_MAX, Secret, SecretError};
 pub(crate) use self::secret::{mode_if_open_to_all, warn_of_open_files};
 pub use self::units::{duration_text, parse_duration};
 use crate::event::{SourceName, System};
@@ -57,9 +58,24 @@ pub struct Config {
     pub storage: Storage,
     /// At least one; in the order of the file, list by list.
     pub sources: Vec<SourceConfig>,
+    /// What is accepted and probably not meant, sorted by position.
+    pub warnings: Vec<Problem>,
 }
 
 impl Config {
+    /// The warnings as `FILE:LINE:COLUMN: what is probably not meant`; `path` is where this comes from.
+    pub fn warned(&self, path: &Path) -> impl Iterator<Item = String> {
+        let show =
+            move |Problem { line, column, message }: &Problem| format!("{}:{line}:{column}: {message}", path.display());
+        self.warnings.iter().map(show)
+    }
+
+    /// Logs the warnings.
+    pub fn log_warnings(&self, path: &Path) {
+        self.warned(path)
+            .for_each(|warning| tracing::warn!(%warning, "the configuration says what is probably not meant"));
+    }
+
     /// Warns of each file with a secret that every user of this machine can read: `path`, where this
     /// comes from, is one if a secret stands in it.
     fn warn_of_open_files(&self, path: &Path) {
@@ -277,6 +293,13 @@ const DAY: Duration = Duration::from_hours(24);
 const MIB: u64 = 1024 * 1024;
 
 impl Common {
+    /// The longest outage that is read back: the list of a feed is read whole, whatever the limit is, and lost is
+    /// what it no longer shows.
+    pub fn max_catch_up_of(&self, system: System) -> Duration {
+        let files = system == System::IndexExchange;
+        if files { self.max_catch_up.max(Self::defaults(system).max_catch_up) } else { self.max_catch_up }
+    }
+
     /// The defaults of a system.
     pub fn defaults(system: System) -> Self {
         let files = system == System::IndexExchange;
@@ -409,7 +432,11 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
     let config = tree::read(text, &mut problems)
         .and_then(|root| read::config(&root, path.parent().unwrap_or(Path::new("")), &mut problems));
     match config {
-        Some(config) if problems.is_empty() => Ok(config),
+        Some(mut config) if problems.is_empty() => {
+            config.warnings.sort();
+            config.warnings.dedup();
+            Ok(config)
+        }
         _ => Err(ConfigErrors::new(path, problems)),
     }
 }

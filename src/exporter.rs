@@ -246,12 +246,7 @@ impl Exporter {
         let cadence = Cadence {
             overlap: common.overlap,
             initial_lookback: common.initial_lookback,
-            // the list of a feed is read whole, whatever the limit is: lost is what it no longer shows
-            max_catch_up: if spec.is_feed {
-                common.max_catch_up.max(Common::defaults(config.system()).max_catch_up)
-            } else {
-                common.max_catch_up
-            },
+            max_catch_up: common.max_catch_up_of(config.system()),
             cell: spec.cell,
             ahead: spec.ahead,
         };

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -266,9 +266,12 @@ fn log_to_stderr(level: LogLevel, format: LogFormat) {
 async fn run(mut arguments: Arguments) -> Result<(), Exit> {
     match arguments.command.take() {
         Some(Command::Check) => {
-            load(&arguments)?;
+            let config = load(&arguments)?;
             web_config(&arguments)?;
-            print("the configuration is good");
+            let file = arguments.config_file.as_deref().unwrap_or(Path::new(""));
+            config.warned(file).for_each(|warning| print(&warning));
+            let doubts = if config.warnings.is_empty() { "" } else { ", but see above" };
+            print(&format!("the configuration is good{doubts}"));
             Ok(())
         }
         Some(Command::Verify { source, from, to, format }) => run_verify(&arguments, &source, from, to, format).await,
@@ -288,6 +291,7 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
         None => {
             let config = load(&arguments)?;
             let file = arguments.config_file.clone().map(Arc::new);
+            config.log_warnings(file.as_deref().map_or(Path::new(""), PathBuf::as_path));
             run_exporter(&arguments, config, file, stop_signal()?, |_| {}).await
         }
     }

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use url::{Host, Url};
 
-use super::secret::{Why, check_file, check_secret_file};
+use super::secret::{BadForm, Form, Why, check_file, check_form, check_secret_file};
 use super::tree::{At, Node, Value};
 use super::units::{self, BadDuration};
 use super::{
@@ -23,6 +23,8 @@ const TOP_KEYS: &[&str] = &["global", "storage", "sources"];
 const GLOBAL_KEYS: &[&str] = &["poll_interval", "hold_new_series", "openmetrics_created"];
 const STORAGE_KEYS: &[&str] = &["path"];
 const RATE_LIMIT_KEYS: &[&str] = &["requests", "per", "burst"];
+/// What Index Exchange lists files of (kb.indexexchange.com, Client Audit Logs). It may grow.
+const SUBSCRIPTIONS: [&str; 2] = ["impressions", "bid events"];
 const TLS_KEYS: &[&str] = &["ca_file", "cert_file", "key_file", "server_name"];
 
 /// The keys of every source, after its own.
@@ -68,7 +70,7 @@ pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
 
 /// The config that `root` describes; `None` if something without which there is none is missing.
 pub(super) fn config(root: &Node, folder: &Path, problems: &mut Vec<Problem>) -> Option<Config> {
-    let mut reader = Reader { folder, problems, names: BTreeMap::new() };
+    let mut reader = Reader { folder, problems, warnings: Vec::new(), names: BTreeMap::new() };
     let top = reader.map(root, "the file", TOP_KEYS)?;
     let (global, poll_interval) = match reader.section(&top, "global", GLOBAL_KEYS) {
         Some(fields) => reader.global(&fields),
@@ -77,7 +79,7 @@ pub(super) fn config(root: &Node, folder: &Path, problems: &mut Vec<Problem>) ->
     let path = reader.section(&top, "storage", STORAGE_KEYS).and_then(|fields| reader.path(&fields, "path"));
     let storage = Storage { path: path.unwrap_or_else(|| folder.join("data")) };
     let sources = reader.sources(&top, poll_interval);
-    Some(Config { global, storage, sources })
+    Some(Config { global, storage, sources, warnings: reader.warnings })
 }
 
 /// A mapping whose keys were checked.
@@ -119,6 +121,7 @@ enum Zero {
 struct Reader<'a> {
     folder: &'a Path,
     problems: &'a mut Vec<Problem>,
+    warnings: Vec<Problem>,
     /// Where each name was first given.
     names: BTreeMap<SourceName, At>,
 }
@@ -211,7 +214,7 @@ impl Reader<'_> {
 
     fn common(&mut self, system: System, fields: &Fields<'_>, poll_interval: Option<Duration>) -> Common {
         let default = Common::defaults(system);
-        Common {
+        let common = Common {
             poll_interval: self
                 .duration(fields, "poll_interval", Zero::Refused)
                 .or(poll_interval)
@@ -235,6 +238,22 @@ impl Reader<'_> {
             // What goes through a proxy is protected by the TLS of the service behind it.
             proxy_url: self.url(fields, "proxy_url", true),
             allow_plain_http: self.flag(fields, "allow_plain_http").unwrap_or(default.allow_plain_http),
+        };
+        self.shorter_counts(system, fields, &common);
+        common
+    }
+
+    /// Says which one counts where reading would begin earlier than it may go back.
+    fn shorter_counts(&mut self, system: System, fields: &Fields<'_>, common: &Common) {
+        let Some(at) = fields.key_at("initial_lookback").or(fields.key_at("max_catch_up")) else { return };
+        let (lookback, catch_up) = (common.initial_lookback, common.max_catch_up_of(system));
+        if lookback > catch_up {
+            let [lookback, catch_up] = [lookback, catch_up].map(units::duration_text);
+            let message = format!(
+                "`initial_lookback` ({lookback}) is longer than `max_catch_up` ({catch_up}), and the shorter one \
+                 counts: a new source is read from {catch_up} back"
+            );
+            self.warnings.push(at.problem(message));
         }
     }
 
@@ -294,7 +313,8 @@ impl Reader<'_> {
 
     fn canvas(&mut self, fields: &Fields<'_>, plain: bool) -> Option<Canvas> {
         let base_url = self.required_url(fields, "base_url", plain);
-        let access_token = self.secret(fields, "access_token");
+        self.holds_what_is_added(fields, "base_url", base_url.as_ref(), &["api", "v1", "audit", "authentication"]);
+        let access_token = self.secret(fields, "access_token", Form::Token);
         let scopes = ["accounts", "users", "pseudonyms"];
         let before = self.problems.len();
         let [accounts, users, pseudonyms] = scopes.map(|scope| self.texts(fields, scope, segment));
@@ -309,22 +329,21 @@ impl Reader<'_> {
 
     fn informatica(&mut self, fields: &Fields<'_>, plain: bool) -> Option<Informatica> {
         let login_url = self.required_url(fields, "login_url", plain);
-        if login_url.as_ref().is_some_and(|url| url.path().trim_end_matches('/').ends_with("/core/v3/login")) {
-            let message = "`login_url` holds the path of the login, which is added to it; accepted: what stands before \
-                           /saas/public/core/v3/login";
-            self.problems.push(fields.value_at("login_url").problem(message));
-        }
+        let path = ["saas", "public", "core", "v3", "login"];
+        self.holds_what_is_added(fields, "login_url", login_url.as_ref(), &path);
         let base_url = self.url(fields, "base_url", plain);
+        self.holds_what_is_added(fields, "base_url", base_url.as_ref(), &["public", "core", "v3", "securityLog"]);
         let username = self.required_text(fields, "username", any_text);
-        let password = self.secret(fields, "password");
+        let password = self.secret(fields, "password", Form::Password);
         Some(Informatica { login_url: login_url?, base_url, username: username?, password: password? })
     }
 
     fn activid(&mut self, fields: &Fields<'_>, plain: bool) -> Option<Activid> {
         let base_url = self.required_url(fields, "base_url", plain);
+        self.holds_what_is_added(fields, "base_url", base_url.as_ref(), &["scim", ANY, "v2", "Event", ".search"]);
         let tenant = self.required_text(fields, "tenant", segment);
         let client_id = self.required_text(fields, "client_id", any_text);
-        let client_secret = self.secret(fields, "client_secret");
+        let client_secret = self.secret(fields, "client_secret", Form::Password);
         let verify = self.flag(fields, "verify").unwrap_or(true);
         let token_url = self.url(fields, "token_url", plain);
         let (base_url, tenant) = (base_url?, tenant?);
@@ -334,17 +353,19 @@ impl Reader<'_> {
 
     fn losant(&mut self, fields: &Fields<'_>, plain: bool) -> Option<Losant> {
         let base_url = self.url(fields, "base_url", plain).unwrap_or_else(|| known("https://api.losant.com"));
+        self.holds_what_is_added(fields, "base_url", Some(&base_url), &["instance", ANY, "audit-logs"]);
         let instance_id = self.required_text(fields, "instance_id", segment);
-        let api_token = self.secret(fields, "api_token");
+        let api_token = self.secret(fields, "api_token", Form::Token);
         Some(Losant { base_url, instance_id: instance_id?, api_token: api_token? })
     }
 
     fn index_exchange(&mut self, fields: &Fields<'_>, plain: bool) -> Option<IndexExchange> {
         let base_url = self.url(fields, "base_url", plain).unwrap_or_else(|| known("https://app.indexexchange.com"));
+        self.holds_what_is_added(fields, "base_url", Some(&base_url), &["api", "cal", "v1", "downloads"]);
         let token_url = self.url(fields, "token_url", plain).unwrap_or_else(|| {
             known("https://identity.indexexchange.com/auth/realms/eventlog/protocol/openid-connect/token")
         });
-        let client_key = self.secret(fields, "client_key");
+        let client_key = self.secret(fields, "client_key", Form::Base64Key);
         self.require(fields, "subscriptions");
         let before = self.problems.len();
         let subscriptions = self.texts(fields, "subscriptions", any_text);
@@ -360,8 +381,70 @@ impl Reader<'_> {
                            in letters or digits, or two sources";
             self.problems.push(fields.value_at("subscriptions").problem(message));
         }
+        self.known_subscriptions(fields);
         Some(IndexExchange { base_url, token_url, client_key: client_key?, subscriptions })
     }
+
+    /// Warns of subscriptions that no document names: one that is misspelled lists nothing, for ever.
+    fn known_subscriptions(&mut self, fields: &Fields<'_>) {
+        let Some(Node { value: Value::List(items), .. }) = fields.get("subscriptions") else { return };
+        for item in items {
+            let Value::Scalar { text, .. } = &item.value else { continue };
+            if SUBSCRIPTIONS.contains(&text.as_str()) {
+                continue;
+            }
+            let near =
+                nearest(text, &SUBSCRIPTIONS).map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
+            let message = format!(
+                "an entry of `subscriptions` is none that Index Exchange documents{near}; documented: {}; of a name that \
+                 it does not know the service lists nothing",
+                list(&SUBSCRIPTIONS)
+            );
+            self.warnings.push(item.at.problem(message));
+        }
+    }
+
+    /// An address that holds the path which the source adds to it would be asked for with that path twice.
+    fn holds_what_is_added(&mut self, fields: &Fields<'_>, key: &str, url: Option<&Url>, added: &[&str]) {
+        let Some(path) = url.and_then(|url| already_there(url, added)) else { return };
+        let at = fields.value_at(key);
+        let added =
+            added.iter().map(|segment| if *segment == ANY { "…" } else { segment }).collect::<Vec<_>>().join("/");
+        // a gateway may have a path of that name
+        if path == "/api" {
+            let message = format!("`{key}` ends with /api, and /{added} is added to it: is that meant?");
+            self.warnings.push(at.problem(message));
+            return;
+        }
+        let what = if key == "login_url" { "login" } else { "API" };
+        let message = format!(
+            "`{key}` holds the path of the {what} ({path}), and /{added} is added to it; accepted: what stands before that"
+        );
+        self.problems.push(at.problem(message));
+    }
+}
+
+/// A segment of a path that may be anything.
+const ANY: &str = "*";
+
+/// The part of a path that is one of its own, or a version, as `/v1`: no address of a service ends with that.
+fn already_there(url: &Url, added: &[&str]) -> Option<String> {
+    let segments: Vec<&str> = url.path().split('/').filter(|segment| !segment.is_empty()).collect();
+    let is_version = |segment: &str| {
+        let number = segment.strip_prefix(['v', 'V']).unwrap_or_default();
+        !number.is_empty() && number.chars().all(|c| c.is_ascii_digit() || c == '.')
+    };
+    for (start, _) in segments.iter().enumerate() {
+        let rest = &segments[start..];
+        let same = |(is, added): &(&&str, &&str)| **added == ANY || is.eq_ignore_ascii_case(added);
+        let alike = rest.iter().zip(added).take_while(same).count();
+        // only its beginning, or so much of it that it is no accident
+        if alike == rest.len() || (alike >= 2 && added[1] != ANY) || alike >= 3 {
+            return Some(format!("/{}", rest[..alike].join("/")));
+        }
+    }
+    let last = segments.last().filter(|last| is_version(last))?;
+    Some(format!("/{last}"))
 }
 
 /// Whether the system has this common key: a file feed has no pages.
@@ -516,8 +599,8 @@ impl Reader<'_> {
         })
     }
 
-    /// A path whose file `check` finds good. The path itself is not shown: it may be a secret
-    /// that was given under the wrong key.
+    /// A path whose file `check` finds good. What of the path looks like a secret is shortened: it may be one that
+    /// was given under the wrong key.
     fn file(
         &mut self,
         fields: &Fields<'_>,
@@ -525,12 +608,13 @@ impl Reader<'_> {
         check: impl FnOnce(&Path) -> Result<(), Why>,
     ) -> Option<PathBuf> {
         let path = self.path(fields, key)?;
+        let Some(Value::Scalar { text, .. }) = fields.get(key).map(|node| &node.value) else { return None };
         match check(&path) {
             Ok(()) => Some(path),
             Err(why) => {
-                let hint = self.where_files_are();
-                self.problems
-                    .push(fields.value_at(key).problem(format!("the file of `{key}` {why}; accepted: {hint}")));
+                let (hint, shown) = (self.where_files_are(), shown_path(self.folder, Path::new(text)));
+                let message = format!("the file of `{key}`, {shown}, {why}; accepted: {hint}");
+                self.problems.push(fields.value_at(key).problem(message));
                 None
             }
         }
@@ -543,7 +627,7 @@ impl Reader<'_> {
     }
 
     /// The required secret `key`, as text or in a file.
-    fn secret(&mut self, fields: &Fields<'_>, key: &str) -> Option<Secret> {
+    fn secret(&mut self, fields: &Fields<'_>, key: &str, form: Form) -> Option<Secret> {
         let key_file = format!("{key}_file");
         match (fields.key_at(key), fields.key_at(&key_file)) {
             (None, None) => {
@@ -556,11 +640,26 @@ impl Reader<'_> {
                 self.problems.push(text.max(file).problem(message));
                 None
             }
-            (Some(_), None) => self.scalar(fields, key, "a text", |scalar| {
-                let secret = Secret::text(scalar.text);
-                any_text(scalar.text.trim_end_matches(['\n', '\r'])).map(|()| secret)
-            }),
-            (None, Some(_)) => self.file(fields, &key_file, check_secret_file).map(Secret::file),
+            (Some(_), None) => {
+                let mut doubtful = None;
+                let secret = self.scalar(fields, key, "a text", |scalar| {
+                    any_text(scalar.text.trim_end_matches(['\n', '\r']))?;
+                    let secret = scalar.text.strip_suffix('\n').unwrap_or(scalar.text);
+                    match check_form(secret, form) {
+                        // it is sent as it stands here, for all to see who may read this
+                        Err(bad @ (BadForm::NotBase64 | BadForm::NotAKey)) => doubtful = Some(bad),
+                        checked => checked.map_err(|bad| bad.to_string())?,
+                    }
+                    Ok(Secret::text(secret).of_form(form))
+                });
+                let warning = doubtful.map(|bad| fields.value_at(key).problem(format!("`{key}` {bad}")));
+                self.warnings.extend(warning);
+                secret
+            }
+            (None, Some(_)) => {
+                let path = self.file(fields, &key_file, |path| check_secret_file(path, form))?;
+                Some(Secret::file(path).of_form(form))
+            }
         }
     }
 
@@ -594,6 +693,42 @@ impl Reader<'_> {
             };
             Err(wrong.to_owned())
         })
+    }
+}
+
+/// A configured path as a message may show it, from `/` or from the folder of the config file on: what looks like a
+/// secret is cut to its first characters.
+fn shown_path(folder: &Path, configured: &Path) -> String {
+    let single = configured.is_relative() && configured.components().count() == 1;
+    let shown: PathBuf = configured
+        .components()
+        .map(|component| {
+            let name = component.as_os_str().to_string_lossy().into_owned();
+            if component == Component::RootDir || !looks_like_a_secret(&name, single) {
+                return name;
+            }
+            let start: String = name.chars().take(2).collect();
+            format!("{start}… ({} characters)", name.chars().count())
+        })
+        .collect();
+    let shown = folder.join(shown).display().to_string();
+    shown.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Whether a name of a file or folder may be a secret that was given instead of a path. A `single` one, of which nothing
+/// else says that it is a path, is one where it has digits among its letters and no mark that names of files have.
+fn looks_like_a_secret(name: &str, single: bool) -> bool {
+    let has = |kind: fn(&char) -> bool| name.chars().any(|c| kind(&c));
+    let (upper, lower, digit) =
+        (has(char::is_ascii_uppercase), has(char::is_ascii_lowercase), has(char::is_ascii_digit));
+    let length = name.chars().count();
+    let has_marks = name.contains(['.', '-', '_']);
+    let unlike_a_name = !name.chars().all(|c| c.is_alphanumeric() || "._-@: ".contains(c));
+    let random = upper && lower && digit && length >= 16;
+    if single {
+        unlike_a_name || length > 40 || random || (digit && (upper || lower) && !has_marks)
+    } else {
+        unlike_a_name || length > 64 || (random && length >= 20 && !has_marks)
     }
 }
 
@@ -643,12 +778,7 @@ fn unknown(key: &str, bare: bool, what: &str, keys: &[&str]) -> String {
     let letters = key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
     let like_ours = letters && key.len() <= 40 && !key.contains(|c: char| c.is_ascii_digit() || c.is_ascii_uppercase());
     let shown = if !bare && like_ours { format!("unknown key `{key}`") } else { "unknown key".to_owned() };
-    let near = keys
-        .iter()
-        .map(|known| (strsim::damerau_levenshtein(&key.to_lowercase(), known), known))
-        .filter(|(distance, known)| *distance <= (known.len() / 3).max(1))
-        .min()
-        .map(|(_, known)| format!(" (did you mean `{known}`?)"));
+    let near = nearest(key, keys).map(|known| format!(" (did you mean `{known}`?)"));
     let hint = match near {
         Some(near) => near,
         None if key == "<<" => " (YAML merge keys are not supported)".to_owned(),
@@ -656,6 +786,13 @@ fn unknown(key: &str, bare: bool, what: &str, keys: &[&str]) -> String {
         None => String::new(),
     };
     format!("{shown} in {what}{hint}; accepted: {}", list(keys))
+}
+
+/// The known word that was probably meant.
+fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let word = word.to_lowercase();
+    let distances = known.iter().map(|known| (strsim::damerau_levenshtein(&word, known), *known));
+    distances.filter(|(distance, known)| *distance <= (known.len() / 3).max(1)).min().map(|(_, known)| known)
 }
 
 fn list(words: &[&str]) -> String {

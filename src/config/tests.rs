@@ -178,7 +178,7 @@ fn the_example_of_the_interface_means_what_it_says() {
     }
     let global = Global { hold_new_series: MINUTE, openmetrics_created: false };
     let storage = Storage { path: folder.path().join("./data") };
-    assert_eq!(config, Config { global, storage, sources });
+    assert_eq!(config, Config { global, storage, sources, warnings: Vec::new() });
     let Service::Activid(activid) = &config.sources[2].service else { panic!("activid") };
     assert_eq!(activid.client_secret.read().unwrap().expose_secret(), "activid-secret");
 }
@@ -420,10 +420,11 @@ fn a_bad_value_is_shown_at_its_place() {
         (
             "tls: {ca_file: gone.pem}",
             format!(
-                "6:22: the file of `ca_file` cannot be read: No such file or directory (os error 2); accepted: {FILES}"
+                "6:22: the file of `ca_file`, DIR/gone.pem, cannot be read: No such file or directory (os error 2); accepted: \
+                 {FILES}"
             ),
         ),
-        ("tls: {ca_file: empty}", format!("6:22: the file of `ca_file` is empty; accepted: {FILES}")),
+        ("tls: {ca_file: empty}", format!("6:22: the file of `ca_file`, DIR/empty, is empty; accepted: {FILES}")),
         (
             "tls: {cert_file: ix.key}",
             "6:13: `cert_file` stands without `key_file`; accepted: both or neither".to_owned(),
@@ -511,7 +512,7 @@ fn what_a_service_needs_is_required() {
         "11:7: `instance_id` is missing; required in a source of `losant`",
         "13:7: `client_key` is missing; required in a source of `index_exchange`, or `client_key_file`",
         "14:7: `subscriptions` is empty; accepted: at least one, such as impressions or \"bid events\"",
-        &format!("16:24: the file of `client_key_file` is empty; accepted: {FILES}"),
+        &format!("16:24: the file of `client_key_file`, DIR/empty, is empty; accepted: {FILES}"),
         "17:22: two of the `subscriptions` are counted under the same category; accepted: names that differ in letters \
          or digits, or two sources",
     ];
@@ -542,15 +543,165 @@ fn page_sizes_are_those_of_the_service() {
 }
 
 #[test]
-fn the_path_of_the_login_is_not_part_of_its_address() {
-    let text = |path: &str| {
-        format!("sources: {{informatica: [{{name: a, username: u, password: p, login_url: 'https://h{path}'}}]}}\n")
+fn an_address_does_not_hold_the_path_that_is_added_to_it() {
+    let source = |system: &str, key: &str, url: &str| {
+        let own = match system {
+            "canvas" => "access_token: t, accounts: [1]",
+            "informatica" if key == "base_url" => "login_url: 'https://h', username: u, password: p",
+            "informatica" => "username: u, password: p",
+            "activid" => "tenant: ACME, client_id: c, client_secret: s",
+            "losant" => "instance_id: i, api_token: t",
+            _ => "client_key: aWQ6c2VjcmV0, subscriptions: [impressions]",
+        };
+        format!("sources: {{{system}: [{{name: a, {key}: '{url}', {own}}}]}}\n")
     };
-    for path in ["/saas/public/core/v3/login", "/saas/public/core/v3/login/"] {
-        let problems = problems(&text(path));
-        assert!(problems[0].contains("`login_url` holds the path of the login"), "{problems:?}");
+    for (system, key, path, holds) in [
+        ("canvas", "base_url", "/api/v1", "/api/v1"),
+        ("canvas", "base_url", "/api/v1/", "/api/v1"),
+        ("canvas", "base_url", "/gateway/API/V1/accounts", "/API/V1"),
+        ("canvas", "base_url", "/api/v1/audit/authentication/accounts/1", "/api/v1/audit/authentication"),
+        ("canvas", "base_url", "/v1", "/v1"),
+        ("informatica", "login_url", "/saas", "/saas"),
+        ("informatica", "login_url", "/saas/public/core/v3/login", "path of the login (/saas/public/core/v3/login)"),
+        ("informatica", "login_url", "/saas/public/core/v3/login/", "/saas/public/core/v3/login"),
+        ("informatica", "base_url", "/saas/public/core/v3", "/public/core/v3"),
+        ("informatica", "base_url", "/saas/public/core/v3/securityLog", "/public/core/v3/securityLog"),
+        ("activid", "base_url", "/scim", "/scim"),
+        ("activid", "base_url", "/scim/ACME", "/scim/ACME"),
+        ("activid", "base_url", "/scim/ACME/v2/", "/scim/ACME/v2"),
+        ("activid", "base_url", "/x/scim/OTHER/v2/Event/.search", "/scim/OTHER/v2/Event/.search"),
+        ("losant", "base_url", "/v1", "/v1"),
+        ("losant", "base_url", "/instance", "/instance"),
+        ("losant", "base_url", "/instance/575ec7417ae143cd83dc4a96/audit-logs", "/instance/575ec7417ae143cd83dc4a96"),
+        ("index_exchange", "base_url", "/api/cal", "/api/cal"),
+        ("index_exchange", "base_url", "/api/cal/v1/downloads", "/api/cal/v1/downloads"),
+        ("index_exchange", "base_url", "/v1.2", "/v1.2"),
+    ] {
+        let problems = problems(&source(system, key, &format!("https://h{path}")));
+        assert!(
+            problems.len() == 1 && problems[0].contains(holds) && problems[0].contains(&format!("`{key}` holds")),
+            "{system} {path}: {problems:?}"
+        );
     }
-    assert!(parsed(&text("/prefix")).is_ok());
+    for (system, key, path) in [
+        ("canvas", "base_url", "/canvas"),
+        ("canvas", "base_url", "/v1/tenant"),
+        ("informatica", "login_url", "/prefix"),
+        ("informatica", "base_url", "/saas"),
+        ("activid", "base_url", "/scim-gateway"),
+        ("losant", "base_url", "/instances-of-ours"),
+        ("index_exchange", "base_url", "/proxy/api/ix"),
+    ] {
+        let config = parsed(&source(system, key, &format!("https://h{path}"))).unwrap();
+        assert!(config.warnings.is_empty(), "{system} {path}: {:?}", config.warnings);
+    }
+    let config = parsed(&source("canvas", "base_url", "https://gateway/api")).unwrap();
+    let warned: Vec<String> = config.warned(Path::new("c.yml")).collect();
+    assert_eq!(warned.len(), 1);
+    assert!(warned[0].starts_with("c.yml:1:40: `base_url` ends with /api"), "{warned:?}");
+}
+
+/// The warnings of a text that is accepted.
+fn warnings(text: &str) -> Vec<String> {
+    parsed(text).unwrap().warned(Path::new("c.yml")).collect()
+}
+
+#[test]
+fn the_shorter_of_look_back_and_catch_up_is_said_to_count() {
+    let told = warnings(&losant("initial_lookback: 30d\nmax_catch_up: 9d"));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("c.yml:6:7: `initial_lookback` (30d) is longer than `max_catch_up` (9d)"), "{told:?}");
+    assert!(told[0].ends_with("a new source is read from 9d back"), "{told:?}");
+    let by_default = warnings(&losant("max_catch_up: 30m"));
+    assert!(by_default[0].contains("`initial_lookback` (1h) is longer than `max_catch_up` (30m)"), "{by_default:?}");
+    let beyond_the_service = warnings(&losant("initial_lookback: 500d"));
+    assert!(beyond_the_service[0].contains("(500d) is longer than `max_catch_up` (1y)"), "{beyond_the_service:?}");
+    for good in ["initial_lookback: 7d\nmax_catch_up: 7d", "initial_lookback: 2d", ""] {
+        assert!(warnings(&losant(good)).is_empty(), "{good}");
+    }
+    // of a feed everything that is listed is read
+    let feed = |more: &str| {
+        format!(
+            "sources: {{index_exchange: [{{name: a, client_key: aWQ6cw==, subscriptions: [impressions], {more}}}]}}"
+        )
+    };
+    assert!(warnings(&feed("max_catch_up: 1d")).is_empty());
+    assert_eq!(warnings(&feed("initial_lookback: 30d")).len(), 1);
+}
+
+#[test]
+fn a_subscription_that_no_document_names_is_warned_of() {
+    let text = |names: &str| {
+        format!("sources: {{index_exchange: [{{name: a, client_key: aWQ6cw==, subscriptions: [{names}]}}]}}")
+    };
+    for (name, meant) in [
+        ("impresions", "did you mean `impressions`?"),
+        ("Impressions", "did you mean `impressions`?"),
+        ("impression", "did you mean `impressions`?"),
+        ("bid_events", "did you mean `bid events`?"),
+        ("bidevents", "did you mean `bid events`?"),
+        ("clicks", "documented: impressions, bid events"),
+    ] {
+        let told = warnings(&text(name));
+        assert!(told.len() == 1 && told[0].starts_with("c.yml:1:") && told[0].contains(meant), "{name}: {told:?}");
+    }
+    assert!(warnings(&text("impressions, bid events")).is_empty());
+}
+
+#[test]
+fn a_secret_in_the_configuration_is_looked_at_as_one_in_a_file_is() {
+    for (secret, why) in [
+        ("'Bearer hunter2'", "begins with the word `Bearer`"),
+        ("${LOSANT_TOKEN}", "is a placeholder"),
+        ("\"hunter2\\u200b\"", "has an invisible character (U+200B)"),
+        ("\"hunter2\\nhunter3\"", "has a line end inside"),
+        ("'\"hunter2\"'", "stands in quotes"),
+        ("' hunter2'", "has a blank (U+0020)"),
+    ] {
+        let problems = problems(&losant("").replace("api_token: hunter2", &format!("api_token: {secret}")));
+        let good = problems.len() == 1 && problems[0].starts_with("5:18: `api_token`") && problems[0].contains(why);
+        assert!(good && !problems[0].contains("hunter"), "{problems:?}");
+    }
+    let key = |key: &str| {
+        format!("sources: {{index_exchange: [{{name: a, client_key: {key}, subscriptions: [impressions]}}]}}")
+    };
+    let told = warnings(&key("hunter2"));
+    assert!(
+        told.len() == 1 && told[0].ends_with(": `client_key` is not base64: write the key as it was issued"),
+        "{told:?}"
+    );
+    let with_blanks = "sources: {informatica: [{name: a, login_url: 'https://h', username: u, password: ' \"p\" '}]}";
+    let config = only(with_blanks);
+    assert_eq!(config.secret().read().unwrap().expose_secret(), " \"p\" ", "what YAML shows was meant");
+}
+
+#[test]
+fn a_missing_file_is_named_by_the_path_that_was_looked_at_and_a_secret_is_not() {
+    for (path, shown) in [
+        ("gone.token", "DIR/gone.token"),
+        ("secrets/losant-token", "DIR/secrets/losant-token"),
+        ("token", "DIR/token"),
+        ("/run/secrets/audit exporter/token", "/run/secrets/audit exporter/token"),
+        (
+            "/var/lib/kubelet/pods/3f9c1c5e-7d0b-4f43-9b1e-0c9f4f0c7c11/volumes/token",
+            "/var/lib/kubelet/pods/3f9c1c5e-7d0b-4f43-9b1e-0c9f4f0c7c11/volumes/token",
+        ),
+        (
+            "../run/credentials/audit-exporter.service/losant.token",
+            "DIR/../run/credentials/audit-exporter.service/losant.token",
+        ),
+        ("hunter2", "DIR/hu… (7 characters)"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "DIR/ey… (49 characters)"),
+        ("1042~AbCdEfGh", "DIR/10… (13 characters)"),
+        ("aXhjbGllbnQ6SXhTZWNyZXQtVmFsdWUtMzE=", "DIR/aX… (36 characters)"),
+        ("aXhjbGll/nQ6SXhTZWNyZXQtVmFsdWUtMzE=", "DIR/aXhjbGll/nQ… (27 characters)"),
+        ("correct+horse", "DIR/co… (13 characters)"),
+    ] {
+        let text = losant("").replace("api_token: hunter2", &format!("api_token_file: '{path}'"));
+        let problems = problems(&text);
+        let expected = format!("5:23: the file of `api_token_file`, {shown}, cannot be read: No such file");
+        assert!(problems[0].starts_with(&expected), "{path}: {problems:?}");
+    }
 }
 
 #[test]

@@ -138,9 +138,11 @@ impl Pages {
         let Some(file) = self.config_file.clone() else {
             return Err("there is no configuration file to read: this is a demo".into());
         };
+        let path = Arc::clone(&file);
         let config =
-            tokio::task::spawn_blocking(move || config::load(&file)).await.map_err(|error| error.to_string())?;
+            tokio::task::spawn_blocking(move || config::load(&path)).await.map_err(|error| error.to_string())?;
         let mut config = config.map_err(|errors| errors.to_string())?;
+        config.log_warnings(&file);
         if let Some(storage) = &self.storage {
             config.storage.path.clone_from(storage);
         }

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use url::Url;
 
-pub(crate) use self::read::is_loopback;
+pub(crate) use self::read::{SUBSCRIPTIONS, is_loopback};
 pub use self::secret::{Form, SECRET_BYTES_MAX, Secret, SecretError};
 pub(crate) use self::secret::{mode_if_open_to_all, warn_of_open_files};
 pub use self::units::{duration_text, parse_duration};

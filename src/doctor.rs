@@ -25,7 +25,7 @@ use url::Url;
 
 use crate::api::{Api, Failure, Gate, Limits, SKEW_BELIEVED};
 use crate::clock::{Clock, delta, written};
-use crate::config::{Canvas, IndexExchange, Service, SourceConfig, duration_text, mode_if_open_to_all};
+use crate::config::{Canvas, IndexExchange, SUBSCRIPTIONS, Service, SourceConfig, duration_text, mode_if_open_to_all};
 use crate::event::{EventKey, EventLabels, System, What};
 use crate::ledger::{DocumentRecord, Feed, Page};
 use crate::source::{self, Sink, Source, Spec, Taken};
@@ -282,6 +282,8 @@ struct Parts {
 struct Part {
     name: String,
     reader: Box<dyn Source>,
+    /// Not where the configuration names something that no document does.
+    documented: bool,
     refused: bool,
 }
 
@@ -289,7 +291,7 @@ impl Parts {
     fn new(config: &SourceConfig) -> Self {
         let part = |name: String, service: Service| {
             let (reader, _) = source::build(&SourceConfig { service, ..config.clone() });
-            Part { name, reader, refused: false }
+            Part { name, reader, documented: true, refused: false }
         };
         let each = match &config.service {
             Service::Canvas(all) => {
@@ -314,7 +316,10 @@ impl Parts {
                 let one = |name: &String| IndexExchange { subscriptions: vec![name.clone()], ..all.clone() };
                 all.subscriptions
                     .iter()
-                    .map(|name| part(format!("the files of {name:?}"), Service::IndexExchange(one(name))))
+                    .map(|name| Part {
+                        documented: SUBSCRIPTIONS.contains(&name.as_str()),
+                        ..part(format!("the files of {name:?}"), Service::IndexExchange(one(name)))
+                    })
                     .collect()
             }
             Service::Informatica(_) => vec![part("the security log".into(), config.service.clone())],
@@ -353,9 +358,21 @@ impl Parts {
                 None => {
                     self.allowed += 1;
                     findings.add(State::Good, format!("{} may be read", part.name));
-                    if std::mem::take(&mut seen.lists_nothing) && several {
-                        let text = format!("nothing is listed of {}: is that the name of the subscription?", part.name);
-                        findings.add(State::Note, text);
+                    match std::mem::take(&mut seen.lists_nothing) {
+                        true if !part.documented => {
+                            let fix = format!(
+                                "correct the name in `subscriptions`; documented: {}",
+                                SUBSCRIPTIONS.join(", ")
+                            );
+                            let text =
+                                format!("nothing is listed of {}, which no document names. Fix: {fix}", part.name);
+                            findings.add(State::Wrong, text);
+                        }
+                        true if several => {
+                            let text = format!("nothing is listed of {}: is it subscribed to?", part.name);
+                            findings.add(State::Note, text);
+                        }
+                        _ => {}
                     }
                 }
                 Some(failure) => {
@@ -400,7 +417,7 @@ impl Part {
 
 /// Reads the files of the newest hour, to see whether files may be read and what is in them.
 async fn newest_file(parts: &mut Parts, api: &Api, seen: &mut Seen, findings: &mut Findings, say: &Say) {
-    let Some(Feed { newest_hour, files, missing_hours }) = seen.feed.take() else { return };
+    let Some(Feed { newest_hour, files, missing_hours, .. }) = seen.feed.take() else { return };
     let listed = files.iter().filter(|(_, count)| **count > 0);
     let listed: Vec<String> = listed.map(|(status, count)| format!("{count} {status}")).collect();
     let Some(newest) = newest_hour else {

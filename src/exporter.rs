@@ -268,8 +268,11 @@ impl Exporter {
             interval: common.poll_interval,
             timeout: common.poll_timeout,
             credential: Box::new(move || {
-                let secret = secret.read().ok()?;
-                Some(*blake3::hash(secret.expose_secret().as_bytes()).as_bytes())
+                // what is wrong with it is told anew, too: nothing is sent for that
+                Some(match secret.read() {
+                    Ok(secret) => *blake3::hash(secret.expose_secret().as_bytes()).as_bytes(),
+                    Err(error) => *blake3::hash(error.to_string().as_bytes()).as_bytes(),
+                })
             }),
             seed: self.draw(),
         };

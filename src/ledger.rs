@@ -108,15 +108,32 @@ pub struct Facts {
     pub feed: Option<Feed>,
 }
 
-/// The state of a file feed as of its last listing.
+/// The state of a file feed as of its last listing; the newest hours are those of any listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Feed {
     /// Start of the newest hour listed.
     pub newest_hour: Option<DateTime<Utc>>,
+    /// The same by the category of each subscription; without those of which nothing was ever listed.
+    #[serde(default)]
+    pub newest_by_category: BTreeMap<String, DateTime<Utc>>,
     /// Hours between the oldest and the newest listed for which no file is listed.
     pub missing_hours: u64,
     /// Files by the service's status (`new`, `downloaded`, `updated`).
     pub files: BTreeMap<String, u64>,
+}
+
+impl Feed {
+    /// This listing after an earlier one: a subscription that lists nothing any more keeps its newest hour.
+    #[must_use]
+    pub fn after(mut self, earlier: Option<Feed>) -> Self {
+        let Some(earlier) = earlier else { return self };
+        self.newest_hour = self.newest_hour.max(earlier.newest_hour);
+        for (category, hour) in earlier.newest_by_category {
+            let newest = self.newest_by_category.entry(category).or_insert(hour);
+            *newest = hour.max(*newest);
+        }
+        self
+    }
 }
 
 /// One page of what a source read, or a whole window of it.

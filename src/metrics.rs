@@ -218,6 +218,15 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
             facts.tainted.map(flag),
         );
     }
+    for category in source.spec.catalogue.feeds() {
+        let newest = facts.feed.as_ref().and_then(|feed| feed.newest_by_category.get(category.as_str()).copied());
+        page.gauge(
+            "audit_feed_subscription_newest_hour_timestamp_seconds",
+            "Start of the newest hour for which a file of this subscription was listed; 0 where none ever was.",
+            with(base, "category", category.as_str()),
+            Some(time(newest).unwrap_or_default()),
+        );
+    }
     if let Some(feed) = &facts.feed {
         page.gauge(
             "audit_feed_newest_hour_timestamp_seconds",

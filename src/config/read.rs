@@ -24,7 +24,7 @@ const GLOBAL_KEYS: &[&str] = &["poll_interval", "hold_new_series", "openmetrics_
 const STORAGE_KEYS: &[&str] = &["path"];
 const RATE_LIMIT_KEYS: &[&str] = &["requests", "per", "burst"];
 /// What Index Exchange lists files of (kb.indexexchange.com, Client Audit Logs). It may grow.
-const SUBSCRIPTIONS: [&str; 2] = ["impressions", "bid events"];
+pub(crate) const SUBSCRIPTIONS: [&str; 2] = ["impressions", "bid events"];
 const TLS_KEYS: &[&str] = &["ca_file", "cert_file", "key_file", "server_name"];
 
 /// The keys of every source, after its own.

@@ -3,6 +3,7 @@
 //! Promises: the families after `audit_events_total` are sums over the same events, because
 //! [`series_of`] is the only place that says which series an event adds to.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::event::{Class, EventLabels, Label, Outcome, Principal, RejectReason, System};
@@ -187,6 +188,11 @@ impl Catalogue {
                 }
             }
         }
+    }
+
+    /// The categories that are feeds of rows, each once.
+    pub fn feeds(&self) -> BTreeSet<&Label> {
+        self.events.iter().filter(|labels| labels.class == Class::Row).map(|labels| &labels.category).collect()
     }
 
     /// Adds logins of a principal.

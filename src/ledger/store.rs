@@ -758,8 +758,8 @@ impl<'a> Transaction<'a> {
         if facts.tainted.is_some() {
             self.record.facts.tainted = facts.tainted;
         }
-        if facts.feed.is_some() {
-            self.record.facts.feed = facts.feed;
+        if let Some(feed) = facts.feed {
+            self.record.facts.feed = Some(feed.after(self.record.facts.feed.take()));
         }
         let series = self.write_counters(write)?;
         let record = serde_json::to_vec(&self.record)?;

@@ -71,7 +71,6 @@ pub struct IndexExchange {
     parts: HashMap<EventKey, Rows>,
     /// Hours that could not be read last time.
     failed: HashSet<EventKey>,
-    newest_hour: Option<DateTime<Utc>>,
     warned_of_column: bool,
 }
 
@@ -83,7 +82,6 @@ pub fn build(service: &config::IndexExchange, _common: &Common) -> (Box<dyn Sour
         categories: service.subscriptions.iter().map(|name| Label::from_words(name)).collect(),
         parts: HashMap::new(),
         failed: HashSet::new(),
-        newest_hour: None,
         warned_of_column: false,
     };
     let customs = Customs {
@@ -154,11 +152,11 @@ impl Source for IndexExchange {
     fn spec(&self) -> Spec {
         let mut catalogue = Catalogue::default();
         for category in &self.categories {
-            for action in ["impression", "bid"] {
-                if category.as_str().contains(action) {
-                    catalogue.add(&[category.as_str()], &[action], &[Outcome::Unknown], Class::Row);
-                }
-            }
+            let actions = ["impression", "bid"];
+            let named: Vec<&str> = actions.into_iter().filter(|action| category.as_str().contains(action)).collect();
+            // one that no document names has its series too, so that its silence can be seen
+            let actions = if named.is_empty() { &actions[..] } else { &named };
+            catalogue.add(&[category.as_str()], actions, &[Outcome::Unknown], Class::Row);
         }
         Spec {
             cell: Duration::from_millis(1),
@@ -227,8 +225,7 @@ impl IndexExchange {
     ) -> Result<(), Failure> {
         let mut listing = self.list(api, sink, troubles).await?;
         let whole_list = troubles.first.is_none();
-        self.newest_hour = self.newest_hour.max(listing.newest_hour());
-        let feed = listing.feed(self.newest_hour);
+        let feed = listing.feed(&self.categories, api.now() + AHEAD_MAX);
         let rejected = std::mem::take(&mut listing.rejected);
         if !rejected.is_empty() {
             sink.page(Page { items: rejected, ..Page::default() }).await?;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use audit_exporter::event::System;
 use audit_exporter::simulate::credentials as c;
-use audit_exporter::simulate::raw::{Asked, RawService};
+use audit_exporter::simulate::raw::{self, Asked, RawService};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use socket2::{Domain, Socket, Type};
@@ -263,6 +263,57 @@ fn a_service_that_repeats_its_credential_does_not_bring_it_to_light() {
         assert!(printed.contains("level=debug") || printed.contains("asking again"), "{printed}");
         assert_no_secret(SECRETS, &printed, "the log");
     }
+}
+
+#[test]
+fn a_secret_that_was_pasted_badly_is_never_sent_and_no_login_is_spent_on_it() {
+    let service = RawService::start(|_| raw::answer(401, &[], "")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = secretive(&service.origin(), folder.path());
+    let files = ["access_token", "password", "client_secret", "api_token", "client_key"];
+    for (key, secret) in
+        files.iter().zip([CANVAS_TOKEN, INFORMATICA_PASSWORD, ACTIVID_SECRET, LOSANT_TOKEN, INDEX_EXCHANGE_KEY])
+    {
+        std::fs::write(folder.path().join(key), secret).unwrap();
+        let quoted = serde_json::to_string(secret).unwrap();
+        text = text.replace(&format!(" {key}: {quoted}"), &format!(" {key}_file: {key}"));
+        assert!(text.contains(&format!("{key}_file")), "{text}");
+    }
+    let config = folder.path().join("audit-exporter.yml");
+    std::fs::write(&config, &text).unwrap();
+    let exporter = Running::exporter(&config, &[]);
+    let all_say = |what: &str| {
+        eventually(PATIENCE, || {
+            let status = exporter.get("/api/v1/status").json();
+            let errors = status["sources"].as_array().unwrap().iter();
+            let silent: Vec<_> = errors
+                .filter(|source| !source["last_error"].as_str().is_some_and(|error| error.contains(what)))
+                .map(|source| format!("{}: {}", source["name"], source["last_error"]))
+                .collect();
+            if silent.is_empty() { Ok(()) } else { Err(format!("{what}: {silent:?}")) }
+        });
+    };
+    all_say("status 401");
+    for (before, why) in [("\u{feff}", "byte order mark"), ("new\n", "line end inside")] {
+        for key in files {
+            let old = std::fs::read_to_string(folder.path().join(key)).unwrap();
+            std::fs::write(folder.path().join(key), format!("{before}{old}")).unwrap();
+        }
+        all_say(why);
+        // each says which file
+        for key in files {
+            let (status, file) = (exporter.get("/api/v1/status").text(), folder.path().join(key));
+            assert!(status.contains(&format!("the secret file {}", file.display())), "{key} is not named in {status}");
+        }
+        let asked = service.asked().len();
+        std::thread::sleep(Duration::from_secs(2));
+        assert_eq!(service.asked().len(), asked, "nothing is asked without a credential");
+        let checked = finish(&["check", &format!("--config.file={}", config.display())]);
+        assert_eq!(checked.code, 2);
+        assert_eq!(checked.stderr.matches(why).count(), files.len(), "{}", checked.stderr);
+        assert_no_secret(SECRETS, &checked.stderr, "check");
+    }
+    assert_no_secret(SECRETS, &shown(&exporter), "a page");
 }
 
 #[test]

@@ -295,6 +295,14 @@ fn doctor_names_what_is_wrong_and_the_fix() {
     let days = doctor(&config, &["--source=iot"]);
     assert_says(&days, 1, &["could not be read", "set the clock that is wrong", "behind ours", "nothing is read"]);
 
+    let config = changed(folder.path(), &origin, &[("impressions", "impresions")]);
+    let misspelled = doctor(&config, &["--source=ads"]);
+    assert_says(
+        &misspelled,
+        1,
+        &["nothing is listed of the files of \"impresions\"", "correct the name in `subscriptions`"],
+    );
+
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = changed(folder.path(), &origin, &[(&origin, &format!("http://{nobody}"))]);
     assert_says(&doctor(&config, &["--source=iot"]), 1, &["refused", "correct the address", "firewall"]);

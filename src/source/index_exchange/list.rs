@@ -162,19 +162,19 @@ impl Listing {
     }
 
     /// The state of the feed. `newest_hour` is the newest that was ever seen.
-    pub(super) fn feed(&self, newest_hour: Option<DateTime<Utc>>) -> Feed {
+    pub(super) fn feed(&self, categories: &[Label], before: DateTime<Utc>) -> Feed {
         let mut files: BTreeMap<String, u64> = STATUSES.into_iter().map(|status| (status.to_owned(), 0)).collect();
         for file in self.hours.values().flatten() {
             let known = files.len() < STATUSES_MAX || files.contains_key(file.status.as_str());
             let status = if known { file.status.as_str() } else { "other" };
             *files.entry(status.to_owned()).or_default() += 1;
         }
-        Feed { newest_hour, missing_hours: self.missing_hours(), files }
-    }
-
-    /// The newest hour that is listed.
-    pub(super) fn newest_hour(&self) -> Option<DateTime<Utc>> {
-        self.hours.keys().map(|(_, hour)| *hour).max()
+        // an hour far ahead is a mistake that would hide every later silence; the keys are in the order of the hours
+        let hours = self.hours.keys().filter(|(_, hour)| *hour < before);
+        let newest_by_category: BTreeMap<String, DateTime<Utc>> =
+            hours.map(|(subscription, hour)| (categories[*subscription].to_string(), *hour)).collect();
+        let newest_hour = newest_by_category.values().max().copied();
+        Feed { newest_hour, newest_by_category, missing_hours: self.missing_hours(), files }
     }
 
     /// Hours between the oldest and the newest of each subscription for which nothing is listed.

@@ -442,6 +442,9 @@ async fn the_feed_tells_its_newest_hour_its_holes_and_its_files_by_status() {
     let files = [("being_made", 1), ("downloaded", 1), ("new", 2), ("updated", 1)];
     let expected = Feed {
         newest_hour: Some(start() - HOUR * 2),
+        newest_by_category: [("impressions", 2), ("bid_events", 3)]
+            .map(|(category, hours)| (category.to_owned(), start() - HOUR * hours))
+            .into(),
         missing_hours: 3,
         files: files.map(|(status, files)| (status.to_owned(), files)).into(),
     };
@@ -451,6 +454,7 @@ async fn the_feed_tells_its_newest_hour_its_holes_and_its_files_by_status() {
     service.list(BID_PARTS, json!([]));
     reader.read_from(start()).await.unwrap();
     assert_eq!(reader.feed().newest_hour, expected.newest_hour);
+    assert_eq!(reader.feed().newest_by_category, expected.newest_by_category);
     assert_eq!(reader.feed().files.values().sum::<u64>(), 0);
     // nor is half a list the state of the feed
     service.list(IMPRESSIONS, json!([single("impressions", 2, "1", "new", 1)]));
@@ -465,7 +469,7 @@ fn statuses_beyond_ten_are_told_as_other() {
     let text = Value::from(rows).to_string();
     let mut listing = Listing::default();
     listing.add(&serde_json::from_str::<Vec<_>>(&text).unwrap(), &[Label::from_words("impressions")], None);
-    let files = listing.feed(None).files;
+    let files = listing.feed(&[Label::from_words("impressions")], DateTime::UNIX_EPOCH).files;
     assert_eq!((files.len(), files["other"], files.values().sum::<u64>()), (11, 23, 30));
 }
 

@@ -23,6 +23,7 @@ use audit_exporter::event::{Class, EventKey, EventLabels, Item, Label, Outcome, 
 use audit_exporter::exporter::{Edges, Exporter, over_the_network};
 use audit_exporter::exposition::Format;
 use audit_exporter::ledger::{Catalogue, Commit, Counter, Ledger, Page};
+use audit_exporter::simulate::credentials;
 use audit_exporter::source::Ignore;
 use audit_exporter::source::index_exchange::RowCounter;
 use audit_exporter::source::informatica::Decoder;
@@ -43,12 +44,18 @@ fn main() {
     rows();
     runtime.block_on(scrapes());
     whole_program();
+    many_sources();
     peak_memory();
 }
 
 /// CPU seconds this process has used.
 fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    cpu_seconds_of(std::process::id())
+}
+
+/// CPU seconds a process has used.
+fn cpu_seconds_of(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let after_name = stat.rsplit_once(')').unwrap().1;
     let fields: Vec<&str> = after_name.split_whitespace().collect();
     let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
@@ -331,28 +338,14 @@ fn whole_program() {
     let size = std::fs::metadata(binary).unwrap().len() as f64 / 1e6;
     println!("{:<58} {size:>13.1} MB {:>16}   under 20 MB", "release binary", "");
 
-    let mut services = Command::new(binary);
-    services.args(["simulate", "--listen=127.0.0.1:0", "--quiet"]).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut services = Program(services.spawn().unwrap());
-    let mut line = String::new();
-    BufReader::new(services.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let origin = line.trim().rsplit(' ').next().unwrap().to_owned();
-
+    let (_services, origin) = quiet_services();
     let folder = tempfile::tempdir_in(target_folder()).unwrap();
     let config = folder.path().join("audit-exporter.yml");
     std::fs::write(&config, demo::config_text(&origin, &folder.path().join("data"), "5s", demo::FAST)).unwrap();
     let mut starts = Vec::new();
     for round in 0..6 {
-        let address: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
-        let clock = Instant::now();
-        let mut command = Command::new(binary);
-        command.arg(format!("--config.file={}", config.display())).arg(format!("--web.listen-address={address}"));
-        let exporter = Program(command.stderr(Stdio::null()).spawn().unwrap());
-        while !get_page(address, "/-/ready").is_some_and(|page| page.starts_with("HTTP/1.1 200")) {
-            assert!(clock.elapsed() < Duration::from_secs(20));
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        starts.push(clock.elapsed().as_secs_f64() * 1000.0);
+        let (exporter, address, ready) = started(&config);
+        starts.push(ready.as_secs_f64() * 1000.0);
         if round == 5 {
             std::thread::sleep(Duration::from_secs(20));
             get_page(address, "/metrics").unwrap();
@@ -364,6 +357,69 @@ fn whole_program() {
     starts.remove(0);
     starts.sort_by(f64::total_cmp);
     println!("{:<58} {:>13.1} ms {:>16}   under 100 ms", "start to ready, median of 5", starts[2], "");
+}
+
+/// The simulated services without traffic, and where they are.
+fn quiet_services() -> (Program, String) {
+    let mut services = Command::new(env!("CARGO_BIN_EXE_audit-exporter"));
+    services.args(["simulate", "--listen=127.0.0.1:0", "--quiet"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut services = Program(services.spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(services.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (services, line.trim().rsplit(' ').next().unwrap().to_owned())
+}
+
+/// The program with this configuration, where it serves, and how long it took to be ready.
+fn started(config: &Path) -> (Program, SocketAddr, Duration) {
+    let address: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
+    let clock = Instant::now();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_audit-exporter"));
+    command.arg(format!("--config.file={}", config.display())).arg(format!("--web.listen-address={address}"));
+    let exporter = Program(command.stderr(Stdio::null()).spawn().unwrap());
+    while !get_page(address, "/-/ready").is_some_and(|page| page.starts_with("HTTP/1.1 200")) {
+        assert!(clock.elapsed() < Duration::from_mins(2));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    (exporter, address, clock.elapsed())
+}
+
+/// What a source costs that has nothing to count: a thousand of them, each polled once a minute.
+fn many_sources() {
+    const SOURCES: usize = 1000;
+    let (_services, origin) = quiet_services();
+    let folder = tempfile::tempdir_in(target_folder()).unwrap();
+    let config = folder.path().join("audit-exporter.yml");
+    let store = folder.path().join("data");
+    let mut text = format!("storage: {{path: {}}}\nsources:\n  losant:\n", store.display());
+    for source in 0..SOURCES {
+        let (instance, token) = (credentials::LOSANT_INSTANCE_ID, credentials::LOSANT_API_TOKEN);
+        text += &format!(
+            "    - {{name: s{source}, base_url: '{origin}', instance_id: {instance}, api_token: {token}, initial_lookback: 5m}}\n"
+        );
+    }
+    std::fs::write(&config, text).unwrap();
+    for store in ["new store", "the same store"] {
+        let (exporter, address, ready) = started(&config);
+        let figure = format!("start to ready, {SOURCES} sources, {store}");
+        println!("{figure:<58} {:>13.1} ms {:>16}   under 1000 ms", ready.as_secs_f64() * 1000.0, "");
+        if store == "new store" {
+            continue;
+        }
+        // the first polls of all
+        std::thread::sleep(Duration::from_secs(75));
+        let polls = || -> f64 {
+            let page = get_page(address, "/metrics").unwrap();
+            let lines = page.lines().filter(|line| line.starts_with("audit_source_polls_total{"));
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        };
+        let (before, cpu) = (polls(), cpu_seconds_of(exporter.0.id()));
+        std::thread::sleep(Duration::from_mins(1));
+        let (cpu, after) = (cpu_seconds_of(exporter.0.id()) - cpu, polls());
+        let rss = status(&exporter.0, "VmRSS");
+        println!("{:<58} {rss:>13.1} MB {:>16}   under 130 MB", format!("RSS with {SOURCES} idle sources"), "");
+        let each = cpu * 1000.0 / (after - before);
+        println!("{:<58} {each:>13.2} ms {:>16}   CPU time", format!("a poll of {SOURCES} idle sources"), "");
+    }
 }
 
 /// The most memory the program takes while it reads what is as large as can be: a page just under

@@ -125,7 +125,7 @@ impl Dialect for Customs {
         let hash = blake3::hash(issued.expose_secret().as_bytes());
         let refused = || self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         match oauth::client_credentials(wire, &self.token_url, first, &self.base).await {
-            Err(failure) if failure.kind == ErrorKind::Auth => {
+            Err(failure) if failure.kind == ErrorKind::Auth && !failure.may_lock() => {
                 // one attempt at a time from then on, because each may be the one that locks the account
                 if *refused() == Some(hash) {
                     self.form_encoded.store(!was_encoded, Ordering::Relaxed);

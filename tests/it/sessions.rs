@@ -295,7 +295,7 @@ async fn a_token_of_no_life_costs_a_login_a_minute_at_most() {
 // === sessions that do not do any more ===
 
 /// How a session's address fails.
-fn failures() -> [(&'static str, Answer); 10] {
+fn failures() -> [(&'static str, Answer); 12] {
     [
         ("refused", Err(ErrorKind::Connect)),
         ("not this host", Err(ErrorKind::Tls)),
@@ -305,6 +305,8 @@ fn failures() -> [(&'static str, Answer); 10] {
         ("302", with(302, "location", "/maintenance")),
         ("503", answer(503, "")),
         ("403 page", answer(403, PAGE)),
+        ("400 page", answer(400, PAGE)),
+        ("301", with(301, "location", "https://elsewhere.informaticacloud.com/")),
         ("401", answer(401, "")),
         ("403 invalid_token", answer(403, r#"{"error":"invalid_token"}"#)),
     ]
@@ -440,6 +442,17 @@ async fn a_revoked_token_is_replaced_once_however_that_is_said() {
 }
 
 // === politeness ===
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_wants_credentials_is_asked_ever_more_rarely() {
+    for system in System::ALL {
+        for refusal in [answer(407, PAGE), Err(ErrorKind::Auth)] {
+            let lived = live(system, HOUR, move |_| refusal.clone()).await;
+            assert!((3..=REFUSED_LOGINS_MAX).contains(&lived.asked.len()), "{system}: {} requests", lived.asked.len());
+            assert!(lived.errors("auth") >= 3.0, "{system}: {}", lived.error());
+        }
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn every_system_waits_as_long_as_it_is_asked_to() {

@@ -4,7 +4,8 @@
 //! - **Politeness.** Every request passes one gate: our budget, which nothing bypasses, and the
 //!   time the service asked us to wait.
 //! - **Credentials.** A session is opened when needed, renewed in time, and renewed once when the
-//!   service says it has ended; a refused credential is never tried twice in a row.
+//!   service says it has ended, or when poll after poll gets no good answer with it. Whatever an
+//!   outage does, new sessions are bounded per hour; a refused credential is never tried twice in a row.
 //! - **Bounds.** Every exchange has a deadline, every body a cap, decompressed.
 //! - **Home.** A credential goes to the origin that its session names and nowhere else, whatever
 //!   address an answer gave.
@@ -50,7 +51,19 @@ const RETRY_AFTER_MAX: Duration = Duration::from_mins(2);
 /// No service means a longer pause; a source is not left for good because of a number.
 const RETRY_AFTER_BELIEVED: Duration = Duration::from_hours(24);
 /// No session is believed to last longer.
-const LIFETIME_BELIEVED: Duration = Duration::from_hours(24 * 365);
+pub const LIFETIME_BELIEVED: Duration = Duration::from_hours(24 * 365);
+/// No session is renewed sooner after it was opened, however short it says it lasts: rather one refused request
+/// than a login for each.
+const LIFETIME_MIN: Duration = Duration::from_mins(1);
+/// After this many polls in a row without a good answer, a new session may be the cure: a login may name another
+/// address, or replace a token that was lost on the other side.
+const FRUITLESS_POLLS_MAX: u32 = 3;
+/// Pause between one session that did not help and the next, where the service says that sessions end.
+const RENEWAL_PAUSE: Duration = Duration::from_mins(1);
+/// How much longer that pause is each time.
+const RENEWAL_PAUSE_GROWS: u32 = 4;
+/// The longest such pause, and the pause where the service does not say so.
+const RENEWAL_PAUSE_MAX: Duration = Duration::from_hours(1);
 /// The most of an error's body that is read.
 const ERROR_BODY_MAX: u64 = 64 << 10;
 /// The most of what was tried, or of what came back, that an error shows.
@@ -62,6 +75,8 @@ const TOKEN_BYTES_MAX: usize = 64 << 10;
 /// Where a service's clock is further off, one of the two is wrong: windows planned by a year that is wrong
 /// would give history up, or have what happens until then be taken for read.
 pub const SKEW_BELIEVED: TimeDelta = TimeDelta::hours(24);
+/// The most that `Age` may say (RFC 9111, section 1.2.2).
+const AGE_SECONDS_MAX: f64 = 2_147_483_648.0;
 /// A `Date` header is a whole second and may have been on its way for another.
 const SKEW_MIN: TimeDelta = TimeDelta::seconds(2);
 
@@ -159,7 +174,8 @@ impl Call {
 
     fn failed(&self, error: TransportError) -> Failure {
         let failure = Failure::new(error.kind, self.tried(), without(&self.secrets, error.message));
-        Failure { remedy: error.remedy, ..failure }
+        // below HTTP nobody but a proxy asks for credentials
+        Failure { remedy: error.remedy, by_proxy: error.kind == ErrorKind::Auth, ..failure }
     }
 }
 
@@ -232,29 +248,110 @@ impl Reply {
 
     /// The failure of an answer that is not what the service documents. `why` must not quote it.
     pub fn undecodable(&self, why: impl fmt::Display) -> Failure {
-        let kind = self.header("content-type").unwrap_or("no content type");
-        let kind: String = kind.split(';').next().unwrap_or_default().chars().take(CONTENT_TYPE_CHARS_MAX).collect();
-        let got = format!("status {}, {} bytes of {kind}: {why}", self.status.as_u16(), self.body.len());
+        let got = format!("status {}, {}: {why}", self.status.as_u16(), self.shape());
         Failure::new(ErrorKind::Decode, self.tried.clone(), without(&self.secrets, got))
+    }
+
+    /// The failure of an answer to a login that gives no session, whatever its status. `why` must not quote it.
+    ///
+    /// It counts as a refused login: nothing says that the next one would not be the one that locks the account.
+    pub fn no_session(&self, why: impl fmt::Display) -> Failure {
+        let code = said(&self.body, true).map(|code| format!(" ({code})")).unwrap_or_default();
+        let got = format!("status {}, {}: {why}{code}", self.status.as_u16(), self.shape());
+        let failure = Failure::new(ErrorKind::Auth, self.tried.clone(), without(&self.secrets, got));
+        failure.advising(
+            "no session came of this login: check the credential, and who answers at this address; it is tried again \
+             ever more slowly, as after a refused password",
+        )
     }
 
     /// The failure this answer stands for.
     pub fn failure(&self, kind: ErrorKind) -> Failure {
-        let got = match said(&self.body, self.at_login) {
-            Some(said) => format!("status {}: {said}", self.status.as_u16()),
-            None => format!("status {}", self.status.as_u16()),
+        let status = self.status.as_u16();
+        let by_proxy = self.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+        let (got, remedy) = if by_proxy {
+            (format!("status {status}: {PROXY_WANTS_CREDENTIALS}"), Some(PROXY_REMEDY))
+        } else if kind == ErrorKind::Redirect {
+            (format!("status {status} {}", self.leads()), None)
+        } else if self.is_page() {
+            (format!("status {status}, {PAGE}"), page_remedy(kind))
+        } else {
+            let said = said(&self.body, self.at_login).map(|said| format!(": {said}")).unwrap_or_default();
+            (format!("status {status}{said}"), None)
         };
-        let mut failure = Failure::new(kind, self.tried.clone(), got);
-        failure.retry_after = retry_after(&self.headers, self.at);
+        let mut failure = Failure::new(kind, self.tried.clone(), without(&self.secrets, got));
+        failure.retry_after = asked_pause(&self.headers, self.at, self.status, kind);
         // a request that is wrong stays wrong
         failure.passes &= kind != ErrorKind::Server || !self.status.is_client_error();
-        if kind == ErrorKind::Redirect
-            && let Some(to) = self.header("location").and_then(|to| Url::parse(to).ok())
-        {
-            failure.got = format!("{} to {}", failure.got, to.origin().ascii_serialization());
-        }
-        failure.got = without(&self.secrets, failure.got);
+        failure.by_proxy = by_proxy;
+        failure.remedy = remedy;
         failure
+    }
+
+    /// The body, without the byte order mark that some services put before their JSON.
+    pub fn json(&self) -> &[u8] {
+        self.body.strip_prefix(BOM).unwrap_or(&self.body)
+    }
+
+    /// Whether this is a page for people, where an answer for programs belongs.
+    pub fn is_page(&self) -> bool {
+        let body = self.json().trim_ascii_start();
+        let head = body[..body.len().min(1024)].to_ascii_lowercase();
+        let is_html = || head.windows(5).any(|five| five == b"<html") || head.starts_with(b"<!doctype html");
+        head.first() == Some(&b'<') && (!head.starts_with(b"<?xml") || is_html())
+    }
+
+    /// What the body is, without a word of it.
+    fn shape(&self) -> String {
+        if self.is_page() {
+            return PAGE.to_owned();
+        }
+        let kind = self.header("content-type").unwrap_or("no content type");
+        let kind: String = kind.split(';').next().unwrap_or_default().chars().take(CONTENT_TYPE_CHARS_MAX).collect();
+        format!("{} bytes of {kind}", self.body.len())
+    }
+
+    /// Where a redirect leads: within the same origin its path, which tells whether it is a page to log in; of
+    /// another one no more than the origin. Never its query, nor what may be a token.
+    fn leads(&self) -> String {
+        let from = self.tried.split_once(' ').and_then(|(_, from)| Url::parse(from).ok());
+        let to = from.as_ref().and_then(|from| from.join(self.header("location")?.trim()).ok());
+        let (Some(from), Some(to)) = (from, to) else { return "without a place to go to".to_owned() };
+        let origin = to.origin().ascii_serialization();
+        if to.origin() != from.origin() {
+            return format!("to {origin}");
+        }
+        let segment =
+            |segment: &str| if segment.len() < TOKEN_CHARS_MIN { segment.to_owned() } else { "…".to_owned() };
+        let path: Vec<String> = to.path().split('/').map(segment).collect();
+        format!("to {origin}{}", path.join("/"))
+    }
+}
+
+/// What a firewall or a proxy likes to send instead of the service's answer.
+const PAGE: &str = "an HTML page, maybe of a firewall or proxy";
+/// UTF-8's byte order mark.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+/// What a 407 is.
+pub const PROXY_WANTS_CREDENTIALS: &str = "the proxy on the way wants to know who we are";
+/// What to do about it.
+pub const PROXY_REMEDY: &str =
+    "set proxy_username and proxy_password, or correct them; it is tried again ever more slowly, because accounts lock";
+
+/// What to do about a page: whoever sent it may not be the service.
+fn page_remedy(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::Auth | ErrorKind::Forbidden => Some(
+            "see who answers at this address: a firewall or proxy may forbid what the service would allow; if it is the \
+             service, check the credential and its permissions",
+        ),
+        ErrorKind::NotFound => Some(
+            "check the address and the ids in the configuration, and whether a firewall or proxy answers for the service",
+        ),
+        ErrorKind::Server | ErrorKind::Timeout => {
+            Some("it is tried again; if this goes on, see whether a firewall or proxy answers for the service")
+        }
+        _ => None,
     }
 }
 
@@ -282,6 +379,7 @@ impl Download {
 /// Why something could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{tried}: {got}; {}", self.advice())]
+#[expect(clippy::struct_excessive_bools, reason = "they are four independent facts")]
 pub struct Failure {
     /// What went wrong.
     pub kind: ErrorKind,
@@ -289,6 +387,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// Whether it was a login that failed: too many of them can lock an account.
     pub at_login: bool,
+    /// Whether it was a proxy that refused us, not the service.
+    by_proxy: bool,
     /// Whether asking the same again soon may help.
     passes: bool,
     tried: String,
@@ -302,7 +402,17 @@ impl Failure {
     pub fn new(kind: ErrorKind, tried: impl Into<String>, got: impl Into<String>) -> Self {
         let passes = kind.is_passing();
         let (tried, got) = (shown(&tried.into()), shown(&got.into()));
-        Self { kind, retry_after: None, at_login: false, passes, tried, got, remedy: None, counted: false }
+        Self {
+            kind,
+            retry_after: None,
+            at_login: false,
+            by_proxy: false,
+            passes,
+            tried,
+            got,
+            remedy: None,
+            counted: false,
+        }
     }
 
     /// This failure, with something else to do about it than about others of its kind.
@@ -321,9 +431,15 @@ impl Failure {
         format!("{}: {}", self.tried, self.got)
     }
 
-    /// Whether a login was refused.
+    /// Whether a login was refused. Any answer to a login that gives no session counts as a refusal, but for those
+    /// that pass by themselves (429, 5xx, none at all): who counts our attempts does not tell us.
     pub fn is_refused_login(&self) -> bool {
-        self.at_login && self.kind == ErrorKind::Auth
+        self.at_login && !self.by_proxy && !self.passes && self.kind != ErrorKind::Tls
+    }
+
+    /// Whether more of the same can lock an account: of the service, or of the proxy.
+    pub fn may_lock(&self) -> bool {
+        self.by_proxy || self.is_refused_login()
     }
 
     /// Counts this failure where that has not been done yet.
@@ -390,6 +506,7 @@ pub fn judge_by_status(status: StatusCode) -> Verdict {
         200..=299 => Verdict::Good,
         300..=399 => Verdict::Bad(ErrorKind::Redirect),
         401 => Verdict::Expired,
+        407 => Verdict::Bad(ErrorKind::Auth),
         403 => Verdict::Bad(ErrorKind::Forbidden),
         404 | 410 => Verdict::Bad(ErrorKind::NotFound),
         408 => Verdict::Bad(ErrorKind::Timeout),
@@ -410,10 +527,9 @@ pub trait Dialect: Send + Sync {
         true
     }
 
-    /// Puts the credential into a request.
-    fn authorize(&self, session: &Session, headers: &mut HeaderMap) {
-        let bearer = secret_header("Bearer ", &session.token);
-        headers.insert(header::AUTHORIZATION, bearer.unwrap_or(HeaderValue::from_static("Bearer")));
+    /// The header that carries the credential; `None` if none can. A request without it is not sent.
+    fn credential(&self, session: &Session) -> Option<(HeaderName, HeaderValue)> {
+        Some((header::AUTHORIZATION, secret_header("Bearer ", &session.token)?))
     }
 
     /// What an answer means.
@@ -440,21 +556,26 @@ pub struct Wire {
 impl Wire {
     /// Sends a call of a login and reads the whole answer, whatever its status.
     pub async fn exchange(&self, call: &Call) -> Result<Reply, Failure> {
-        Ok(Reply { at_login: true, ..self.exchange_whole(call).await? })
+        self.exchange_whole(call, true).await
     }
 
-    async fn exchange_whole(&self, call: &Call) -> Result<Reply, Failure> {
+    async fn exchange_whole(&self, call: &Call, at_login: bool) -> Result<Reply, Failure> {
         let exchange = async {
-            let (status, headers, body) = self.send(call).await?;
+            let (status, headers, body, clock) = self.send(call).await?;
+            // a clock that is wrong is told of by what is read with the session: another login would not set it right
+            if !at_login {
+                clock?;
+            }
             self.read(call, status, headers, body, self.limits.max_response_bytes).await
         };
-        self.pass_and_bound(call, exchange).await
+        Ok(Reply { at_login, ..self.pass_and_bound(call, exchange).await? })
     }
 
     /// Sends a call; a good answer's body is left to be read, any other is read whole.
     async fn open(&self, call: &Call) -> Result<Result<Download, Reply>, Failure> {
         let exchange = async {
-            let (status, headers, body) = self.send(call).await?;
+            let (status, headers, body, clock) = self.send(call).await?;
+            clock?;
             if status.is_success() {
                 return Ok(Ok(Download { headers, body, idle: self.limits.timeout, call: call.clone() }));
             }
@@ -476,7 +597,8 @@ impl Wire {
         })
     }
 
-    async fn send(&self, call: &Call) -> Result<(StatusCode, HeaderMap, Body), Failure> {
+    /// Sends a call. The last of what it gives says whether the service's clock and ours can both be right.
+    async fn send(&self, call: &Call) -> Result<(StatusCode, HeaderMap, Body, Result<(), Failure>), Failure> {
         let length = call.url.as_str().len();
         if length > URL_BYTES_MAX {
             let got = format!("the service leads to an address of {length} bytes");
@@ -485,17 +607,19 @@ impl Wire {
         let mut request = Request::builder().method(call.method.clone()).uri(call.url.as_str());
         if let Some(headers) = request.headers_mut() {
             headers.clone_from(&call.headers);
+            // what a cache kept is of another moment than the one that is asked about
+            headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
         }
         let request = request
             .body(call.body.clone())
             .map_err(|error| Failure::new(ErrorKind::Connect, call.tried(), error.to_string()))?;
         let (head, body) = self.transport.send(request).await.map_err(|error| call.failed(error))?.into_parts();
         self.stats.request(head.status.as_u16());
-        self.note_clock(&head.headers, head.status).map_err(|got| {
+        let clock = self.note_clock(&head.headers, head.status).map_err(|got| {
             Failure::new(ErrorKind::Decode, call.tried(), got)
                 .advising("set the clock that is wrong (NTP); what is not read now is read then")
-        })?;
-        Ok((head.status, head.headers, body))
+        });
+        Ok((head.status, head.headers, body, clock))
     }
 
     /// Reads the rest of an answer, as long as it is no longer than `cap`.
@@ -525,9 +649,16 @@ impl Wire {
 
     /// Measures the service's clock by its `Date` header. `Err` where that and ours cannot both be
     /// right: windows are planned by them, so that events would be passed over.
+    ///
+    /// An answer from a cache says in `Age` how long ago its `Date` was. But there are caches that write a `Date` of
+    /// their own beside it: of the two readings, the one that is closer to what is known is believed. To believe in a
+    /// service that is ahead would have what has not happened yet taken for read.
     fn note_clock(&self, headers: &HeaderMap, status: StatusCode) -> Result<(), String> {
         let Some(date) = date_of(headers, &header::DATE) else { return Ok(()) };
         let now = self.clock.now();
+        let known = self.stats.rest().clock_skew.filter(|skew| skew.abs() <= SKEW_BELIEVED).unwrap_or_default();
+        let aged = date + age_of(headers);
+        let date = if (aged - now - known).abs() < (date - now - known).abs() { aged } else { date };
         let skew = date - now;
         let believed = skew.abs() <= SKEW_BELIEVED;
         // what refuses us may be a proxy, and is dealt with by its status
@@ -563,6 +694,63 @@ pub struct Api {
     wire: Wire,
     dialect: Box<dyn Dialect>,
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    standing: Mutex<Standing>,
+}
+
+/// What is to be thought of the session in force.
+#[derive(Default)]
+struct Standing {
+    /// Since the last poll ended, a request was answered as it should be.
+    answered: bool,
+    /// Since then one was not, and a new session might mend that.
+    missed: bool,
+    /// Polls in a row that got no good answer.
+    fruitless: u32,
+    /// The next request tries a new session first.
+    doubted: bool,
+    /// New sessions since the last good answer that were opened because the one before did not do.
+    renewals: u32,
+    /// When the last of them was.
+    renewed_at: Option<Instant>,
+}
+
+impl Standing {
+    fn note(&mut self, verdict: Verdict, is_page: bool, is_success: bool) {
+        match verdict {
+            Verdict::Good if is_page => self.missed = true,
+            Verdict::Good if is_success => *self = Self { answered: true, ..Self::default() },
+            Verdict::Expired
+            | Verdict::Bad(
+                ErrorKind::Connect
+                | ErrorKind::Tls
+                | ErrorKind::Timeout
+                | ErrorKind::Forbidden
+                | ErrorKind::Server
+                | ErrorKind::NotFound
+                | ErrorKind::Redirect,
+            ) => self.missed = true,
+            // what was asked is refused, or we are too fast, or a proxy wants something: no session mends that
+            Verdict::Good | Verdict::Bad(_) => {}
+        }
+    }
+
+    /// Whether another session may be opened now that the service says that this one has ended. Each one that does
+    /// not help makes the pause to the next one longer.
+    fn may_replace_ended(&self) -> bool {
+        let Some(last) = self.renewed_at else { return true };
+        let grown = RENEWAL_PAUSE_GROWS.saturating_pow(self.renewals.saturating_sub(1).min(15));
+        last.elapsed() >= RENEWAL_PAUSE.saturating_mul(grown).min(RENEWAL_PAUSE_MAX)
+    }
+
+    /// Whether another session is to be tried because nothing comes of this one.
+    fn may_replace_fruitless(&self) -> bool {
+        self.fruitless >= FRUITLESS_POLLS_MAX && self.renewed_at.is_none_or(|last| last.elapsed() >= RENEWAL_PAUSE_MAX)
+    }
+
+    fn replaced(&mut self) {
+        self.renewals += 1;
+        self.renewed_at = Some(Instant::now());
+    }
 }
 
 enum Answer {
@@ -597,7 +785,7 @@ impl Api {
     ) -> Self {
         let random = Mutex::new(StdRng::seed_from_u64(seed));
         let wire = Wire { transport, limits, gate, stats, clock, random };
-        Self { wire, dialect, session: tokio::sync::Mutex::new(None) }
+        Self { wire, dialect, session: tokio::sync::Mutex::new(None), standing: Mutex::default() }
     }
 
     /// The present by our clock.
@@ -644,23 +832,25 @@ impl Api {
             let mut failure = match self.once(build, stream).await {
                 Ok((answer, Verdict::Good, _)) => return Ok(answer),
                 Ok((Answer::Whole(reply), Verdict::Expired, session)) => {
-                    let same = self.forget(&session).await;
-                    if !renewed && same {
+                    if !renewed && self.replace_ended(&session).await {
                         renewed = true;
-                        if self.dialect.keeps_session() || self.has_changed(&session).await {
-                            continue;
-                        }
+                        continue;
                     }
-                    // a page where an answer belongs, even with a new session: nothing is wrong with the credential
-                    let page = reply.status.is_success() && reply.body.trim_ascii_start().first() == Some(&b'<');
-                    reply.failure(if page { ErrorKind::Decode } else { ErrorKind::Auth })
+                    reply.failure(match reply.status {
+                        // a page where an answer belongs, even with a new session: nothing is wrong with the credential
+                        status if status.is_success() && reply.is_page() => ErrorKind::Decode,
+                        // the new token is refused, too: it is not the token that is wrong
+                        StatusCode::FORBIDDEN if says_invalid_token(&reply) => ErrorKind::Forbidden,
+                        _ => ErrorKind::Auth,
+                    })
                 }
                 Ok((Answer::Whole(reply), Verdict::Bad(kind), _)) => reply.failure(kind),
                 Ok((Answer::Streamed(_), _, _)) => unreachable!("only good answers are streamed"),
                 Err(failure) => failure,
             };
             failure.count_once(&self.wire.stats);
-            let pause = failure.retry_after.unwrap_or_else(|| self.wire.retry_delay(attempt));
+            let own = self.wire.retry_delay(attempt);
+            let pause = failure.retry_after.map_or(own, |asked| asked.max(own));
             let again = failure.passes && attempt < RETRIES_MAX && pause <= RETRY_AFTER_MAX;
             // whoever asks next, and whyever: not before the service said
             if again || failure.retry_after.is_some() {
@@ -682,19 +872,51 @@ impl Api {
         let session = self.session().await?;
         let mut call = build(&session).hiding(&session.token);
         at_home(&session, &call)?;
-        self.dialect.authorize(&session, &mut call.headers);
-        if stream {
-            return Ok(match self.wire.open(&call).await? {
-                Ok(download) => (Answer::Streamed(download), Verdict::Good, session),
-                Err(reply) => {
-                    let verdict = self.judge(&reply);
-                    (Answer::Whole(reply), verdict, session)
-                }
-            });
+        let (name, value) = self
+            .dialect
+            .credential(&session)
+            .ok_or_else(|| unusable(&session, &*self.dialect, "no header can carry it"))?;
+        call.headers.insert(name, value);
+        let sent =
+            if stream { self.wire.open(&call).await } else { self.wire.exchange_whole(&call, false).await.map(Err) };
+        match sent {
+            Ok(Ok(download)) => {
+                self.standing().note(Verdict::Good, false, true);
+                Ok((Answer::Streamed(download), Verdict::Good, session))
+            }
+            Ok(Err(reply)) => {
+                let verdict = self.judge(&reply);
+                self.standing().note(verdict, reply.is_page(), reply.status.is_success());
+                Ok((Answer::Whole(reply), verdict, session))
+            }
+            Err(failure) => {
+                self.standing().note(Verdict::Bad(failure.kind), false, false);
+                Err(failure)
+            }
         }
-        let reply = self.wire.exchange_whole(&call).await?;
-        let verdict = self.judge(&reply);
-        Ok((Answer::Whole(reply), verdict, session))
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note that a poll has ended. After a few that got no good answer with the session they had, the next one
+    /// tries a new session: where the service moved the organization, or lost its tokens, nothing else helps. Until
+    /// an answer is good again that is done once an hour at most.
+    pub fn note_end_of_poll(&self) {
+        let mut standing = self.standing();
+        let (answered, missed) = (std::mem::take(&mut standing.answered), std::mem::take(&mut standing.missed));
+        if !answered && missed {
+            standing.fruitless += 1;
+        }
+        if self.dialect.keeps_session() && standing.may_replace_fruitless() {
+            tracing::debug!(
+                polls = standing.fruitless,
+                "no good answer with this session; the next poll opens another"
+            );
+            standing.doubted = true;
+            standing.replaced();
+        }
     }
 
     fn judge(&self, reply: &Reply) -> Verdict {
@@ -711,23 +933,61 @@ impl Api {
     async fn session(&self) -> Result<Arc<Session>, Failure> {
         let mut held = self.session.lock().await;
         let now = self.now();
-        let usable = |session: &&Arc<Session>| session.renew_at.is_none_or(|at| now < at);
-        if self.dialect.keeps_session()
-            && let Some(session) = held.as_ref().filter(usable)
-        {
+        let usable =
+            |session: &&Arc<Session>| self.dialect.keeps_session() && session.renew_at.is_none_or(|at| now < at);
+        let usable = held.as_ref().filter(usable).map(Arc::clone);
+        let doubted = self.standing().doubted;
+        if let Some(session) = usable.as_ref().filter(|_| !doubted) {
             return Ok(Arc::clone(session));
         }
-        let opened = self.dialect.open_session(&self.wire).await.map_err(|mut failure| {
+        match (self.log_in().await, usable) {
+            (Ok(opened), _) => {
+                self.standing().doubted = false;
+                let session = Arc::new(opened);
+                *held = Some(Arc::clone(&session));
+                Ok(session)
+            }
+            // no login, no other session: what is in force may do again, and there is no hurry to try another login
+            (Err(mut failure), Some(session)) if !failure.may_lock() => {
+                failure.count_once(&self.wire.stats);
+                tracing::debug!(error = %failure, "no other session; going on with the one in force");
+                if let Some(pause) = failure.retry_after {
+                    self.wire.gate.pause(pause);
+                }
+                self.standing().doubted = false;
+                Ok(session)
+            }
+            (Err(failure), _) => Err(failure),
+        }
+    }
+
+    /// Opens a session, and looks whether requests can carry it.
+    async fn log_in(&self) -> Result<Session, Failure> {
+        let opened = self.dialect.open_session(&self.wire).await.and_then(|session| {
+            match cannot_be_carried(session.token.expose_secret()) {
+                Some(why) => Err(unusable(&session, &*self.dialect, why)),
+                None => Ok(session),
+            }
+        });
+        opened.map_err(|mut failure| {
             failure.at_login = true;
             failure
-        })?;
-        if opened.token.expose_secret().len() > TOKEN_BYTES_MAX {
-            let got = format!("a token of more than {TOKEN_BYTES_MAX} bytes");
-            return Err(Failure::new(ErrorKind::TooLarge, "logging in", got));
+        })
+    }
+
+    /// Whether to ask again after the service said that `session` has ended: it is dropped, if it is still the one in
+    /// force, as long as that does not become a login for each request.
+    async fn replace_ended(&self, session: &Arc<Session>) -> bool {
+        if !self.dialect.keeps_session() {
+            return self.forget(session).await && self.has_changed(session).await;
         }
-        let session = Arc::new(opened);
-        *held = Some(Arc::clone(&session));
-        Ok(session)
+        if !self.standing().may_replace_ended() {
+            return false;
+        }
+        if self.forget(session).await {
+            self.standing().replaced();
+        }
+        true
     }
 
     /// Drops the session in force, so that the next request begins with a new one.
@@ -773,6 +1033,65 @@ fn at_home(session: &Session, call: &Call) -> Result<(), Failure> {
     Err(Failure::new(ErrorKind::Redirect, call.tried(), without(&call.secrets, got)))
 }
 
+/// Why no header can carry a token.
+pub fn cannot_be_carried(token: &str) -> Option<&'static str> {
+    match token.bytes().find(|byte| !byte.is_ascii_graphic()) {
+        _ if token.is_empty() => Some("it is empty"),
+        _ if token.len() > TOKEN_BYTES_MAX => Some("it has more than 65,536 bytes"),
+        None => None,
+        Some(b'\n' | b'\r') => Some("it holds a line break, which no header can carry"),
+        Some(b' ') => Some("it holds a blank"),
+        Some(byte) if byte.is_ascii() => Some("it holds a control character, which no header can carry"),
+        Some(_) => Some("it holds a character beyond ASCII, which no header can carry"),
+    }
+}
+
+/// The failure of a session, or of a token as it stands in a file, that no request can carry: none is sent.
+fn unusable(session: &Session, dialect: &dyn Dialect, why: &'static str) -> Failure {
+    let (tried, whose) = if dialect.keeps_session() {
+        ("logging in", format!("the session for {} cannot be used", session.base.origin().ascii_serialization()))
+    } else {
+        ("reading the credential", "it cannot be used".to_owned())
+    };
+    Failure::new(ErrorKind::Auth, tried, format!("{whose}: {why}; nothing was sent with it"))
+}
+
+/// Whether an answer says, in the words of OAuth (RFC 6750, section 3.1), that the token is no longer good: then a new
+/// one may be.
+pub fn says_invalid_token(reply: &Reply) -> bool {
+    let is_code = |text: &str| {
+        let code: String = text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+        INVALID_TOKEN.contains(&code.as_str())
+    };
+    let challenges = reply.headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    let mut errors = challenges.flat_map(|text| text.split([',', ' '])).filter_map(|part| {
+        let (name, value) = part.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("error").then(|| value.trim().trim_matches('"'))
+    });
+    if errors.any(is_code) {
+        return true;
+    }
+    if reply.body.len() as u64 > ERROR_BODY_MAX {
+        return false;
+    }
+    let Ok(whole) = serde_json::from_slice::<serde_json::Value>(reply.json()) else { return false };
+    let inner = whole.get("error").filter(|error| error.is_object()).unwrap_or(&whole);
+    ["error", "code", "errorCode", "type"]
+        .into_iter()
+        .any(|key| inner.get(key).and_then(serde_json::Value::as_str).is_some_and(is_code))
+}
+
+/// The codes that say so, without what joins their words.
+const INVALID_TOKEN: [&str; 7] = [
+    "invalidtoken",
+    "invalidaccesstoken",
+    "tokenexpired",
+    "expiredtoken",
+    "accesstokenexpired",
+    "tokenrevoked",
+    "revokedtoken",
+];
+
 /// What an error's body says, where it is JSON of one of the usual shapes; at most 200 characters,
 /// on one line. Of the answer to a login only the codes: its words may repeat the secret. Words as
 /// long as a token are left out everywhere.
@@ -810,17 +1129,88 @@ fn date_of(headers: &HeaderMap, name: &HeaderName) -> Option<DateTime<Utc>> {
     httpdate::parse_http_date(headers.get(name)?.to_str().ok()?.trim()).ok().map(DateTime::from)
 }
 
-/// `Retry-After`, in seconds or as a date.
-fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    let pause = if let Ok(seconds) = text.parse::<u64>() {
-        Duration::from_secs(seconds)
+/// How long an answer has been in caches (`Age`).
+fn age_of(headers: &HeaderMap) -> TimeDelta {
+    let seconds = headers.get(header::AGE).and_then(|age| leading_number(age.to_str().ok()?.trim()));
+    #[expect(clippy::cast_possible_truncation, reason = "it was looked at")]
+    let seconds = seconds.filter(|seconds| *seconds <= AGE_SECONDS_MAX).map(|seconds| seconds as i64);
+    TimeDelta::seconds(seconds.unwrap_or_default())
+}
+
+/// The pause an answer asks for: `Retry-After`, or else, where we are too fast, what the headers about rates say.
+fn asked_pause(headers: &HeaderMap, now: DateTime<Utc>, status: StatusCode, kind: ErrorKind) -> Option<Duration> {
+    // moments are of the service's clock
+    let now = date_of(headers, &header::DATE).map_or(now, |date| date + age_of(headers));
+    let texts = |name: &str| {
+        let values: Vec<_> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+        values
+    };
+    let told = texts("retry-after").into_iter().find_map(|text| wait(text, now));
+    let used_up = || {
+        let left = ["x-ratelimit-remaining", "ratelimit-remaining", "x-rate-limit-remaining"];
+        left.into_iter().flat_map(texts).any(|text| leading_number(text.trim()) == Some(0.0))
+    };
+    let too_fast = kind == ErrorKind::Throttled || (status == StatusCode::SERVICE_UNAVAILABLE && used_up());
+    let reset = || {
+        let by_name = RESETS.into_iter().flat_map(texts).find_map(|text| wait(text, now));
+        by_name.or_else(|| texts("ratelimit").into_iter().find_map(|text| wait_of_policies(text, now)))
+    };
+    told.or_else(|| too_fast.then(reset)?)
+}
+
+/// Headers that say when more may be asked for, in seconds or as a moment.
+const RESETS: [&str; 4] = ["ratelimit-reset", "x-ratelimit-reset", "x-rate-limit-reset", "x-ratelimit-reset-after"];
+
+/// A number this close to the present is a moment.
+const A_YEAR_SECONDS: f64 = 365.0 * 86_400.0;
+
+/// A pause in any of the ways in which it is written: seconds, whole or not, of several the first; a moment as a date;
+/// or, near the present, as seconds or milliseconds since 1970. What is over is no pause; what is no number is nothing.
+/// No pause is believed to be longer than [`RETRY_AFTER_BELIEVED`].
+fn wait(text: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let text = text.trim().trim_matches('"').trim();
+    let until = |moment: DateTime<Utc>| (moment - now).to_std().unwrap_or_default();
+    let pause = if let Some(number) = leading_number(text) {
+        let present = crate::clock::unix_seconds(now);
+        let moment = [number, number / 1000.0].into_iter().find(|moment| (moment - present).abs() <= A_YEAR_SECONDS);
+        let seconds = moment.map_or(number, |moment| moment - present).clamp(0.0, RETRY_AFTER_BELIEVED.as_secs_f64());
+        Duration::from_secs_f64(seconds.ceil())
+    } else if let Ok(date) = httpdate::parse_http_date(text) {
+        until(date.into())
     } else {
-        // both are moments of the service's clock
-        let now = date_of(headers, &header::DATE).unwrap_or(now);
-        (date_of(headers, &header::RETRY_AFTER)? - now).to_std().unwrap_or_default()
+        let date = DateTime::parse_from_rfc3339(text).or_else(|_| DateTime::parse_from_rfc2822(text)).ok()?;
+        until(date.to_utc())
     };
     Some(pause.min(RETRY_AFTER_BELIEVED))
+}
+
+/// The pause of `RateLimit: limit=100, remaining=0, reset=30` (draft 7 of the IETF) or `"default";r=0;t=30` (later ones),
+/// of several policies that which is used up and lasts longest.
+fn wait_of_policies(text: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let parts = |text: &str, by: char| {
+        let pairs = text.split(by).filter_map(|part| part.split_once('='));
+        pairs.map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned())).collect::<Vec<_>>()
+    };
+    let of = |pairs: &[(String, String)], name: &str| pairs.iter().find(|(is, _)| is == name).map(|(_, v)| v.clone());
+    if let Some(reset) = of(&parts(text, ','), "reset") {
+        return wait(&reset, now);
+    }
+    let policies = text.split(',').map(|policy| parts(policy, ';'));
+    let waits = policies.filter_map(|policy| {
+        let left = of(&policy, "r").and_then(|left| leading_number(&left)).unwrap_or_default();
+        Some((left <= 0.0, wait(&of(&policy, "t")?, now)?))
+    });
+    waits.max().map(|(_, wait)| wait)
+}
+
+/// The number a text begins with, unless it goes on as a word: no sign, no exponent, not `30m`.
+fn leading_number(text: &str) -> Option<f64> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let goes_on = text[end..].chars().next();
+    if goes_on.is_some_and(|c| !matches!(c, ',' | ';' | ' ' | '\t' | 's')) {
+        return None;
+    }
+    text[..end].parse().ok()
 }
 
 /// Our budget (governor) and what the service asked for. There is one for a source as long as the process lives,
@@ -969,11 +1359,11 @@ impl GovernorClock for TokioClock {
     }
 }
 
-/// When a session of this lifetime is renewed: with a tenth of its life left, at least 5 s.
+/// When a session of this lifetime is renewed: with a tenth of its life left, at least 5 s, but not within a minute.
 pub fn renewal(now: DateTime<Utc>, lifetime: Duration) -> DateTime<Utc> {
     let lifetime = lifetime.min(LIFETIME_BELIEVED);
     let margin = (lifetime / 10).max(Duration::from_secs(5)).min(lifetime / 2);
-    now + delta(lifetime.saturating_sub(margin))
+    now + delta(lifetime.saturating_sub(margin).max(LIFETIME_MIN))
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@
 //! - **Nothing outside.** An event that lies outside the window that was asked for is not
 //!   counted, whatever the service says: it may have been counted and forgotten.
 //! - **Containment.** A panic ends one poll: it is counted, and the reader is built anew.
-//! - **Patience.** After a failure the next poll is later each time; after a refused login much
-//!   later, because accounts lock, but at once when the credential's file changes.
+//! - **Patience.** After a failure the next poll is later each time; after a login that gave no
+//!   session much later, because accounts lock, but at once when the credential's file changes.
 //!
 //! Leaves to others: what to read (`window.rs`), how (`source/*.rs`, `api.rs`), counting
 //! (`ledger.rs`).
@@ -169,6 +169,7 @@ impl Poller {
                 Err(Failure::new(ErrorKind::Timeout, "polling", format!("not done after {timeout:?}")))
             }
         };
+        self.api.note_end_of_poll();
         let now = self.clock.now();
         let outcome = outcome.map_err(|mut failure| {
             failure.count_once(&self.stats);
@@ -465,7 +466,7 @@ fn storage(error: &CommitError) -> Failure {
 /// How long to wait after the `failures`-th failure in a row.
 pub fn pause_after(failure: &Failure, failures: u32, interval: Duration) -> Duration {
     let grown = |first: Duration, by: u32| first.saturating_mul(by.saturating_pow(failures.saturating_sub(1).min(15)));
-    let pause = if failure.is_refused_login() {
+    let pause = if failure.may_lock() {
         grown(interval.max(LOGIN_PAUSE.0), LOGIN_PAUSE_GROWS).min(LOGIN_PAUSE.1.max(interval))
     } else {
         grown(interval, 2).min(PAUSE_MAX.max(interval)).min(interval.saturating_mul(8))

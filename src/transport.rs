@@ -15,6 +15,8 @@ use tower::ServiceExt;
 
 use crate::stats::ErrorKind;
 
+mod tunnel;
+
 /// A body as it arrives.
 pub type Body = Pin<Box<dyn Stream<Item = Result<Bytes, TransportError>> + Send>>;
 
@@ -22,7 +24,8 @@ pub type Body = Pin<Box<dyn Stream<Item = Result<Bytes, TransportError>> + Send>
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct TransportError {
-    /// `Connect`, `Tls`, `Timeout` or `Decode` (a body that is not the gzip it says it is).
+    /// `Connect`, `Tls`, `Timeout`, `Decode` (a body that is not the gzip it says it is) or `Auth` (a proxy that wants
+    /// to know who we are).
     pub kind: ErrorKind,
     /// What happened, without the address.
     pub message: String,
@@ -67,7 +70,10 @@ impl Transport for InMemory {
 }
 
 /// Requests go over the network.
-pub struct Network(reqwest::Client);
+pub struct Network {
+    client: reqwest::Client,
+    proxy: Option<url::Url>,
+}
 
 /// What a connection to a service needs beside its address.
 #[derive(Debug, Default)]
@@ -115,16 +121,21 @@ impl Network {
             let proxy = reqwest::Proxy::all(proxy.clone()).map_err(|error| NetworkError::Client(error.to_string()))?;
             builder = builder.proxy(proxy);
         }
-        builder.build().map(Self).map_err(|error| NetworkError::Client(error.without_url().to_string()))
+        let client = builder.build().map_err(|error| NetworkError::Client(error.without_url().to_string()))?;
+        Ok(Self { client, proxy: options.proxy.clone() })
     }
 }
 
 #[async_trait]
 impl Transport for Network {
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, TransportError> {
+        let to = request.uri().clone();
         let request = request.map(reqwest::Body::from);
         let request = reqwest::Request::try_from(request).map_err(explain)?;
-        let response: Response<reqwest::Body> = self.0.execute(request).await.map_err(explain)?.into();
+        let response: Response<reqwest::Body> = match self.client.execute(request).await {
+            Ok(response) => response.into(),
+            Err(error) => return Err(tunnel::explained(explain(error), self.proxy.as_ref(), None, &to).await),
+        };
         Ok(response.map(|body| http_body_util::BodyExt::into_data_stream(body).map_err(explain).boxed() as Body))
     }
 }

@@ -211,6 +211,190 @@ async fn a_clock_that_differs_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_from_a_cache_does_not_set_the_clock_back() {
+    fn dated(date: &'static str, age: &'static str) -> axum::response::Response {
+        ([(header::DATE, date), (header::AGE, age)], "fine").into_response()
+    }
+
+    // it is eight by our clock
+    for (answer, skew) in [
+        ((|| dated("Fri, 15 Jan 2027 05:00:00 GMT", "10800")) as fn() -> _, 0),
+        (|| dated("Fri, 15 Jan 2027 05:01:00 GMT", "10800"), 60),
+        (|| dated("Fri, 15 Jan 2027 05:00:00 GMT", " 10800 , 3"), 0),
+        (|| dated("Tue, 05 Jan 2027 08:00:00 GMT", "864000"), 0),
+        // a cache that writes a date of its own: what is to come must not be taken for read
+        (|| dated("Fri, 15 Jan 2027 08:00:00 GMT", "10800"), 0),
+        // no age
+        (|| dated("Fri, 15 Jan 2027 07:00:00 GMT", "old"), -3600),
+        (|| dated("Fri, 15 Jan 2027 07:00:00 GMT", "-3600"), -3600),
+        (|| dated("Fri, 15 Jan 2027 07:00:00 GMT", "99999999999999999999"), -3600),
+        (|| dated("Fri, 15 Jan 2027 07:00:00 GMT", "0"), -3600),
+    ] {
+        let (router, _) = scripted(vec![answer]);
+        let (api, _) = api(router, Numbered::default(), fast());
+        let told = ask(&api).await.map(|reply| format!("{:?}", reply.headers)).unwrap();
+        assert_eq!(api.clock_skew(), TimeDelta::seconds(skew), "{told}");
+    }
+    // what is known of the service's clock tells which reading is right
+    let ahead = || [(header::DATE, "Fri, 15 Jan 2027 10:00:00 GMT")].into_response();
+    let (router, _) = scripted(vec![ahead, || dated("Fri, 15 Jan 2027 07:00:00 GMT", "10800")]);
+    let (api, _) = api(router, Numbered::default(), fast());
+    for _ in 0..2 {
+        ask(&api).await.unwrap();
+        assert_eq!(api.clock_skew(), TimeDelta::hours(2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cache_on_the_way_is_told_to_ask_the_service() {
+    let router = Router::new().fallback(|headers: HeaderMap| async move {
+        assert_eq!(headers["cache-control"], "no-cache");
+        "fine"
+    });
+    let (api, _) = api(router, Numbered::default(), fast());
+    ask(&api).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_no_header_can_carry_is_told_of_and_nothing_is_sent() {
+    struct Given(&'static str, bool);
+
+    #[async_trait]
+    impl Dialect for Given {
+        async fn open_session(&self, _: &Wire) -> Result<Session, Failure> {
+            Ok(Session { token: self.0.into(), base: url("/"), renew_at: None })
+        }
+
+        fn keeps_session(&self) -> bool {
+            self.1
+        }
+    }
+
+    for (token, why) in [
+        ("", "empty"),
+        ("hunter2\n", "line break"),
+        ("hunter2\r\nx-injected: 1", "line break"),
+        ("hunter2\0", "control"),
+        ("hunter2\x7f", "control"),
+        ("hunter2\t", "control"),
+        ("hunter2é", "ASCII"),
+        ("hunter2\u{a0}", "ASCII"),
+        ("hunter2 hunter3", "blank"),
+        (" ", "blank"),
+    ] {
+        for keeps in [true, false] {
+            let (router, seen) = scripted(vec![ok]);
+            let clock = Clock::starting_at(DateTime::UNIX_EPOCH);
+            let stats = Arc::new(SourceStats::default());
+            let transport = Arc::new(InMemory(router));
+            let api = Api::new(transport, Box::new(Given(token, keeps)), fast(), Arc::clone(&stats), clock, 1);
+            let failure = ask(&api).await.unwrap_err();
+            assert!(failure.kind == ErrorKind::Auth && failure.is_refused_login(), "{failure}");
+            let text = format!("{failure} {failure:?}");
+            assert!(text.contains(why) && !text.contains("hunter2"), "{text}");
+            assert_eq!((seen.lock().unwrap().len(), stats.errors(ErrorKind::Auth)), (0, 1), "{token:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_is_called_a_page_and_a_redirect_tells_where_it_leads() {
+    fn page(code: u16) -> axum::response::Response {
+        let html = "\u{feff} <!DOCTYPE html><html><title>Blocked secret-1</title></html>";
+        (StatusCode::from_u16(code).unwrap(), html).into_response()
+    }
+    fn away(to: &'static str) -> axum::response::Response {
+        (StatusCode::FOUND, [("location", to)], "<html></html>").into_response()
+    }
+
+    for (answer, kind, told, not) in [
+        (
+            (|| page(403)) as fn() -> _,
+            ErrorKind::Forbidden,
+            vec!["403, an HTML page, maybe of a firewall or proxy"],
+            "check the permissions",
+        ),
+        (|| page(404), ErrorKind::NotFound, vec!["404, an HTML page", "firewall or proxy answers"], "Blocked"),
+        (|| page(502), ErrorKind::Server, vec!["502, an HTML page", "tried again"], "Blocked"),
+        (|| page(401), ErrorKind::Auth, vec!["401, an HTML page", "see who answers"], "Blocked"),
+        (|| page(407), ErrorKind::Auth, vec!["407: the proxy", "proxy_username"], "HTML"),
+        (|| away("/login?next=NEXT-SECRET"), ErrorKind::Redirect, vec!["302 to http://service.test/login;"], "NEXT"),
+        (|| away("../sso/secret-1/x"), ErrorKind::Redirect, vec!["302 to http://service.test/sso/…/x;"], "HTML"),
+        (|| away("//sso.test/a/b"), ErrorKind::Redirect, vec!["302 to http://sso.test;"], "/a/b"),
+        (|| away("https://service.test/log"), ErrorKind::Redirect, vec!["302 to https://service.test;"], "HTML"),
+        (|| away("http://"), ErrorKind::Redirect, vec!["302 without a place to go to"], "HTML"),
+        (|| status(307), ErrorKind::Redirect, vec!["307 without a place to go to"], "HTML"),
+    ] {
+        let (router, seen) = scripted(vec![answer]);
+        let (api, stats) = api(router, Numbered::default(), fast());
+        let failure = ask(&api).await.unwrap_err();
+        let text = failure.to_string();
+        assert_eq!(failure.kind, kind, "{text}");
+        assert!(told.iter().all(|told| text.contains(told)), "{text}");
+        assert!(!text.contains(not) && !text.contains("secret-1") && !text.contains("Blocked"), "{text}");
+        if text.contains("407") {
+            assert_eq!((requests(&seen, "/log"), stats.errors(kind)), (1, 1), "accounts of proxies lock, too");
+            assert!(failure.may_lock() && !failure.is_refused_login());
+        }
+    }
+    let long = || away("/t/0123456789012345678901234567890123456789/x");
+    let (router, _) = scripted(vec![long]);
+    let (api, _) = api(router, Numbered::default(), fast());
+    let text = ask(&api).await.unwrap_err().to_string();
+    assert!(text.contains("302 to http://service.test/t/…/x;"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_that_end_at_once_are_opened_ever_more_rarely() {
+    let (router, seen) = scripted(vec![|| status(401)]);
+    let (api, _) = api(router, Numbered::default(), fast());
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_hours(24) {
+        assert_eq!(ask(&api).await.unwrap_err().kind, ErrorKind::Auth);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+    let logins: Vec<u64> = {
+        let seen = seen.lock().unwrap();
+        seen.iter().filter(|(_, path)| path == "/login").map(|(at, _)| (*at - started).as_secs() / 60).collect()
+    };
+    assert_eq!(logins[..5], [0, 0, 1, 5, 21]);
+    assert!((26..=28).contains(&logins.len()), "{logins:?}");
+}
+
+#[test]
+fn what_says_that_a_token_is_no_longer_good() {
+    let reply = |challenge: &'static str, body: &'static str| Reply {
+        status: StatusCode::FORBIDDEN,
+        headers: HeaderMap::from_iter([(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))]),
+        body: Bytes::from_static(body.as_bytes()),
+        at: DateTime::UNIX_EPOCH,
+        at_login: false,
+        tried: String::new(),
+        secrets: Vec::new(),
+    };
+    for (challenge, body) in [
+        ("", r#"{"error":"invalid_token"}"#),
+        ("", "\u{feff}{\"error\":\"invalid_token\",\"error_description\":\"Token was revoked\"}"),
+        ("", r#"{"error":{"code":"InvalidToken"}}"#),
+        ("", r#"{"code":"TOKEN_EXPIRED"}"#),
+        (r#"Bearer realm="x", error="invalid_token""#, ""),
+        (r#"Bearer error="invalid_token", error_description="revoked""#, "<html>"),
+        ("Bearer realm=x,error=invalid_token", "{}"),
+    ] {
+        assert!(says_invalid_token(&reply(challenge, body)), "{challenge} {body}");
+    }
+    for (challenge, body) in [
+        ("", ""),
+        ("Bearer", r#"{"error":"insufficient_scope"}"#),
+        (r#"Bearer error="insufficient_scope", error_description="invalid_token""#, ""),
+        ("", r#"{"message":"invalid_token"}"#),
+        ("", r#"["invalid_token"]"#),
+    ] {
+        assert!(!says_invalid_token(&reply(challenge, body)), "{challenge} {body}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_changed_source_begins_with_an_empty_bucket_and_the_pause_it_was_asked_for() {
     let limits = Limits { requests: 1, per: Duration::from_secs(1), burst: 5, ..fast() };
     let gate = Gate::full(&limits);
@@ -239,6 +423,109 @@ async fn who_already_waits_waits_by_the_changed_limits() {
     assert!(started.elapsed() >= Duration::from_mins(1));
 }
 
+/// The pause that a 429 with these headers asks for.
+fn asked(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    asked_pause(headers, now, StatusCode::TOO_MANY_REQUESTS, ErrorKind::Throttled)
+}
+
+/// At the moment [`api`] begins.
+fn told(status: u16, headers: &[(&str, &str)]) -> Option<u64> {
+    let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+    }
+    let status = StatusCode::from_u16(status).unwrap();
+    let Verdict::Bad(kind) = judge_by_status(status) else { unreachable!() };
+    asked_pause(&map, now, status, kind).map(|pause| pause.as_secs())
+}
+
+#[test]
+fn a_pause_is_understood_however_it_is_written() {
+    const DAY: u64 = 86_400;
+    for (text, pause) in [
+        ("30", Some(30)),
+        ("30.5", Some(31)),
+        ("30.0", Some(30)),
+        ("0.001", Some(1)),
+        (".5", Some(1)),
+        ("30, 30", Some(30)),
+        ("30,60", Some(30)),
+        ("30; why=busy", Some(30)),
+        (" \t30 ", Some(30)),
+        ("\"30\"", Some(30)),
+        ("30s", Some(30)),
+        ("0", Some(0)),
+        ("00", Some(0)),
+        ("86401", Some(DAY)),
+        ("99999999999999999999", Some(DAY)),
+        ("99999999999999999999.5, 1", Some(DAY)),
+        ("1800000030", Some(30)),
+        ("1800000030.2", Some(31)),
+        ("1800000030500", Some(31)),
+        ("1799999000", Some(0)),
+        ("1830000000", Some(DAY)),
+        ("Fri, 15 Jan 2027 08:00:30 GMT", Some(30)),
+        ("Friday, 15-Jan-27 08:00:30 GMT", Some(30)),
+        ("Fri, 15 Jan 2027 08:00:30 +0000", Some(30)),
+        ("2027-01-15T08:00:30Z", Some(30)),
+        ("Fri, 15 Jan 2027 07:00:00 GMT", Some(0)),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", Some(DAY)),
+        ("-30", None),
+        ("+30", None),
+        ("1e3", None),
+        ("30m", None),
+        ("0x1e", None),
+        ("NaN", None),
+        ("inf", None),
+        ("", None),
+        ("soon", None),
+        ("1.2.3", None),
+        ("Fri, 99 Jan 2027 08:00:30 GMT", None),
+    ] {
+        assert_eq!(told(429, &[("retry-after", text)]), pause, "Retry-After: {text}");
+        for name in ["RateLimit-Reset", "X-RateLimit-Reset", "X-Rate-Limit-Reset"] {
+            assert_eq!(told(429, &[(&name.to_ascii_lowercase(), text)]), pause, "{name}: {text}");
+        }
+    }
+}
+
+#[test]
+fn of_several_pauses_the_one_that_is_meant_is_taken() {
+    for (status, headers, pause) in [
+        (429, &[("retry-after", "7"), ("x-ratelimit-reset", "60")][..], Some(7)),
+        (429, &[("retry-after", "soon"), ("x-ratelimit-reset", "60")], Some(60)),
+        (429, &[("retry-after", "7"), ("retry-after", "60")], Some(7)),
+        (429, &[("retry-after", "soon"), ("retry-after", "60")], Some(60)),
+        (429, &[("ratelimit", "limit=100, remaining=0, reset=30")], Some(30)),
+        (429, &[("ratelimit", "\"default\";r=0;t=30")], Some(30)),
+        (429, &[("ratelimit", "\"hour\";r=50;t=3000, \"minute\";r=0;t=30")], Some(30)),
+        (429, &[("ratelimit", "\"default\"; T=30")], Some(30)),
+        (429, &[("ratelimit", "nothing")], None),
+        (429, &[], None),
+        // on every answer of many services, and no reason to leave one alone that is merely broken
+        (503, &[("x-ratelimit-reset", "3600"), ("x-ratelimit-remaining", "55")], None),
+        (503, &[("x-ratelimit-reset", "3600")], None),
+        (503, &[("x-ratelimit-reset", "60"), ("x-ratelimit-remaining", "0")], Some(60)),
+        (500, &[("x-ratelimit-reset", "60"), ("x-ratelimit-remaining", "0")], None),
+        (503, &[("retry-after", "60")], Some(60)),
+    ] {
+        assert_eq!(told(status, headers), pause, "{status} {headers:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_nothing_is_no_reason_to_hurry() {
+    let at_once = || (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "0")]).into_response();
+    let (router, seen) = scripted(vec![at_once]);
+    let (api, _) = api(router, Numbered::default(), fast());
+    ask(&api).await.unwrap_err();
+    let times: Vec<Instant> = seen.lock().unwrap().iter().map(|(at, _)| *at).skip(1).collect();
+    let pauses: Vec<u128> = times.windows(2).map(|two| (two[1] - two[0]).as_millis()).collect();
+    assert!(pauses.len() == 3 && pauses[0] >= 400 && pauses[1] >= 800 && pauses[2] >= 1600, "{pauses:?}");
+}
+
 #[test]
 fn the_date_to_wait_for_is_of_the_service_s_clock() {
     let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
@@ -247,8 +534,15 @@ fn the_date_to_wait_for_is_of_the_service_s_clock() {
     let theirs = now - TimeDelta::minutes(10);
     let resume = (header::RETRY_AFTER, date(theirs + TimeDelta::minutes(5)));
     let told = HeaderMap::from_iter([(header::DATE, date(theirs)), resume.clone()]);
-    assert_eq!(retry_after(&told, now), Some(Duration::from_mins(5)));
-    assert_eq!(retry_after(&HeaderMap::from_iter([resume]), now), Some(Duration::ZERO), "as far as we know");
+    assert_eq!(asked(&told, now), Some(Duration::from_mins(5)));
+    assert_eq!(asked(&HeaderMap::from_iter([resume]), now), Some(Duration::ZERO), "as far as we know");
+    // or was, when a cache kept the answer
+    let kept = HeaderMap::from_iter([
+        (header::DATE, date(theirs - TimeDelta::hours(3))),
+        (header::AGE, HeaderValue::from_static("10800")),
+        (header::RETRY_AFTER, date(theirs + TimeDelta::minutes(5))),
+    ]);
+    assert_eq!(asked(&kept, now), Some(Duration::from_mins(5)));
 }
 
 #[test]
@@ -264,7 +558,7 @@ fn what_a_refused_login_says_is_not_repeated() {
 fn numbers_beyond_belief_are_cut() {
     let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static("18446744073709551615"))]);
     let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-    assert_eq!(retry_after(&headers, now), Some(RETRY_AFTER_BELIEVED));
+    assert_eq!(asked(&headers, now), Some(RETRY_AFTER_BELIEVED));
     assert!(renewal(now, Duration::MAX) < now + TimeDelta::days(366));
 }
 

@@ -6,6 +6,8 @@
 //! Leaves to others: doing it (`world.rs` for what any HTTP server can do wrong, the five services
 //! for what only they can).
 
+use chrono::{DateTime, TimeDelta, Utc};
+use http::{HeaderName, header};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -37,6 +39,8 @@ pub struct ServiceFaults {
     pub throttle: f64,
     /// Seconds in `Retry-After` of a throttled answer; 0 leaves the header out.
     pub retry_after: u32,
+    /// How they are written.
+    pub retry_form: RetryForm,
     /// Canvas before October 2025: throttled is 403 `text/plain`.
     pub old_throttle: bool,
     /// 503.
@@ -69,6 +73,13 @@ pub struct ServiceFaults {
     pub forbidden: f64,
     /// Every n-th read finds all sessions and tokens expired; 0 is never.
     pub expire_every: u32,
+    /// `ActivID`, Index Exchange: an ended token is refused with 403 and `invalid_token`, not with 401.
+    pub ended_as_403: bool,
+    /// A login is refused with 200 and the error in the body.
+    pub refused_as_200: bool,
+    /// Informatica: the organization moves; where it was answers with a page, a redirect or not at all like the
+    /// service, until a new login tells where it is.
+    pub moves: f64,
     /// Share of events that are listed twice (services with ids).
     pub duplicates: f64,
     /// Canvas: `next` of the second page leads to the second page; Losant and Informatica: `page`
@@ -81,6 +92,8 @@ pub struct ServiceFaults {
     /// How far the service's clock is ahead of the machine's, in seconds: its `Date`, the times of
     /// its events and its reading of time filters.
     pub clock_skew_seconds: i64,
+    /// Answers come from a cache, which says in `Age` for how many seconds it has had their `Date`; 0 is no cache.
+    pub cached_seconds: u32,
     /// The most events one answer holds, whatever was asked for; 0 is no cap beyond the documented.
     pub count_cap: usize,
     /// Losant: `start` and `end` are exclusive (the documentation does not say).
@@ -129,6 +142,40 @@ pub enum SessionEnd {
     Auth01,
     /// 200 with an HTML login page.
     Html,
+}
+
+/// How a throttled answer says when to come again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryForm {
+    /// `Retry-After: 30`.
+    #[default]
+    Seconds,
+    /// `Retry-After: 29.5`.
+    Fraction,
+    /// `Retry-After: 30, 30`, as two headers that were put together.
+    Twice,
+    /// `Retry-After` with a date, by the service's clock.
+    Date,
+    /// `RateLimit-Reset: 30`.
+    Reset,
+    /// `X-RateLimit-Reset` in seconds since 1970, by the service's clock.
+    ResetEpoch,
+}
+
+impl RetryForm {
+    /// The header, and what stands in it.
+    pub(super) fn header(self, seconds: u32, now: DateTime<Utc>) -> (HeaderName, String) {
+        let at = now + TimeDelta::seconds(i64::from(seconds));
+        match self {
+            Self::Seconds => (header::RETRY_AFTER, seconds.to_string()),
+            Self::Fraction => (header::RETRY_AFTER, format!("{}.5", seconds.saturating_sub(1))),
+            Self::Twice => (header::RETRY_AFTER, format!("{seconds}, {seconds}")),
+            Self::Date => (header::RETRY_AFTER, httpdate::fmt_http_date(at.into())),
+            Self::Reset => (HeaderName::from_static("ratelimit-reset"), seconds.to_string()),
+            Self::ResetEpoch => (HeaderName::from_static("x-ratelimit-reset"), at.timestamp().to_string()),
+        }
+    }
 }
 
 /// The three shapes of Informatica's errors.

@@ -77,6 +77,8 @@ const ACTORS: [&str; 8] = [
 pub(super) struct Log {
     pub(super) events: Timeline<Entry>,
     sessions: BTreeMap<String, Session>,
+    /// How often the organization has moved.
+    moved: u32,
     /// Refused logins in a row.
     refused: u32,
 }
@@ -86,6 +88,8 @@ struct Session {
     used: DateTime<Utc>,
     /// Ends 30 minutes after it began, used or not.
     absolute: bool,
+    /// How often the organization had moved then.
+    moved: u32,
 }
 
 /// An entry as it is sent, but for its time.
@@ -183,7 +187,9 @@ fn login(world: &mut Inner, ask: &Ask) -> Reply {
         dice.base62(22)
     };
     world.issued.push(id.clone());
-    world.informatica.sessions.insert(id.clone(), Session { begun: now, used: now, absolute: faults.jwt_sessions });
+    let moved = world.informatica.moved;
+    let session = Session { begun: now, used: now, absolute: faults.jwt_sessions, moved };
+    world.informatica.sessions.insert(id.clone(), session);
     note_self(world, "USER_LOGIN", "login", LOGIN_USER);
     Reply::json(
         StatusCode::OK,
@@ -194,6 +200,17 @@ fn login(world: &mut Inner, ask: &Ask) -> Reply {
                          "groups": {}, "status": "Active"},
         }),
     )
+}
+
+/// What answers where the organization was.
+fn gone(moved: u32) -> Reply {
+    let page = |status| Reply { status, ..Reply::html() };
+    match moved % 4 {
+        0 => page(StatusCode::NOT_FOUND),
+        1 => page(StatusCode::SERVICE_UNAVAILABLE),
+        2 => page(StatusCode::FORBIDDEN),
+        _ => Reply::new(StatusCode::FOUND).with(http::header::LOCATION, "/maintenance"),
+    }
 }
 
 fn logout(world: &mut Inner, ask: &Ask) -> Reply {
@@ -217,7 +234,17 @@ fn note_self(world: &mut Inner, event: &str, action: &str, class: Class) {
 
 fn security_log(world: &mut Inner, ask: &Ask) -> Reply {
     let now = world.now;
+    let mut dice = world.draw("informatica pod");
+    let moves = world.faults.informatica.moves;
+    if world.meets(&mut dice, "moves", moves) {
+        world.informatica.moved += 1;
+    }
+    let here = world.informatica.moved;
     let session = ask.header("infa-session-id").and_then(|id| world.informatica.sessions.get_mut(id));
+    // what is left of the old address, for good: it does not change its mind between two requests
+    if let Some(old) = session.as_ref().filter(|session| session.moved < here) {
+        return gone(old.moved);
+    }
     let Some(session) = session.filter(|session| session.holds(now)) else {
         return refuse(Refusal::Unauthorized, &world.faults.informatica, ask);
     };
@@ -398,7 +425,7 @@ impl Session {
 
 impl Log {
     pub(super) fn new() -> Self {
-        Self { events: Timeline::new(), sessions: BTreeMap::new(), refused: 0 }
+        Self { events: Timeline::new(), sessions: BTreeMap::new(), moved: 0, refused: 0 }
     }
 
     pub(super) fn end_sessions(&mut self) -> bool {

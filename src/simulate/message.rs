@@ -20,6 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::chance::Dice;
+use super::faults::ServiceFaults;
 use crate::event::System;
 
 /// A request to a simulated service is never longer.
@@ -161,6 +162,23 @@ impl Reply {
             headers: vec![(header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned())],
             content: Content::Bytes(page.into()),
         }
+    }
+
+    /// The same refusal in the way that the faults say.
+    pub(super) fn refused_as(mut self, faults: &ServiceFaults, login: bool) -> Self {
+        let refused = self.status.is_client_error() && self.status != StatusCode::TOO_MANY_REQUESTS;
+        if login && refused && faults.refused_as_200 {
+            self.status = StatusCode::OK;
+        } else if !login && self.status == StatusCode::UNAUTHORIZED && faults.ended_as_403 {
+            self.status = StatusCode::FORBIDDEN;
+            self.content = Content::Json(json!({"error": "invalid_token", "error_description": "Token was revoked"}));
+        }
+        self
+    }
+
+    /// Whether this answer to a login gives a session.
+    pub(super) fn lets_in(&self) -> bool {
+        matches!(&self.content, Content::Json(body) if body.get("access_token").or(body.get("userInfo")).is_some())
     }
 
     pub(super) fn with(mut self, name: HeaderName, value: impl Into<String>) -> Self {

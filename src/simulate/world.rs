@@ -165,6 +165,8 @@ pub struct Seen {
     pub login: bool,
     /// What was answered; 0 where nothing was.
     pub status: u16,
+    /// A login that was refused, whatever its status is.
+    pub refused: bool,
 }
 
 /// What a request is for.
@@ -403,14 +405,20 @@ impl World {
         let (reply, delivery, date) = {
             let mut inner = self.lock();
             inner.advance();
-            let (reply, delivery) = inner.answer(system, call, serve, &ask);
+            let (mut reply, delivery) = inner.answer(system, call, serve, &ask);
             let status = if delivery == Delivery::Never { 0 } else { reply.status.as_u16() };
             let now = inner.now;
+            let login = call == Call::Login;
+            let refused = login && status < 500 && status != 429 && delivery == Delivery::Plain && !reply.lets_in();
             let seen = inner.seen.entry(system).or_default();
             if seen.len() < SEEN_MAX {
-                seen.push(Seen { at: now, login: call == Call::Login, status });
+                seen.push(Seen { at: now, login, status, refused });
             }
-            (reply, delivery, now + inner.skew(system))
+            let cached = TimeDelta::seconds(i64::from(inner.faults.of(system).cached_seconds));
+            if !cached.is_zero() {
+                reply.headers.push((header::AGE, cached.num_seconds().to_string()));
+            }
+            (reply, delivery, now + inner.skew(system) - cached)
         };
         reply.deliver(delivery, date).await
     }
@@ -492,9 +500,9 @@ impl Inner {
         if let Some(refusal) = refusal {
             let mut reply = refuse(system, refusal, &faults, ask);
             if refusal == Refusal::Throttled && faults.retry_after > 0 {
-                reply.headers.push((header::RETRY_AFTER, faults.retry_after.to_string()));
+                reply.headers.push(faults.retry_form.header(faults.retry_after, self.now + self.skew(system)));
             }
-            return (reply, Delivery::Plain);
+            return (reply.refused_as(&faults, call == Call::Login), Delivery::Plain);
         }
         if call == Call::Read && self.meets(&mut dice, "redirect", faults.redirect) {
             let elsewhere = format!("https://elsewhere.invalid{}", ask.path);
@@ -503,7 +511,7 @@ impl Inner {
 
         let mut reply = serve(self, ask);
         if call == Call::Login || !reply.status.is_success() {
-            return (reply, Delivery::Plain);
+            return (reply.refused_as(&faults, call == Call::Login), Delivery::Plain);
         }
         if self.meets(&mut dice, "html", faults.html) {
             return (Reply::html(), Delivery::Plain);
@@ -534,7 +542,7 @@ impl Inner {
     }
 
     /// Whether a request meets a fault.
-    fn meets(&mut self, dice: &mut Dice, what: &'static str, probability: f64) -> bool {
+    pub(super) fn meets(&mut self, dice: &mut Dice, what: &'static str, probability: f64) -> bool {
         let meets = dice.chance(probability);
         if meets {
             *self.met.entry(what).or_default() += 1;

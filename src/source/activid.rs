@@ -35,7 +35,7 @@ use url::Url;
 
 use self::token::{ATTRIBUTES, Bag, Record};
 use super::{Ignore, RawEvents, Signals, Sink, Source, Spec, oauth};
-use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, judge_by_status};
+use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire};
 use crate::clock::delta;
 use crate::config::{self, Common, Secret};
 use crate::event::{Class, EventKey, Item, Outcome, Principal, What};
@@ -112,7 +112,10 @@ impl Dialect for Customs {
     /// A search that is refused as wrong is an answer: what to do depends on what was asked, and
     /// asking the same again would not help.
     fn judge(&self, reply: &Reply) -> Verdict {
-        if reply.status == StatusCode::BAD_REQUEST { Verdict::Good } else { judge_by_status(reply.status) }
+        match oauth::judge(reply) {
+            Verdict::Bad(_) if reply.status == StatusCode::BAD_REQUEST => Verdict::Good,
+            verdict => verdict,
+        }
     }
 }
 

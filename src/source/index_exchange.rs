@@ -16,6 +16,7 @@ mod rows;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,7 +32,7 @@ use url::Url;
 use self::list::{File, Listing};
 pub use self::rows::{BadFile, RECORD_BYTES_MAX, RowCounter, Rows, Unpacker};
 use super::{Signals, Sink, Source, Spec, oauth};
-use crate::api::{Api, Call, Dialect, Download, Failure, Reply, Session, Verdict, Wire, judge_by_status};
+use crate::api::{Api, Call, Dialect, Download, Failure, Reply, Session, Verdict, Wire};
 use crate::config::{self, Common};
 use crate::event::{Class, EventKey, Label, Outcome};
 use crate::ledger::{Catalogue, Document, DocumentRecord, Facts, Page};
@@ -89,6 +90,7 @@ pub fn build(service: &config::IndexExchange, _common: &Common) -> (Box<dyn Sour
         token_url: service.token_url.clone(),
         client_key: service.client_key.clone(),
         form_encoded: AtomicBool::new(false),
+        refused: Mutex::default(),
     };
     (Box::new(source), Box::new(customs))
 }
@@ -99,8 +101,10 @@ struct Customs {
     base: Url,
     token_url: Url,
     client_key: config::Secret,
-    /// Which way of writing the key was accepted last.
+    /// Which way of writing the key was accepted last, or is to be tried next.
     form_encoded: AtomicBool,
+    /// A hash of the key that was refused in both.
+    refused: Mutex<Option<blake3::Hash>>,
 }
 
 #[async_trait]
@@ -116,12 +120,22 @@ impl Dialect for Customs {
         };
         let was_encoded = self.form_encoded.load(Ordering::Relaxed);
         let (first, second) = if was_encoded { (&encoded, &issued) } else { (&issued, &encoded) };
+        let hash = blake3::hash(issued.expose_secret().as_bytes());
+        let refused = || self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         match oauth::client_credentials(wire, &self.token_url, first, &self.base).await {
-            Err(failure) if failure.kind == ErrorKind::Auth => {
+            Err(failure) if failure.kind == ErrorKind::Auth && !failure.may_lock() => {
+                // one attempt at a time from then on, because each may be the one that locks the account
+                if *refused() == Some(hash) {
+                    self.form_encoded.store(!was_encoded, Ordering::Relaxed);
+                    return Err(failure);
+                }
                 tracing::debug!(error = %failure, "the key is refused; trying its other form");
-                let session = oauth::client_credentials(wire, &self.token_url, second, &self.base).await?;
-                self.form_encoded.store(!was_encoded, Ordering::Relaxed);
-                Ok(session)
+                let session = oauth::client_credentials(wire, &self.token_url, second, &self.base).await;
+                match &session {
+                    Ok(_) => self.form_encoded.store(!was_encoded, Ordering::Relaxed),
+                    Err(_) => *refused() = Some(hash),
+                }
+                session
             }
             answer => answer,
         }
@@ -132,7 +146,7 @@ impl Dialect for Customs {
         if reply.status == StatusCode::NOT_FOUND && reply.tried().ends_with("/downloads/bidevents") {
             return Verdict::Good;
         }
-        judge_by_status(reply.status)
+        oauth::judge(reply)
     }
 }
 

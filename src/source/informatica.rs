@@ -20,7 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserializer, Error, Visitor};
@@ -29,7 +29,10 @@ use serde_json::Value;
 use url::{Host, Url};
 
 use super::{Ignore, List, RawEvents, Signals, Sink, Source, Spec, parse_time, rejected, token_claims};
-use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, judge_by_status, renewal, secret_header};
+use crate::api::{
+    Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, cannot_be_carried, judge_by_status, renewal,
+    secret_header,
+};
 use crate::config::{self, Common, Secret};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
 use crate::ledger::{Catalogue, Page};
@@ -101,13 +104,13 @@ impl Dialect for Customs {
             .password
             .read()
             .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
-        let body = self.credential(password.expose_secret());
+        let body = self.login_body(password.expose_secret());
         let call = Call::post(self.login.clone(), "application/json", body).hiding(&password);
         self.opened(&wire.exchange(&call).await?, wire.now())
     }
 
-    fn authorize(&self, session: &Session, headers: &mut HeaderMap) {
-        headers.insert(SESSION, secret_header("", &session.token).expect("looked at when it was received"));
+    fn credential(&self, session: &Session) -> Option<(HeaderName, HeaderValue)> {
+        Some((SESSION, secret_header("", &session.token)?))
     }
 
     fn judge(&self, reply: &Reply) -> Verdict {
@@ -150,7 +153,7 @@ struct UserInfo {
 
 impl Customs {
     /// The body of a login, which is wiped when it is dropped.
-    fn credential(&self, password: &str) -> Bytes {
+    fn login_body(&self, password: &str) -> Bytes {
         #[derive(Serialize)]
         struct Credential<'a> {
             username: &'a str,
@@ -163,7 +166,7 @@ impl Customs {
         Bytes::from_owner(body)
     }
 
-    /// The session a login gave, or why it gave none.
+    /// The session a login gave, or why it gave none: the credential, unless the answer tells of something else.
     ///
     /// Since November 2025 the session id may be a JSON Web Token that ends at a moment of its own.
     fn opened(&self, reply: &Reply, now: DateTime<Utc>) -> Result<Session, Failure> {
@@ -178,22 +181,25 @@ impl Customs {
         if let Some(error) = Complaint::of(&reply.body) {
             let kind = match error.verdict() {
                 Verdict::Bad(kind @ ErrorKind::Throttled) => kind,
-                Verdict::Bad(ErrorKind::Server) if error.status.is_some() => ErrorKind::Server,
+                // what passes by itself; any other error is a refusal
+                Verdict::Bad(ErrorKind::Server) if error.status.is_some_and(|status| status >= 500) => {
+                    ErrorKind::Server
+                }
                 _ => ErrorKind::Auth,
             };
             return Err(reply.failure(kind));
         }
         let answer: LoggedIn =
-            serde_json::from_slice(&reply.body).map_err(|_| reply.undecodable("no userInfo.sessionId"))?;
+            serde_json::from_slice(reply.json()).map_err(|_| reply.no_session("no userInfo.sessionId"))?;
         let token = answer.user_info.session_id;
-        if token.expose_secret().is_empty() || HeaderValue::from_str(token.expose_secret()).is_err() {
-            return Err(reply.undecodable("a userInfo.sessionId that no header can carry"));
+        if let Some(why) = cannot_be_carried(token.expose_secret()) {
+            return Err(reply.no_session(format_args!("its userInfo.sessionId cannot be used: {why}")));
         }
         let base = if let Some(base) = &self.base {
             base.clone()
         } else {
-            let base = base_of(&answer.products).ok_or_else(|| reply.undecodable("no products[].baseApiUrl"))?;
-            self.may_go(&base).map_err(|why| reply.undecodable(format_args!("its baseApiUrl {why}")))?;
+            let base = base_of(&answer.products).ok_or_else(|| reply.no_session("no products[].baseApiUrl"))?;
+            self.may_go(&base).map_err(|why| reply.no_session(format_args!("its baseApiUrl {why}")))?;
             base
         };
         let renew_at = lifetime(token.expose_secret(), reply, now).map(|lifetime| renewal(now, lifetime));

@@ -8,11 +8,14 @@ use http::{StatusCode, header};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use url::Url;
 
 use super::token_claims;
-use crate::api::{Call, Failure, Session, Verdict, Wire, judge_by_status, renewal, secret_header};
+use crate::api::{
+    Call, Failure, LIFETIME_BELIEVED, Reply, Session, Verdict, Wire, cannot_be_carried, judge_by_status, renewal,
+    says_invalid_token, secret_header,
+};
 use crate::stats::ErrorKind;
 
 /// Lifetime of a token whose answer does not tell.
@@ -20,10 +23,11 @@ const LIFETIME_UNKNOWN: Duration = Duration::from_mins(5);
 
 /// The answer of a token endpoint, as far as it is needed.
 #[derive(Deserialize)]
-struct Granted {
+struct Granted<'a> {
     access_token: SecretString,
-    /// Seconds, which some servers write as text.
-    expires_in: Option<Value>,
+    /// Seconds, which some servers write as text. Whatever stands there does not cost the token.
+    #[serde(borrow)]
+    expires_in: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -43,8 +47,9 @@ pub(super) fn basic(id: &str, secret: &str) -> SecretString {
 
 /// Asks for a token with the given `Basic` credential; `base` is where it may go.
 ///
-/// A refusal (400, 401, 403) is [`ErrorKind::Auth`]. The token's life is the shorter of
-/// `expires_in` and what the token itself says (`exp` less `iat`).
+/// Any answer that gives no token is [`ErrorKind::Auth`], but for those that tell of something else: a status of 404, 429
+/// or 5xx, a redirect, a proxy. The token's life is the shorter of `expires_in` and what the token itself says (`exp`
+/// less `iat`).
 pub(super) async fn client_credentials(
     wire: &Wire,
     token_url: &Url,
@@ -69,16 +74,31 @@ pub(super) async fn client_credentials(
             Verdict::Bad(kind) => return Err(reply.failure(kind)),
         },
     }
-    let granted: Granted = serde_json::from_slice(&reply.body).map_err(|_| reply.undecodable("no access_token"))?;
+    let granted: Granted<'_> = serde_json::from_slice(reply.json()).map_err(|_| reply.no_session("no access_token"))?;
+    if let Some(why) = cannot_be_carried(granted.access_token.expose_secret()) {
+        return Err(reply.no_session(format_args!("its access_token cannot be used: {why}")));
+    }
     let own = token_claims::<Lifetime>(granted.access_token.expose_secret()).map(|claims| claims.exp - claims.iat);
-    let said = granted.expires_in.and_then(|said| said.as_f64().or_else(|| said.as_str()?.trim().parse().ok()));
-    let lifetime = match (said, own) {
-        (Some(said), Some(own)) => Some(said.min(own)),
-        (said, own) => said.or(own),
-    };
-    let lifetime = lifetime.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(LIFETIME_UNKNOWN);
+    let lifetime = lifetime(granted.expires_in.map(RawValue::get), own);
     let renew_at = Some(renewal(wire.now(), lifetime));
     Ok(Session { token: granted.access_token, base: base.clone(), renew_at })
+}
+
+/// How long a token lasts by what the answer and the token itself say, each as far as it can be believed.
+fn lifetime(expires_in: Option<&str>, own: Option<f64>) -> Duration {
+    let said = expires_in.and_then(|text| text.trim_matches('"').trim().parse::<f64>().ok());
+    let told = [said, own].into_iter().flatten().filter(|seconds| seconds.is_finite() && *seconds > 0.0);
+    told.min_by(f64::total_cmp)
+        .map_or(LIFETIME_UNKNOWN, |seconds| Duration::from_secs_f64(seconds.min(LIFETIME_BELIEVED.as_secs_f64())))
+}
+
+/// What an answer to a request with a token means, where its status does not tell enough: a token that was revoked is
+/// refused with 403 or 400 by some.
+pub(super) fn judge(reply: &Reply) -> Verdict {
+    match reply.status {
+        StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN if says_invalid_token(reply) => Verdict::Expired,
+        status => judge_by_status(status),
+    }
 }
 
 #[cfg(test)]
@@ -89,5 +109,29 @@ mod tests {
     fn id_and_secret_are_form_encoded_before_base64() {
         let decoded = STANDARD.decode(basic("a:b", "c+d %é").expose_secret()).unwrap();
         assert_eq!(String::from_utf8(decoded).unwrap(), "a%3Ab:c%2Bd+%25%C3%A9");
+    }
+
+    #[test]
+    fn a_lifetime_that_is_none_is_unknown_and_numbers_may_be_text() {
+        for (said, own, seconds) in [
+            (Some("3600"), None, 3600.0),
+            (Some("\"3600\""), None, 3600.0),
+            (Some("\" 3600.5 \""), None, 3600.5),
+            (Some("0.25"), None, 0.25),
+            (Some("3600"), Some(60.0), 60.0),
+            (None, Some(60.0), 60.0),
+            (Some("0"), Some(60.0), 60.0),
+            (Some("3600"), Some(-5.0), 3600.0),
+            (Some("1e300"), None, LIFETIME_BELIEVED.as_secs_f64()),
+            (Some("99999999999999999999"), None, LIFETIME_BELIEVED.as_secs_f64()),
+        ] {
+            assert_eq!(lifetime(said, own), Duration::from_secs_f64(seconds), "{said:?} {own:?}");
+        }
+        for unknown in
+            ["0", "-1", "-0", "\"0\"", "\"\"", "\"soon\"", "\"NaN\"", "\"inf\"", "1e400", "null", "{}", "true"]
+        {
+            assert_eq!(lifetime(Some(unknown), None), LIFETIME_UNKNOWN, "{unknown}");
+        }
+        assert_eq!(lifetime(None, Some(0.0)), LIFETIME_UNKNOWN);
     }
 }

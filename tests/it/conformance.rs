@@ -159,8 +159,9 @@ async fn hours_of_traffic(system: System, seed: u64, rate: f64, flags: &[&str]) 
 }
 
 /// Trouble that every service can make; each kind must show as an error of its own kind.
-const TROUBLE: [(&str, &str); 10] = [
+const TROUBLE: [(&str, &str); 13] = [
     ("throttle=0.2,retry_after=3", "throttled"),
+    ("throttle=0.2,retry_after=3,retry_form=reset_epoch", "throttled"),
     ("throttle=0.2", "throttled"),
     ("unavailable=0.2", "server"),
     ("error=0.2", "server"),
@@ -170,6 +171,8 @@ const TROUBLE: [(&str, &str); 10] = [
     ("huge=0.02", "too_large"),
     ("redirect=0.05", "redirect"),
     ("expire_every=7", ""),
+    ("expire_every=7,ended_as_403", ""),
+    ("cached_seconds=10800,moves=0.01", ""),
 ];
 
 async fn survives_trouble(system: System) {

@@ -21,4 +21,5 @@ mod program;
 mod prometheus;
 mod security;
 mod seeds;
+mod sessions;
 mod verify;

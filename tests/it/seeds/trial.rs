@@ -16,7 +16,8 @@ use audit_exporter::exporter::{ApplyError, Connect, Edges, Exporter};
 use audit_exporter::exposition::Format;
 use audit_exporter::ledger::{Ledger, TALLY_CELL};
 use audit_exporter::simulate::{
-    Disk, EventCall, Faults, Injection, Options, Scenario, ScenarioCall, Truth, TruthOf, World, credentials as c,
+    Disk, EventCall, Faults, Injection, Options, RetryForm, Scenario, ScenarioCall, Truth, TruthOf, World,
+    credentials as c,
 };
 use audit_exporter::transport::{InMemory, Transport};
 use audit_exporter::window::{Window, floor};
@@ -757,10 +758,18 @@ impl Trial {
             for _ in 0..self.random.random_range(1..4) {
                 let often = self.random.random_range(0.02..0.5);
                 let seldom = self.random.random_range(0.0..0.05);
-                match self.random.random_range(0..20) {
+                match self.random.random_range(0..21) {
                     0 | 1 => {
                         of.throttle = often;
                         of.retry_after = [0, 1, 7, 60, 400][self.random.random_range(0..5)];
+                        of.retry_form = [
+                            RetryForm::Seconds,
+                            RetryForm::Fraction,
+                            RetryForm::Twice,
+                            RetryForm::Date,
+                            RetryForm::Reset,
+                            RetryForm::ResetEpoch,
+                        ][self.random.random_range(0..6)];
                         of.old_throttle = self.random.random_bool(0.5);
                     }
                     2 => of.unavailable = often,
@@ -779,6 +788,7 @@ impl Trial {
                     16 => of.looping = true,
                     17 => of.restarting = true,
                     18 => of.unavailable = 1.0,
+                    19 => of.moves = seldom,
                     _ => of.shuffled = often * 2.0,
                 }
             }
@@ -849,11 +859,8 @@ impl Trial {
         }
         self.apply().await?;
         self.live(time / 2).await?;
-        let refused: Vec<DateTime<Utc>> = self.world.requests(system)[before..]
-            .iter()
-            .filter(|seen| seen.login && seen.status >= 400 && seen.status < 500 && seen.status != 429)
-            .map(|seen| seen.at)
-            .collect();
+        let refused: Vec<DateTime<Utc>> =
+            self.world.requests(system)[before..].iter().filter(|seen| seen.refused).map(|seen| seen.at).collect();
         let most = refused
             .windows(REFUSED_LOGINS_MAX + 1)
             .find(|some| some[REFUSED_LOGINS_MAX] - some[0] < TimeDelta::hours(1));
@@ -1165,6 +1172,10 @@ fn fixed_faults(random: &mut StdRng) -> Faults {
         let ids = system != System::Canvas || !(flat || bare);
         of.duplicates = if ids && random.random_bool(0.2) { 0.1 } else { 0.0 };
         of.token_seconds = [0, 0, 200][random.random_range(0..3)];
+        of.refused_as_200 = random.random_bool(0.3);
+        of.ended_as_403 = matches!(system, System::Activid | System::IndexExchange) && random.random_bool(0.3);
+        // longer than any two clocks here differ, so that what is meant can be told
+        of.cached_seconds = [0, 0, 0, 0, 40_000][random.random_range(0..5)];
         of.session_end = [
             audit_exporter::simulate::SessionEnd::Unauthorized,
             audit_exporter::simulate::SessionEnd::Auth01,

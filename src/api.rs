@@ -249,7 +249,8 @@ impl Reply {
     /// The failure of an answer that is not what the service documents. `why` must not quote it.
     pub fn undecodable(&self, why: impl fmt::Display) -> Failure {
         let got = format!("status {}, {}: {why}", self.status.as_u16(), self.shape());
-        Failure::new(ErrorKind::Decode, self.tried.clone(), without(&self.secrets, got))
+        let failure = Failure::new(ErrorKind::Decode, self.tried.clone(), without(&self.secrets, got));
+        Failure { remedy: page_remedy(ErrorKind::Decode).filter(|_| self.is_page()), ..failure }
     }
 
     /// The failure of an answer to a login that gives no session, whatever its status. `why` must not quote it.
@@ -351,6 +352,9 @@ fn page_remedy(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::Server | ErrorKind::Timeout => {
             Some("it is tried again; if this goes on, see whether a firewall or proxy answers for the service")
         }
+        ErrorKind::Decode => Some(
+            "see who answers at this address: it may be a page to log in, a firewall or a proxy; it is tried again",
+        ),
         _ => None,
     }
 }
@@ -948,7 +952,7 @@ impl Api {
                 Ok(session)
             }
             // no login, no other session: what is in force may do again, and there is no hurry to try another login
-            (Err(mut failure), Some(session)) if !failure.may_lock() => {
+            (Err(mut failure), Some(session)) if failure.kind != ErrorKind::Auth => {
                 failure.count_once(&self.wire.stats);
                 tracing::debug!(error = %failure, "no other session; going on with the one in force");
                 if let Some(pause) = failure.retry_after {

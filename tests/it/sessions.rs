@@ -370,9 +370,13 @@ async fn a_day_of_outage_is_no_day_of_logins() {
 
 #[tokio::test(start_paused = true)]
 async fn where_no_login_is_to_be_had_either_the_session_is_kept() {
-    for (how, failure) in
-        [("refused", Err(ErrorKind::Connect)), ("silent", Err(ErrorKind::Timeout)), ("503", answer(503, PAGE))]
-    {
+    for (how, failure) in [
+        ("refused", Err(ErrorKind::Connect)),
+        ("silent", Err(ErrorKind::Timeout)),
+        ("503", answer(503, PAGE)),
+        ("302", with(302, "location", "/maintenance")),
+        ("404", answer(404, PAGE)),
+    ] {
         for system in WITH_LOGINS {
             let failure = failure.clone();
             let lived = live(system, Duration::from_hours(13), move |asked| {

@@ -757,7 +757,7 @@ impl Trial {
             for _ in 0..self.random.random_range(1..4) {
                 let often = self.random.random_range(0.02..0.5);
                 let seldom = self.random.random_range(0.0..0.05);
-                match self.random.random_range(0..20) {
+                match self.random.random_range(0..26) {
                     0 | 1 => {
                         of.throttle = often;
                         of.retry_after = [0, 1, 7, 60, 400][self.random.random_range(0..5)];
@@ -779,6 +779,11 @@ impl Trial {
                     16 => of.looping = true,
                     17 => of.restarting = true,
                     18 => of.unavailable = 1.0,
+                    19 | 20 => of.garbled = often,
+                    21 => of.marked = often,
+                    22 => of.null_lists = often,
+                    23 => of.strange = often / 2.0,
+                    24 => of.odd_totals = often,
                     _ => of.shuffled = often * 2.0,
                 }
             }
@@ -1165,6 +1170,11 @@ fn fixed_faults(random: &mut StdRng) -> Faults {
         let ids = system != System::Canvas || !(flat || bare);
         of.duplicates = if ids && random.random_bool(0.2) { 0.1 } else { 0.0 };
         of.token_seconds = [0, 0, 200][random.random_range(0..3)];
+        // pages that are not quite what they should be, as long as they live
+        of.garbled = [0.0, 0.0, 0.1, 1.0][random.random_range(0..4)];
+        of.marked = [0.0, 0.0, 0.0, 1.0][random.random_range(0..4)];
+        of.null_lists = [0.0, 1.0][random.random_range(0..2)];
+        of.odd_totals = [0.0, 0.0, 0.5, 1.0][random.random_range(0..4)];
         of.session_end = [
             audit_exporter::simulate::SessionEnd::Unauthorized,
             audit_exporter::simulate::SessionEnd::Auth01,

@@ -648,7 +648,8 @@ impl Wire {
             whole.extend_from_slice(&chunk);
         }
         let (tried, secrets) = (call.tried(), call.secrets.clone());
-        Ok(Reply { status, headers, body: whole.into(), at: self.now(), at_login: false, tried, secrets })
+        let body = crate::source::text::plain(whole);
+        Ok(Reply { status, headers, body, at: self.now(), at_login: false, tried, secrets })
     }
 
     /// Measures the service's clock by its `Date` header. `Err` where that and ours cannot both be

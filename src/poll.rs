@@ -5,6 +5,9 @@
 //!   Nothing here waits for another source.
 //! - **Order.** The newest window is read first in every poll; what is left of the time until the
 //!   next one goes to the gaps, oldest first, and to one piece of them even if nothing is left.
+//! - **Pieces.** A piece of a gap that cannot be read at all does not keep the later ones from being read. It stays a gap,
+//!   so that the watermark does not pass it; it is tried again in smaller pieces, less and less often, and until then
+//!   the source is down and says which piece it is.
 //! - **Nothing outside.** An event that lies outside the window that was asked for is not
 //!   counted, whatever the service says: it may have been counted and forgotten.
 //! - **Containment.** A panic ends one poll: it is counted, and the reader is built anew.
@@ -32,12 +35,20 @@ use crate::fault::contained_while;
 use crate::ledger::{Commit, CommitError, DocumentRecord, Ledger, Page, SourceLedger};
 use crate::source::{Sink, Source, Spec, Taken};
 use crate::stats::{ErrorKind, PollResult, Refused, SourceStats};
-use crate::window::{Cadence, Checkpoint, Window, feed_was_read, give_up, next_gap_step, plan, plan_feed};
+use crate::window::{
+    Cadence, Checkpoint, PassedOver, Window, beginning_of, feed_was_read, give_up, next_gap_step, plan, plan_feed,
+};
 
 /// First piece of a gap that is read at once; doubled as long as that goes well.
 const GAP_STEP_FIRST: Duration = Duration::from_hours(1);
 /// The smallest piece a gap is read in after failures.
 const GAP_STEP_MIN: Duration = Duration::from_mins(1);
+/// The smallest piece of one that cannot be read.
+const PIECE_MIN: Duration = Duration::from_secs(1);
+/// After so many pieces that could not be read a poll ends: it may be no matter of pieces.
+const PIECES_FAILED_MAX: u32 = 3;
+/// The longest until a piece that cannot be read is tried again, unless the interval is longer.
+const PIECE_PAUSE_MAX: Duration = Duration::from_hours(1);
 /// An event this far outside the window is still taken: some services cut times to seconds.
 const WINDOW_TOLERANCE: TimeDelta = TimeDelta::seconds(1);
 /// The longest pause after failures that pass by themselves, unless the interval is longer.
@@ -83,6 +94,78 @@ pub struct Poller {
     pub seed: u64,
 }
 
+/// How the reading of history goes on from poll to poll.
+pub struct History {
+    /// The length of the next piece.
+    step: Duration,
+    passed_over: PassedOver<Unread>,
+    /// The piece that is being read.
+    reading: Option<Window>,
+    /// The last poll read what it could: it failed only because of pieces that are passed over.
+    only_passed_over: bool,
+}
+
+/// Why a piece could not be read.
+#[derive(Clone, Debug)]
+struct Unread {
+    kind: ErrorKind,
+    what_happened: String,
+    remedy: Option<&'static str>,
+    again_at: Instant,
+}
+
+impl History {
+    /// One whose first piece is so long.
+    pub fn new(step: Duration) -> Self {
+        Self { step, passed_over: PassedOver::default(), reading: None, only_passed_over: false }
+    }
+
+    /// A part of a piece that is due again; shorter each time it fails.
+    fn due(&self, now: Instant, cell: Duration) -> Option<Window> {
+        let piece = self.passed_over.pieces().iter().find(|piece| piece.why.again_at <= now)?;
+        let quarter = piece.window.length().to_std().unwrap_or_default() / 4;
+        Some(beginning_of(piece.window, quarter.max(PIECE_MIN), cell))
+    }
+
+    fn failed(&mut self, piece: Window, failure: &Failure, interval: Duration) {
+        let why = Unread {
+            kind: failure.kind,
+            what_happened: failure.what_happened(),
+            remedy: failure.remedy(),
+            again_at: Instant::now(),
+        };
+        let failed = self.passed_over.failed(piece, why);
+        let pause = interval.saturating_mul(2_u32.saturating_pow(failed.tries - 1)).min(PIECE_PAUSE_MAX.max(interval));
+        failed.why.again_at += pause;
+    }
+
+    /// The failure of a poll that had to leave pieces out: the oldest is named.
+    fn failure(&self) -> Option<Failure> {
+        let pieces = self.passed_over.pieces();
+        let piece = pieces.first()?;
+        let tried = format!("reading the history from {} to {}", written(piece.window.from), written(piece.window.to));
+        let others = match pieces.len() - 1 {
+            0 => String::new(),
+            n => format!(" (and {n} other pieces)"),
+        };
+        let got = format!("{}; it is tried again, and what came after it is read{others}", piece.why.what_happened);
+        let failure = Failure::new(piece.why.kind, tried, got);
+        Some(match piece.why.remedy {
+            Some(remedy) => failure.advising(remedy),
+            None => failure,
+        })
+    }
+}
+
+/// Whether a failure may be one of the piece of history that was asked for, and not of the service or the credential:
+/// the newest window has just been read, and the service does not ask us to wait.
+fn is_of_a_piece(failure: &Failure) -> bool {
+    use ErrorKind::{Decode, Panic, Server, Timeout, TooLarge, Truncated};
+    !failure.at_login
+        && failure.retry_after.is_none()
+        && matches!(failure.kind, Decode | TooLarge | Truncated | Server | Timeout | Panic)
+}
+
 impl Poller {
     /// Polls until `stop`. A commit that is under way then is finished by the ledger.
     pub async fn run(mut self, stop: CancellationToken) {
@@ -93,7 +176,7 @@ impl Poller {
         let mut failures = refused.map_or(0, |refused| refused.failures);
         let mut rest =
             refused.map(|refused| (refused.until.saturating_duration_since(Instant::now()), refused.credential));
-        let mut gap_step = GAP_STEP_FIRST.min(spec.step_max);
+        let mut history = History::new(GAP_STEP_FIRST.min(spec.step_max));
         loop {
             if let Some((pause, credential)) = rest {
                 tokio::select! {
@@ -108,7 +191,7 @@ impl Poller {
             let outcome = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                outcome = self.guarded_poll(&spec, next, &mut gap_step) => outcome,
+                outcome = self.guarded_poll(&spec, next, &mut history) => outcome,
             };
             let pause = match outcome {
                 Ok(()) => {
@@ -118,6 +201,14 @@ impl Poller {
                     failures = 0;
                     self.stats.rest().refused = None;
                     next.saturating_duration_since(Instant::now())
+                }
+                // the newest events are read as often as ever
+                Err(failure) if history.only_passed_over => {
+                    failures = 0;
+                    self.stats.rest().refused = None;
+                    let pause = next.saturating_duration_since(Instant::now());
+                    warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, next_try = ?pause, "a piece of history cannot be read");
+                    pause
                 }
                 Err(failure) => {
                     failures += 1;
@@ -150,10 +241,11 @@ impl Poller {
     }
 
     /// A poll with its deadline, its statistics, and a fence around a panic.
-    async fn guarded_poll(&mut self, spec: &Spec, until: Instant, gap_step: &mut Duration) -> Result<(), Failure> {
+    async fn guarded_poll(&mut self, spec: &Spec, until: Instant, history: &mut History) -> Result<(), Failure> {
         let started = Instant::now();
         let timeout = self.timeout;
-        let poll = contained_while(self.poll(spec, until, gap_step));
+        history.reading = None;
+        let poll = contained_while(self.poll(spec, until, history));
         let outcome = match tokio::time::timeout(timeout, poll).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => {
@@ -165,11 +257,17 @@ impl Poller {
             }
             Err(_) => {
                 // what did not fit into a poll will fit in pieces
-                *gap_step = (*gap_step / 4).max(GAP_STEP_MIN.max(self.cadence.cell));
+                history.step = (history.step / 4).max(self.gap_step_min());
                 Err(Failure::new(ErrorKind::Timeout, "polling", format!("not done after {timeout:?}")))
             }
         };
         self.api.note_end_of_poll();
+        if let (Err(failure), Some(piece)) = (&outcome, history.reading.take())
+            && (failure.kind == ErrorKind::Panic || piece.length() <= delta(self.gap_step_min()))
+            && is_of_a_piece(failure)
+        {
+            history.failed(piece, failure, self.interval);
+        }
         let now = self.clock.now();
         let outcome = outcome.map_err(|mut failure| {
             failure.count_once(&self.stats);
@@ -186,8 +284,8 @@ impl Poller {
     }
 
     /// One poll: the newest window, then gaps until it is time for the next poll.
-    pub async fn poll(&mut self, spec: &Spec, until: Instant, gap_step: &mut Duration) -> Result<(), Failure> {
-        let overlap = self.cadence.overlap;
+    pub async fn poll(&mut self, spec: &Spec, until: Instant, history: &mut History) -> Result<(), Failure> {
+        history.only_passed_over = false;
         let believed = self.api.clock_skew();
         if !self.read_newest(spec, believed).await? {
             let learnt = self.api.clock_skew();
@@ -199,27 +297,58 @@ impl Poller {
         if spec.is_feed {
             return Ok(());
         }
+        self.read_history(spec, until, history).await?;
+        let passed_over = history.failure();
+        history.only_passed_over = passed_over.is_some();
+        passed_over.map_or(Ok(()), Err)
+    }
+
+    /// Reads pieces of the gaps. What cannot be read is passed over, and tried again every other time it is due.
+    async fn read_history(&mut self, spec: &Spec, until: Instant, history: &mut History) -> Result<(), Failure> {
+        let (overlap, cell) = (self.cadence.overlap, self.cadence.cell);
+        let mut failed = 0;
+        let mut turn = 0_u32;
         // one piece in any case: where the newest window takes all the time there is, gaps must close too
-        let mut first = true;
-        while std::mem::take(&mut first) || Instant::now() < until {
+        while turn == 0 || (Instant::now() < until && failed < PIECES_FAILED_MAX) {
             let Some(checkpoint) = self.book.state().checkpoint().cloned() else { break };
-            let Some(step) = next_gap_step(&checkpoint, *gap_step, self.cadence.cell) else { break };
-            debug!(source = %self.name, from = %step.from, to = %step.to, "catching up");
-            let after = checkpoint.gap_read_to(step.to).forgetting(self.cadence.overlap);
+            history.passed_over.keep_to(&checkpoint);
+            let unread = next_gap_step(&checkpoint, &history.passed_over.windows(), history.step, cell);
+            let due = history.due(Instant::now(), cell);
+            let is_again = due.is_some() && (turn % 2 == 1 || unread.is_none());
+            let Some(piece) = (if is_again { due } else { unread }) else { break };
+            turn += 1;
+            debug!(source = %self.name, from = %piece.from, to = %piece.to, "catching up");
+            let after = checkpoint.piece_read(piece).forgetting(overlap);
             let started = Instant::now();
-            let done = self.read(Some(checkpoint.clone()), checkpoint, step, Facts::Past, |_| after).await;
-            *gap_step = match done {
-                Ok(()) if started.elapsed() < self.interval / 2 => *gap_step * 2,
-                // the newest events wait for it; but what takes long for its waiting, not for its
-                // events, takes as long in small pieces
-                Ok(()) if started.elapsed() > self.interval * 4 => (*gap_step / 2).max(overlap.min(*gap_step)),
-                Ok(()) => *gap_step,
-                Err(_) => *gap_step / 4,
-            };
-            *gap_step = (*gap_step).clamp(GAP_STEP_MIN.max(self.cadence.cell), spec.step_max);
-            done?;
+            history.reading = Some(piece);
+            let done = self.read(Some(checkpoint.clone()), checkpoint, piece, Facts::Past, |_| after).await;
+            history.reading = None;
+            if !is_again {
+                let step = history.step;
+                let step = match done {
+                    Ok(()) if started.elapsed() < self.interval / 2 => step * 2,
+                    // the newest events wait for it; but what takes long for its waiting, not for its
+                    // events, takes as long in small pieces
+                    Ok(()) if started.elapsed() > self.interval * 4 => (step / 2).max(overlap.min(step)),
+                    Ok(()) => step,
+                    Err(_) => step / 4,
+                };
+                history.step = step.clamp(self.gap_step_min(), spec.step_max);
+            }
+            match done {
+                Ok(()) => history.passed_over.read(piece),
+                Err(failure) if is_of_a_piece(&failure) && (is_again || !history.passed_over.is_full()) => {
+                    failed += 1;
+                    history.failed(piece, &failure, self.interval);
+                }
+                Err(failure) => return Err(failure),
+            }
         }
         Ok(())
+    }
+
+    fn gap_step_min(&self) -> Duration {
+        GAP_STEP_MIN.max(self.cadence.cell)
     }
 
     /// Where the service's clock was set back so far that it stamps new events with times whose events were

@@ -34,6 +34,7 @@ pub mod index_exchange;
 pub mod informatica;
 pub mod losant;
 mod oauth;
+pub mod text;
 
 /// What is always true of a source, whatever it reads.
 #[derive(Clone, Debug)]
@@ -235,28 +236,18 @@ pub fn token_expiry(token: &str) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(seconds, 0).filter(is_believable)
 }
 
-/// An id that some services write as a string and others as a number.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(untagged)]
-pub enum Id {
-    /// As text.
-    Text(String),
-    /// As a number, kept as it was written.
-    Number(serde_json::Number),
-}
+/// An entry of a list as it stands there, so that one that is malformed cannot lose the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Raw<'a>(pub &'a [u8]);
 
-impl Id {
-    /// The id as text, alike for both ways of writing it.
-    pub fn to_text(&self) -> String {
-        match self {
-            Id::Text(text) => text.clone(),
-            Id::Number(number) => number.to_string(),
-        }
+impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&RawValue>::deserialize(deserializer).map(|raw| Raw(raw.get().as_bytes()))
     }
 }
 
-/// The events of a page, each as its own text, so that one that is malformed cannot lose the rest.
-pub type RawEvents<'a> = List<&'a RawValue>;
+/// The events of a page.
+pub type RawEvents<'a> = List<Raw<'a>>;
 
 /// How many events or files one answer may hold: the most that is ever asked for (`ActivID`, where time cannot be
 /// cut any finer). In the memory of this program an event is larger than the three bytes `{},` of an answer.
@@ -281,10 +272,39 @@ impl<T> List<T> {
         (!self.goes_on).then_some(self.entries)
     }
 
+    /// Adds an entry, as far as there is room.
+    fn push(&mut self, entry: T) {
+        if self.entries.len() < ENTRIES_MAX {
+            self.entries.push(entry);
+        } else {
+            self.goes_on = true;
+        }
+    }
+
+    /// Adds those of another list.
+    fn append(&mut self, other: Self) {
+        self.goes_on |= other.goes_on;
+        other.entries.into_iter().for_each(|entry| self.push(entry));
+    }
+
     /// The entries, or why they are not read.
     pub fn whole_of(self, reply: &Reply) -> Result<Vec<T>, Failure> {
         self.whole().ok_or_else(|| too_many(reply))
     }
+}
+
+/// The failure of a list in which nothing is what was asked for: the service tells of something else, and what happened
+/// meanwhile has still to be read.
+fn nothing_of_its_own(reply: &Reply) -> Failure {
+    reply.undecodable("a list in which no entry is one of this service's")
+}
+
+/// Whether a list is not empty and not one of its entries, which gave these items, may be of a service that names its
+/// fields so.
+fn is_strange<'a>(raws: &[Raw<'_>], mut items: impl Iterator<Item = &'a What>, own: &[&str]) -> bool {
+    !raws.is_empty()
+        && items.all(|what| matches!(what, What::Rejected(_)))
+        && !raws.iter().any(|Raw(raw)| text::looks_like_one_of(raw, own))
 }
 
 /// The failure of an answer that holds more than [`ENTRIES_MAX`].

@@ -133,17 +133,15 @@ impl Checkpoint {
         self.origin <= at && at < self.head && !self.gaps.iter().any(|gap| gap.unread().contains(at))
     }
 
-    /// This checkpoint after everything up to `to` in the oldest gap was read.
+    /// This checkpoint after a piece of its gaps was read. What lies before and behind it stays a gap.
     #[must_use]
-    pub fn gap_read_to(&self, to: DateTime<Utc>) -> Self {
-        let mut next = self.clone();
-        if let Some(gap) = next.gaps.first_mut() {
-            gap.from = to;
-            if gap.window().is_empty() {
-                next.gaps.remove(0);
-            }
-        }
-        next
+    pub fn piece_read(&self, piece: Window) -> Self {
+        let rest = |gap: &Gap| {
+            let before = Gap { to: gap.to.min(piece.from), ..*gap };
+            let behind = Gap { from: gap.from.max(piece.to), ..*gap };
+            [before, behind].into_iter().filter(|gap| !gap.window().is_empty())
+        };
+        Self { gaps: self.gaps.iter().flat_map(rest).collect(), ..self.clone() }
     }
 
     /// This checkpoint with `origin` moved up to what can still be read again, less a margin, in
@@ -252,13 +250,105 @@ pub fn feed_was_read(mut checkpoint: Checkpoint) -> Checkpoint {
     checkpoint
 }
 
-/// The next piece of the oldest gap, at most `step` long.
-pub fn next_gap_step(checkpoint: &Checkpoint, step: Duration, cell: Duration) -> Option<Window> {
-    let gap = checkpoint.gaps.first()?;
-    let to = floor(gap.from + delta(step), cell);
-    let to = if to > gap.from { to } else { floor(gap.from, cell) + delta(cell) };
-    Some(Window { from: gap.from, to: to.min(gap.to) })
+/// The next piece of the oldest gap, at most `step` long, that lies in none of the windows to be left out.
+pub fn next_gap_step(checkpoint: &Checkpoint, left_out: &[Window], step: Duration, cell: Duration) -> Option<Window> {
+    let mut gaps = checkpoint.gaps.iter().map(Gap::window);
+    let readable = gaps.find_map(|gap| {
+        let mut from = gap.from;
+        // they need not be in order
+        while let Some(around) = left_out.iter().find(|window| window.contains(from)) {
+            from = around.to;
+        }
+        let to = left_out.iter().map(|window| window.from).filter(|edge| *edge > from).min();
+        let rest = Window { from, to: to.map_or(gap.to, |edge| edge.min(gap.to)) };
+        (!rest.is_empty()).then_some(rest)
+    })?;
+    Some(beginning_of(readable, step, cell))
 }
+
+/// The first part of a window, at most `step` long and at least a cell, as far as there is one.
+pub fn beginning_of(window: Window, step: Duration, cell: Duration) -> Window {
+    let to = floor(window.from + delta(step), cell);
+    let to = if to > window.from { to } else { floor(window.from, cell) + delta(cell) };
+    Window { from: window.from, to: to.min(window.to) }
+}
+
+/// A piece of a gap that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable<T> {
+    /// Which one.
+    pub window: Window,
+    /// How often it, or one it is a part of, was tried.
+    pub tries: u32,
+    /// What is known beside that.
+    pub why: T,
+}
+
+/// The pieces of the gaps that could not be read, and are passed over until they are tried again. They are not written
+/// down: after a restart each is tried once more.
+#[derive(Clone, Debug)]
+pub struct PassedOver<T>(Vec<Unreadable<T>>);
+
+impl<T> Default for PassedOver<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> PassedOver<T> {
+    /// The pieces, oldest first.
+    pub fn pieces(&self) -> &[Unreadable<T>] {
+        &self.0
+    }
+
+    /// What next to leave out.
+    pub fn windows(&self) -> Vec<Window> {
+        self.0.iter().map(|piece| piece.window).collect()
+    }
+
+    /// Whether no more are passed over: each is a gap of its own.
+    pub fn is_full(&self) -> bool {
+        self.0.len() >= PASSED_OVER_MAX
+    }
+
+    /// Forgets what is no gap any more, as where it was given up.
+    pub fn keep_to(&mut self, checkpoint: &Checkpoint) {
+        self.0.retain_mut(|piece| {
+            let gap = checkpoint.gaps.iter().find(|gap| gap.from < piece.window.to && piece.window.from < gap.to);
+            gap.is_some_and(|gap| {
+                piece.window = Window { from: piece.window.from.max(gap.from), to: piece.window.to.min(gap.to) };
+                true
+            })
+        });
+    }
+
+    /// A piece could not be read. Where it was part of one that could not be read either, only it is passed over from now
+    /// on.
+    pub fn failed(&mut self, window: Window, why: T) -> &mut Unreadable<T> {
+        let mut tries = 1;
+        self.0.retain(|piece| {
+            let is_around = piece.window.from <= window.from && window.to <= piece.window.to;
+            if is_around {
+                tries = piece.tries + 1;
+            }
+            !is_around
+        });
+        let at = self.0.partition_point(|piece| piece.window.from < window.from);
+        self.0.insert(at, Unreadable { window, tries, why });
+        &mut self.0[at]
+    }
+
+    /// A part at the beginning of a piece was read; the rest is still passed over.
+    pub fn read(&mut self, window: Window) {
+        for piece in self.0.iter_mut().filter(|piece| piece.window.contains(window.from)) {
+            piece.window.from = window.to;
+        }
+        self.0.retain(|piece| !piece.window.is_empty());
+    }
+}
+
+/// How many pieces of history are passed over at most: what is unreadable everywhere is no matter of pieces.
+const PASSED_OVER_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -429,13 +519,18 @@ mod tests {
         /// Whatever polls, outages and clock steps happen: every moment between the origin and the
         /// head is read, or still a gap, or reported as lost.
         #[test]
-        fn no_moment_is_skipped(steps in prop::collection::vec((0_i64..200_000, 0_usize..4), 1..25), cell in prop::sample::select(vec![1_u64, 60_000])) {
+        fn no_moment_is_skipped(
+            steps in prop::collection::vec((0_i64..200_000, 0_usize..9), 1..25),
+            cell in prop::sample::select(vec![1_u64, 60_000]),
+            mut unreadable: u32,
+        ) {
             let mut cadence = cadence();
             cadence.cell = Duration::from_millis(cell);
             let mut now = at(0);
             let mut checkpoint: Option<Checkpoint> = None;
             let mut read: Vec<Window> = Vec::new();
             let mut lost = TimeDelta::zero();
+            let mut passed_over = PassedOver::default();
             for (pause, gap_steps) in steps {
                 now += TimeDelta::seconds(pause);
                 let known = checkpoint.unwrap_or_else(|| Checkpoint::beginning(now, now, &cadence));
@@ -445,10 +540,25 @@ mod tests {
                 let (mut next, given_up) = give_up(&plan.after_live, since(), now, &cadence);
                 lost += given_up;
                 for _ in 0..gap_steps {
-                    let Some(step) = next_gap_step(&next, Duration::from_hours(1), cadence.cell) else { break };
+                    passed_over.keep_to(&next);
+                    let hour = Duration::from_hours(1);
+                    // now and then one that was passed over before, in a smaller piece
+                    let again = passed_over.pieces().first().filter(|_| unreadable % 3 == 0).cloned();
+                    let again = again.map(|piece| beginning_of(piece.window, hour / 4_u32.pow(piece.tries.min(5)), cadence.cell));
+                    let new = || next_gap_step(&next, &passed_over.windows(), hour, cadence.cell);
+                    let Some(step) = again.or_else(new) else { break };
                     prop_assert!(!step.is_empty());
+                    unreadable = unreadable.wrapping_mul(31) / 7 + 1;
+                    if unreadable % 2 == 0 && !passed_over.is_full() {
+                        passed_over.failed(step, ());
+                        continue;
+                    }
                     read.push(step);
-                    next = next.gap_read_to(step.to);
+                    passed_over.read(step);
+                    let watermark = next.watermark();
+                    next = next.piece_read(step);
+                    prop_assert!(next.watermark() >= watermark);
+                    prop_assert!(next.gaps.first().is_none_or(|gap| next.watermark() <= gap.to.max(gap.unread_from)));
                 }
                 for pair in next.gaps.windows(2) {
                     prop_assert!(pair[0].to <= pair[1].from);

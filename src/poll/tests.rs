@@ -224,7 +224,7 @@ async fn events_outside_the_window_are_noticed_and_not_counted() {
     let mut poller = bench.poller;
     let spec = poller.source.spec();
     poller.cadence.initial_lookback = Duration::from_mins(10);
-    let mut step = Duration::from_hours(1);
+    let mut step = History::new(Duration::from_hours(1));
     poller.poll(&spec, Instant::now(), &mut step).await.unwrap();
     assert_eq!(bench.book.state().total(Counter::Events), 1);
     assert_eq!(bench.stats.rest().outside_window, 2);
@@ -346,7 +346,7 @@ async fn a_first_start_by_a_wrong_clock_decides_nothing() {
             if tries == 1 { (Duration::ZERO, vec![], Err(broken())) } else { (Duration::ZERO, vec![inside], Ok(())) }
         };
         let mut bench = bench(reader).await;
-        let (spec, mut step) = (bench.poller.source.spec(), GAP_STEP_FIRST);
+        let (spec, mut step) = (bench.poller.source.spec(), History::new(GAP_STEP_FIRST));
         bench.poller.clock = Clock::starting_at(bench.clock.now() + off);
         bench.poller.poll(&spec, Instant::now(), &mut step).await.unwrap_err();
         assert_eq!(bench.book.state().checkpoint(), None, "no answer has told what time it is");
@@ -376,7 +376,7 @@ async fn a_beginning_in_the_future_goes_back_once_the_service_tells_the_time() {
         (Duration::ZERO, vec![inside(1), inside(2)], end)
     };
     let mut bench = bench(reader).await;
-    let (spec, mut step) = (bench.poller.source.spec(), GAP_STEP_FIRST);
+    let (spec, mut step) = (bench.poller.source.spec(), History::new(GAP_STEP_FIRST));
     bench.poller.clock = Clock::starting_at(bench.clock.now() + TimeDelta::hours(20));
     bench.poller.poll(&spec, Instant::now(), &mut step).await.unwrap_err();
     assert!(bench.book.state().checkpoint().unwrap().is_beginning());
@@ -391,7 +391,7 @@ async fn a_beginning_in_the_future_goes_back_once_the_service_tells_the_time() {
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_falls_back_takes_nothing_back_and_goes_on_asking() {
     let mut bench = bench(|_| (Duration::ZERO, Vec::new(), Ok(()))).await;
-    let (spec, soon, mut step) = (bench.poller.source.spec(), Instant::now(), GAP_STEP_FIRST);
+    let (spec, soon, mut step) = (bench.poller.source.spec(), Instant::now(), History::new(GAP_STEP_FIRST));
     for _ in 0..9 {
         bench.poller.poll(&spec, soon, &mut step).await.unwrap();
     }
@@ -504,9 +504,92 @@ async fn a_feed_reports_what_its_list_no_longer_shows_but_not_of_the_look_back()
             continue;
         }
         let spec = Spec { is_feed: true, ..poller.source.spec() };
-        poller.poll(&spec, Instant::now(), &mut GAP_STEP_FIRST.clone()).await.unwrap();
+        poller.poll(&spec, Instant::now(), &mut History::new(GAP_STEP_FIRST)).await.unwrap();
         let state = poller.book.state();
         assert_eq!(state.total(Counter::LostSeconds), lost * 3600, "process {process}");
         assert_eq!(state.checkpoint().map(|read| (read.head, read.catching_up())), Some((clock.now(), false)));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_of_history_that_cannot_be_read_keeps_no_other_waiting_and_is_named_until_it_is_lost() {
+    let mark = TimeDelta::minutes(10);
+    let start = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+    let bad = start - TimeDelta::hours(3) + TimeDelta::minutes(5);
+    let attempts: Arc<Mutex<Vec<Window>>> = Arc::default();
+    let noted = Arc::clone(&attempts);
+    let bench = bench(move |window| {
+        if window.contains(bad) {
+            noted.lock().unwrap().push(window);
+            return (Duration::ZERO, Vec::new(), Err(broken()));
+        }
+        let marks = (-40..400).map(|n| start + mark * n).filter(|at| window.contains(*at));
+        let id = |at: DateTime<Utc>| u8::try_from((at - start).num_minutes() / 10 + 40).unwrap();
+        (Duration::ZERO, vec![page(marks.map(|at| event(id(at), at)).collect())], Ok(()))
+    })
+    .await;
+    let (book, stats) = (Arc::clone(&bench.book), Arc::clone(&bench.stats));
+    let mut poller = bench.poller;
+    poller.interval = Duration::from_mins(5);
+    poller.cadence.max_catch_up = Duration::from_hours(20);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(poller.run(stop.clone()));
+
+    tokio::time::sleep(Duration::from_hours(10)).await;
+    // six hours before the start, ten since, and what was read of the piece before the bad moment
+    let happened = 6 * 6 + 10 * 6;
+    let counted = book.state().total(Counter::Events);
+    assert!((happened - 1..=happened + 1).contains(&counted), "{counted} of {happened}");
+    let checkpoint = book.state().checkpoint().cloned().unwrap();
+    assert!(checkpoint.watermark() <= bad && checkpoint.watermark() > bad - TimeDelta::minutes(2), "{checkpoint:?}");
+    assert!(checkpoint.catching_up() && checkpoint.gaps.len() == 1 && !stats.up());
+    let unread = checkpoint.gaps[0].window();
+    assert!(unread.contains(bad) && unread.length() <= TimeDelta::seconds(1), "{unread:?}");
+    let error = stats.rest().last_error.as_ref().unwrap().1.clone();
+    let (from, to) = (written(unread.from), written(unread.to));
+    assert!(error.contains(&format!("from {from} to {to}")) && error.contains("garbage"), "{error}");
+    // smaller each time, and less and less often
+    let attempts = attempts.lock().unwrap().clone();
+    assert!(attempts.windows(2).all(|two| two[1].length() <= two[0].length()), "{attempts:?}");
+    assert!((8..=20).contains(&attempts.len()), "{}", attempts.len());
+    // the newest events did not wait
+    let newest = bench.windows.lock().unwrap().iter().filter(|window| window.from >= start).count();
+    assert!(newest >= 110, "{newest}");
+    assert_eq!(book.state().total(Counter::LostSeconds), 0);
+
+    tokio::time::sleep(Duration::from_hours(8)).await;
+    assert!(stats.up());
+    assert!(!book.state().checkpoint().unwrap().catching_up());
+    assert_eq!(book.state().total(Counter::LostSeconds), 1);
+    stop.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_piece_can_be_read_few_are_tried() {
+    let bench = bench(|window| {
+        let newest = window.length() <= TimeDelta::minutes(10) && window.from.timestamp() >= 1_799_999_400;
+        (Duration::ZERO, Vec::new(), if newest { Ok(()) } else { Err(broken()) })
+    })
+    .await;
+    run_for(bench.poller, Duration::from_hours(2)).await;
+    let asked = bench.windows.lock().unwrap().len();
+    assert!(asked < 600, "{asked}");
+    assert!(bench.book.state().checkpoint().unwrap().gaps.len() <= 34);
+    assert_eq!(
+        bench.book.state().checkpoint().unwrap().watermark(),
+        DateTime::from_timestamp(1_800_000_000 - 6 * 3600, 0).unwrap()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_credential_that_is_refused_is_no_matter_of_a_piece() {
+    let mut asked = 0;
+    let bench = bench(move |_| {
+        asked += 1;
+        (Duration::ZERO, Vec::new(), if asked == 1 { Ok(()) } else { Err(refused()) })
+    })
+    .await;
+    run_for(bench.poller, Duration::from_secs(30)).await;
+    assert_eq!(bench.windows.lock().unwrap().len(), 2, "the newest, and one piece");
 }

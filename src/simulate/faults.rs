@@ -57,6 +57,17 @@ pub struct ServiceFaults {
     pub truncated: f64,
     /// One more event in the list that is not an event (the good ones stay).
     pub malformed: f64,
+    /// One event of the list (`ActivID`: the list) has a field that nobody needs and that is not quite JSON: bytes that
+    /// are no UTF-8, escapes that are none, `NaN`. The event counts all the same.
+    pub garbled: f64,
+    /// The answer begins with a byte order mark.
+    pub marked: f64,
+    /// A list without events is `null`.
+    pub null_lists: f64,
+    /// 200 with a list of errors instead of events.
+    pub strange: f64,
+    /// Losant: `totalCount` is a text, has a fraction of 0, or is -1.
+    pub odd_totals: f64,
     /// The events of an answer in any order.
     pub shuffled: f64,
     /// 200 with JSON nested 200,000 levels deep.

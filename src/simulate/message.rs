@@ -192,6 +192,10 @@ impl Reply {
             System::Canvas => json!({"id": "bad-time", "created_at": "soon", "event_type": "login"}),
             System::Informatica => json!({"id": ["not", "an", "entry"], "entryTime": 7}),
             System::Activid => json!("eyJhbGciOiJub25lIn0.bm90IGpzb24."),
+            // alone it would not be taken for one
+            System::Losant if self.events(system).is_some_and(|events| events.is_empty()) => {
+                json!({"id": "bad-time", "creationDate": "soon"})
+            }
             System::Losant => json!("not an item"),
             System::IndexExchange => json!({"subscriptionID": "not a download", "hour": 1}),
         };
@@ -201,6 +205,69 @@ impl Reply {
                 events.insert(events.len() / 2, no_event);
             }
         }
+    }
+
+    /// Makes text of the answer that is not quite JSON, although every event in it can be told.
+    pub(super) fn garble(&mut self, system: System, dice: &mut Dice) {
+        const PLACE: &str = "here goes what is no JSON";
+        let pick = |dice: &mut Dice, below: usize| usize::try_from(dice.below(below as u64)).unwrap_or(0);
+        let value = VALUES_THAT_ARE_NO_JSON[pick(dice, VALUES_THAT_ARE_NO_JSON.len())];
+        // no field of that name says anything about a file
+        let field = "linkNote";
+        // a token is what its event says: another one would be another event
+        let events = self.events(system).filter(|events| system != System::Activid && !events.is_empty());
+        if let Some(events) = events {
+            let at = pick(dice, events.len());
+            if let Some(event) = events[at].as_object_mut() {
+                event.insert(field.to_owned(), PLACE.into());
+            }
+        } else if let Content::Json(Value::Object(whole)) = &mut self.content {
+            whole.insert(field.to_owned(), PLACE.into());
+        }
+        let text = self.content.bytes();
+        let place = format!("\"{PLACE}\"").into_bytes();
+        if let Some(at) = text.windows(place.len()).position(|bytes| bytes == place) {
+            self.content = Content::Bytes([&text[..at], value, &text[at + place.len()..]].concat().into());
+        }
+    }
+
+    /// Says that there are no events in another way, where there are none.
+    pub(super) fn nullify(&mut self, system: System) {
+        if self.events(system).is_none_or(|events| !events.is_empty()) {
+            return;
+        }
+        let Content::Json(whole) = &mut self.content else { return };
+        match whole.as_object_mut() {
+            Some(fields) => {
+                fields.insert(list_of(system).to_owned(), Value::Null);
+            }
+            None => *whole = Value::Null,
+        }
+    }
+
+    /// Puts errors where the events belong.
+    pub(super) fn estrange(&mut self, system: System) {
+        if let Some(events) = self.events(system) {
+            *events = vec![json!({"message": "Try again later", "errorCode": "X_17"})];
+        }
+    }
+
+    /// Writes the total in another way.
+    pub(super) fn miscount(&mut self, dice: &mut Dice) {
+        if let Content::Json(whole) = &mut self.content
+            && let Some(total) = whole.get("totalCount").and_then(Value::as_u64)
+        {
+            whole["totalCount"] = match dice.below(3) {
+                0 => json!(total.to_string()),
+                1 => serde_json::from_str(&format!("{total}.0")).unwrap_or_default(),
+                _ => json!(-1),
+            };
+        }
+    }
+
+    /// Puts a byte order mark before it.
+    pub(super) fn mark(&mut self) {
+        self.content = Content::Bytes([b"\xEF\xBB\xBF", &*self.content.bytes()].concat().into());
     }
 
     /// Puts the events of the list into another order.
@@ -216,14 +283,7 @@ impl Reply {
     /// The list of events, where the answer has one.
     fn events(&mut self, system: System) -> Option<&mut Vec<Value>> {
         let Content::Json(whole) = &mut self.content else { return None };
-        let list = match system {
-            System::Canvas => "events",
-            System::Informatica => "entries",
-            System::Activid => "eventTokens",
-            System::Losant => "items",
-            System::IndexExchange => "availableDownloads",
-        };
-        if whole.is_array() { whole.as_array_mut() } else { whole.get_mut(list)?.as_array_mut() }
+        if whole.is_array() { whole.as_array_mut() } else { whole.get_mut(list_of(system))?.as_array_mut() }
     }
 
     pub(super) async fn deliver(self, delivery: Delivery, date: DateTime<Utc>) -> Response {
@@ -256,6 +316,33 @@ impl Reply {
         response
     }
 }
+
+/// The name of the list of events.
+fn list_of(system: System) -> &'static str {
+    match system {
+        System::Canvas => "events",
+        System::Informatica => "entries",
+        System::Activid => "eventTokens",
+        System::Losant => "items",
+        System::IndexExchange => "availableDownloads",
+    }
+}
+
+/// Values as real services have sent them.
+const VALUES_THAT_ARE_NO_JSON: [&[u8]; 12] = [
+    b"\"caf\xFC\"",
+    b"\"\x01 \n\"",
+    b"\"\\x41 \\' \\ud83d\"",
+    b"\"\\u12\"",
+    b"\"\xED\xA0\xBD\xC0\x80\"",
+    b"\"a 5\" disk\"",
+    b"NaN",
+    b"-Infinity",
+    b"007",
+    b"1e999",
+    b"[1,]",
+    b"{\"a\":1,\"a\":\"\\ude00\"}",
+];
 
 // === impl Content ===
 

@@ -525,6 +525,23 @@ impl Inner {
         if self.meets(&mut dice, "shuffled", faults.shuffled) {
             reply.shuffle(system, &mut dice);
         }
+        if self.meets(&mut dice, "strange", faults.strange) {
+            reply.estrange(system);
+        }
+        if self.meets(&mut dice, "null_lists", faults.null_lists) {
+            reply.nullify(system);
+        }
+        if self.meets(&mut dice, "odd_totals", faults.odd_totals) {
+            reply.miscount(&mut dice);
+        }
+        // not files
+        let is_text = matches!(reply.content, Content::Json(_));
+        if is_text && self.meets(&mut dice, "garbled", faults.garbled) {
+            reply.garble(system, &mut dice);
+        }
+        if is_text && self.meets(&mut dice, "marked", faults.marked) {
+            reply.mark();
+        }
         if self.meets(&mut dice, "truncated", faults.truncated) {
             let whole = reply.content.bytes();
             reply.content = Content::Bytes(whole.slice(..whole.len() / 2));
@@ -953,6 +970,17 @@ mod tests {
         let (_, spoilt) = body(losant(&with_fault("losant:malformed")).await).await;
         let [good, spoilt] = [good, spoilt].map(|list| list["items"].as_array().unwrap().len());
         assert_eq!(spoilt, good + 1);
+        let garbled = bytes(losant(&with_fault("losant:garbled")).await).await;
+        assert!(garbled.windows(8).any(|bytes| bytes == b"linkNote"));
+        assert!(bytes(losant(&with_fault("losant:marked")).await).await.starts_with(b"\xEF\xBB\xBF{"));
+        let (_, strange) = body(losant(&with_fault("losant:strange")).await).await;
+        assert_eq!(strange["items"].as_array().map(Vec::len), Some(1));
+        let (_, odd) = body(losant(&with_fault("losant:odd_totals")).await).await;
+        assert!(odd["totalCount"].as_u64().is_none() && !odd["totalCount"].is_null());
+        let nobody = with_fault("losant:null_lists");
+        let token = format!("Bearer {}", losant::API_TOKEN);
+        let future = get(&format!("{LOSANT}&start=9999999999999"), &[("authorization", &token)]);
+        assert_eq!(body(call(&nobody, future).await).await.1["items"], Value::Null);
         let (_, doubled) = body(losant(&with_fault("losant:duplicates=1")).await).await;
         assert_eq!(doubled["totalCount"], 2 * good);
         let (_, capped) = body(losant(&with_fault("losant:count_cap=3")).await).await;

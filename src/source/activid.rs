@@ -33,8 +33,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use url::Url;
 
-use self::token::{ATTRIBUTES, Bag, Record};
-use super::{Ignore, RawEvents, Signals, Sink, Source, Spec, oauth};
+use self::token::{ATTRIBUTES, Bag, Record, may_be_token};
+use super::text::{self, Envelope};
+use super::{Ignore, Raw, RawEvents, Signals, Sink, Source, Spec, nothing_of_its_own, oauth};
 use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire};
 use crate::clock::delta;
 use crate::config::{self, Common, Secret};
@@ -267,7 +268,7 @@ impl Search {
         if reply.status != StatusCode::BAD_REQUEST {
             return Ok(Found::Events(self.answer(&reply, count)?));
         }
-        let error: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+        let error = text::value(&reply.body);
         Ok(if error["scimType"] == "tooMany" { Found::TooMany } else { Found::Refused(reply) })
     }
 
@@ -281,18 +282,34 @@ impl Search {
             event_tokens: Option<RawEvents<'a>>,
             tainted: Option<Value>,
         }
-        let list: List<'_> = serde_json::from_slice(&reply.body).map_err(|_| reply.undecodable("no event list"))?;
-        let is_list = list.schemas.is_some_and(|schemas| schemas.get().contains("EventList"));
-        // SCIM leaves out what is empty
-        if list.event_tokens.is_none() && !is_list {
-            return Err(reply.undecodable("no event list"));
-        }
         let mut answer = Answer { count, ..Answer::default() };
-        for element in list.event_tokens.unwrap_or_default().whole_of(reply)? {
-            answer.events.add(Record::read(element.get(), &self.ignore));
+        if reply.status == StatusCode::NO_CONTENT {
+            return Ok(answer);
+        }
+        let is_list = |schemas: &[u8]| String::from_utf8_lossy(schemas).contains("EventList");
+        let (tokens, tainted) = match serde_json::from_slice::<List<'_>>(&reply.body) {
+            Ok(List { event_tokens: Some(tokens), tainted, .. }) => (Some(tokens), tainted),
+            // SCIM leaves out what is empty
+            Ok(List { schemas: Some(schemas), tainted, .. }) if is_list(schemas.get().as_bytes()) => {
+                (Some(RawEvents::default()), tainted)
+            }
+            _ => {
+                let answer = Envelope::read(&reply.body).filter(|answer| matches!(answer, Envelope::Document(_)));
+                let answer = answer.ok_or_else(|| reply.undecodable("no event list"))?;
+                let tainted = answer.member("tainted").map(text::value);
+                let others: &[&str] = if answer.member("schemas").is_some_and(is_list) { &["schemas"] } else { &[] };
+                (answer.entries(|name| name == "eventTokens", others), tainted)
+            }
+        };
+        let tokens = tokens.ok_or_else(|| reply.undecodable("no event list"))?.whole_of(reply)?;
+        for Raw(element) in &tokens {
+            answer.events.add(Record::read(element, &self.ignore));
             answer.len += 1;
         }
-        answer.tainted = match list.tainted {
+        if !tokens.is_empty() && answer.events.good() == 0 && !tokens.iter().any(|Raw(token)| may_be_token(token)) {
+            return Err(nothing_of_its_own(reply));
+        }
+        answer.tainted = match tainted {
             Some(Value::Bool(tainted)) => tainted,
             Some(Value::String(text)) => text.eq_ignore_ascii_case("true"),
             _ => false,

@@ -19,13 +19,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
 use url::Url;
 
-use super::{Id, Ignore, RawEvents, Signals, Sink, Source, Spec, StaticToken, decode_base64url, parse_time, rejected};
+use super::text::{Envelope, Field, Inner, Understood, id_bytes, understand};
+use super::{
+    Ignore, Raw, RawEvents, Signals, Sink, Source, Spec, StaticToken, decode_base64url, is_strange, nothing_of_its_own,
+    parse_time, rejected,
+};
 use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, judge_by_status};
 use crate::config::{self, Common};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
@@ -251,7 +254,7 @@ impl Canvas {
         let (mut url, mut reply) = self.first_page(scope, span, reading.finer, reading.api).await?;
         for _ in 0..PAGES_MAX {
             walk.asked.insert(url.clone());
-            let entries: Vec<Entry> = listed(&reply)?.iter().map(|raw| self.entry(raw.get().as_bytes())).collect();
+            let entries = self.entries(&reply)?;
             let next = next_page(&self.path(scope), &reply);
             let next_again = matches!(&next, Ok(Some(next)) if walk.asked.contains(next));
             let restarted = walk.restarts_with(&entries);
@@ -336,17 +339,32 @@ impl Canvas {
         }
     }
 
+    fn entries(&self, reply: &Reply) -> Result<Vec<Entry>, Failure> {
+        let raws = listed(reply)?;
+        let entries: Vec<Entry> = raws.iter().map(|Raw(raw)| self.entry(raw)).collect();
+        if is_strange(&raws, entries.iter().map(|entry| &entry.what), &OWN_NAMES) {
+            return Err(nothing_of_its_own(reply));
+        }
+        Ok(entries)
+    }
+
     fn entry(&self, raw: &[u8]) -> Entry {
         let refused = |reason| {
             let item = rejected(reason, raw);
             Entry { key: item.key, has_own_key: true, at: None, what: item.what }
         };
-        let Ok(event) = serde_json::from_slice::<Event>(raw) else { return refused(RejectReason::Malformed) };
-        let Some(created_at) = &event.created_at else { return refused(RejectReason::Malformed) };
-        let Some(at) = parse_time(created_at) else { return refused(RejectReason::BadTime) };
-        let (key, has_own_key) = event.key(at);
-        let user = event.user();
-        let what = if self.ignore.matches([user.as_deref()]) { What::Ignored } else { What::Event(event.labels()) };
+        let Some(Understood { entry: event, mended }) = understand::<Event>(raw) else {
+            return refused(RejectReason::Malformed);
+        };
+        let at = match &event.created_at {
+            Field::Missing => return refused(RejectReason::Malformed),
+            Field::Text(text) => parse_time(text),
+            _ => None,
+        };
+        let Some(at) = at else { return refused(RejectReason::BadTime) };
+        let id = event.id.id().map(|id| id_bytes(id, "id", raw, mended));
+        let (key, has_own_key) = event.key(id, at);
+        let what = if self.ignore.matches([event.user()]) { What::Ignored } else { What::Event(event.labels()) };
         Entry { key, has_own_key, at: Some(at), what }
     }
 }
@@ -466,13 +484,19 @@ fn request(url: &Url) -> Call {
     Call::get(url.clone()).with(header::ACCEPT, ACCEPT)
 }
 
+/// The names of an event's own fields, in both shapes.
+const OWN_NAMES: [&str; 7] = ["id", "created_at", "event_type", "pseudonym_id", "account_id", "user_id", "links"];
+
 /// The events of a page: a compound document (what the service sends) or a bare list. What else
 /// the document holds is not looked at.
-fn listed(reply: &Reply) -> Result<Vec<&RawValue>, Failure> {
+fn listed(reply: &Reply) -> Result<Vec<Raw<'_>>, Failure> {
     #[derive(Deserialize)]
     struct Document<'a> {
         #[serde(borrow)]
         events: RawEvents<'a>,
+    }
+    if reply.status == StatusCode::NO_CONTENT {
+        return Ok(Vec::new());
     }
     let body = reply.body.trim_ascii_start();
     // Canvas puts this before JSON for browsers
@@ -482,10 +506,9 @@ fn listed(reply: &Reply) -> Result<Vec<&RawValue>, Failure> {
     } else {
         serde_json::from_slice::<Document<'_>>(body).map(|document| document.events)
     };
-    let events = events.ok().map(|events| events.whole_of(reply)).transpose()?;
-    // a list without a single object is something else than events, all of which are broken
-    let events = events.filter(|events| events.is_empty() || events.iter().any(|raw| raw.get().starts_with('{')));
-    events.ok_or_else(|| reply.undecodable("neither a document with events nor a list of them"))
+    let tolerant = || Envelope::read(body)?.entries(|name| name == "events", &["links", "linked"]);
+    let events = events.ok().or_else(tolerant);
+    events.ok_or_else(|| reply.undecodable("neither a document with events nor a list of them"))?.whole_of(reply)
 }
 
 /// Whether the page behind `next` may begin after the second in which this one ends. Bookmarks of
@@ -501,50 +524,53 @@ fn loses_ties(next: &Url) -> bool {
 
 /// One event, as the service sends it (ids in `links`) or as its documentation shows it (flat,
 /// without an id).
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Event {
-    id: Option<Id>,
-    created_at: Option<String>,
+    id: Field,
+    created_at: Field,
     #[serde(rename = "event_type")]
-    kind: Option<String>,
-    pseudonym_id: Option<Id>,
-    account_id: Option<Id>,
-    user_id: Option<Id>,
-    links: Option<Links>,
+    kind: Field,
+    pseudonym_id: Field,
+    account_id: Field,
+    user_id: Field,
+    links: Inner<Links>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Links {
-    login: Option<Id>,
-    account: Option<Id>,
-    user: Option<Id>,
+    login: Field,
+    account: Field,
+    user: Field,
 }
 
 impl Event {
     /// The key of its id; without one, that of all events equal to it, and `false`.
-    fn key(&self, at: DateTime<Utc>) -> (EventKey, bool) {
-        if let Some(id) = self.id.as_ref().map(Id::to_text).filter(|id| !id.is_empty()) {
-            return (EventKey::of("canvas", &[id.as_bytes()]), true);
+    fn key(&self, id: Option<&[u8]>, at: DateTime<Utc>) -> (EventKey, bool) {
+        if let Some(id) = id {
+            return (EventKey::of("canvas", &[id]), true);
         }
-        let links = self.links.as_ref();
-        let text =
-            |linked: Option<&Id>, flat: &Option<Id>| linked.or(flat.as_ref()).map(Id::to_text).unwrap_or_default();
-        let login = text(links.and_then(|links| links.login.as_ref()), &self.pseudonym_id);
-        let account = text(links.and_then(|links| links.account.as_ref()), &self.account_id);
+        let text = |linked: fn(&Links) -> &Field, flat| self.linked_or(linked, flat).unwrap_or_default().as_bytes();
+        let login = text(|links| &links.login, &self.pseudonym_id);
+        let account = text(|links| &links.account, &self.account_id);
         let second = at.timestamp().to_le_bytes();
-        let kind = self.kind.as_deref().unwrap_or_default();
-        let user = self.user().unwrap_or_default();
-        let parts: [&[u8]; 5] = [&second, kind.as_bytes(), login.as_bytes(), account.as_bytes(), user.as_bytes()];
+        let user = self.user().unwrap_or_default().as_bytes();
+        let parts: [&[u8]; 5] = [&second, self.kind.word().as_bytes(), login, account, user];
         (EventKey::of("canvas without id", &parts), false)
     }
 
-    fn user(&self) -> Option<String> {
-        self.links.as_ref().and_then(|links| links.user.as_ref()).or(self.user_id.as_ref()).map(Id::to_text)
+    fn linked_or<'a>(&'a self, linked: fn(&Links) -> &Field, flat: &'a Field) -> Option<&'a str> {
+        self.links.0.as_ref().and_then(|links| linked(links).id()).or(flat.id())
+    }
+
+    fn user(&self) -> Option<&str> {
+        self.linked_or(|links| &links.user, &self.user_id)
     }
 
     /// The log holds logins that succeeded, and logouts.
     fn labels(&self) -> EventLabels {
-        let action = Label::from_words(self.kind.as_deref().unwrap_or_default());
+        let action = Label::from_words(self.kind.word());
         let class = match action.as_str() {
             "login" => Class::Login(Principal::User),
             "logout" => Class::Logout,

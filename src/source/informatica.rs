@@ -20,15 +20,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::{Deserializer, Error, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::{Host, Url};
 
-use super::{Ignore, List, RawEvents, Signals, Sink, Source, Spec, parse_time, rejected, token_claims};
+use super::text::{self, Envelope, id_bytes, looks_like_one_of, mended};
+use super::{
+    Ignore, List, Raw, RawEvents, Signals, Sink, Source, Spec, is_strange, parse_time, rejected, token_claims,
+};
 use crate::api::{
     Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, cannot_be_carried, judge_by_status, renewal,
     secret_header,
@@ -116,11 +119,9 @@ impl Dialect for Customs {
     fn judge(&self, reply: &Reply) -> Verdict {
         let said = || Complaint::of(&reply.body);
         match reply.status.as_u16() {
-            200..=299 => match reply.body.trim_ascii_start().first() {
-                None | Some(b'{' | b'[') => said().map_or(Verdict::Good, |error| error.verdict()),
-                // the page to log in, where a session has ended
-                Some(_) => Verdict::Expired,
-            },
+            // the page to log in, where a session has ended
+            200..=299 if reply.body.trim_ascii_start().starts_with(b"<") => Verdict::Expired,
+            200..=299 => said().map_or(Verdict::Good, |error| error.verdict()),
             400 | 403 if said().is_some_and(|error| error.session_ended) => Verdict::Expired,
             // no way to ask, such as too large a `skip`: what follows is up to the reader
             400 | 413 | 414 | 416 | 422 => Verdict::Good,
@@ -281,7 +282,7 @@ impl Complaint {
         if body.len() > ERROR_BODY_MAX {
             return None;
         }
-        let whole: Value = serde_json::from_slice(body).ok()?;
+        let whole = text::value(body);
         if whole.get("entries").is_some_and(|entries| !entries.is_null()) || whole.get("userInfo").is_some() {
             return None;
         }
@@ -420,9 +421,11 @@ impl Informatica {
             if !reply.status.is_success() {
                 return if skip > 0 { Ok(End::Stuck { full }) } else { Err(reply.failure(ErrorKind::Server)) };
             }
-            let items = self.decoder.items(&reply.body).map_err(|error| match error {
+            let items =
+                if reply.status == StatusCode::NO_CONTENT { Ok(Vec::new()) } else { self.decoder.items(&reply.body) };
+            let items = items.map_err(|error| match error {
                 BadPage::TooMany => super::too_many(&reply),
-                BadPage::NoEntries => reply.undecodable(error),
+                BadPage::NoEntries | BadPage::Strange => reply.undecodable(error),
             })?;
             let entries = items.len();
             let understood = items.iter().filter(|item| !matches!(item.what, What::Rejected(_))).count();
@@ -508,6 +511,9 @@ pub enum BadPage {
     /// It is no list of entries.
     #[error("no list of entries")]
     NoEntries,
+    /// None of its entries is one of this service's.
+    #[error("a list in which no entry is one of this service's")]
+    Strange,
     /// It is longer than [`super::ENTRIES_MAX`].
     #[error("too many entries")]
     TooMany,
@@ -527,35 +533,57 @@ impl Decoder {
 
     /// The items of one page, in its order.
     pub fn items(&mut self, body: &[u8]) -> Result<Vec<Item>, BadPage> {
-        let text = String::from_utf8_lossy(body);
+        let whole = std::str::from_utf8(body).ok();
         // nearly every page is flawless and can be read in one go
-        if let Some(entries) = list::<Entry<'_>>(&text) {
+        if let Some(entries) = whole.and_then(list::<Entry<'_>>) {
             let entries = entries.whole().ok_or(BadPage::TooMany)?;
             let times: Result<Vec<_>, RejectReason> = entries.iter().map(Entry::when).collect();
             if let Ok(times) = times {
-                return Ok(entries.iter().zip(times).map(|(entry, at)| self.item(entry, at)).collect());
+                return Ok(entries
+                    .iter()
+                    .zip(times)
+                    .map(|(entry, at)| self.item(entry, at, entry.id().map(str::as_bytes)))
+                    .collect());
             }
         }
-        let raws: RawEvents<'_> = list(&text).ok_or(BadPage::NoEntries)?;
+        let tolerant = || Envelope::read(body)?.entries(|name| name == "entries", &[]);
+        let raws: RawEvents<'_> = whole.and_then(list).or_else(tolerant).ok_or(BadPage::NoEntries)?;
         let raws = raws.whole().ok_or(BadPage::TooMany)?;
-        let is_object = |raw: &&serde_json::value::RawValue| raw.get().starts_with('{');
-        if text.trim_ascii_start().starts_with('[') && !raws.is_empty() && !raws.iter().any(is_object) {
-            return Err(BadPage::NoEntries);
+        let items: Vec<Item> = raws.iter().map(|Raw(raw)| self.careful(raw)).collect();
+        if is_strange(&raws, items.iter().map(|item| &item.what), &OWN_NAMES) {
+            return Err(BadPage::Strange);
         }
-        let item = |raw: &&serde_json::value::RawValue| {
-            let entry: Result<Entry<'_>, _> = serde_json::from_str(raw.get());
-            match entry.map_err(|_| RejectReason::Malformed).and_then(|entry| entry.when().map(|at| (entry, at))) {
-                Ok((entry, at)) => self.item(&entry, at),
-                Err(reason) => rejected(reason, raw.get().as_bytes()),
-            }
-        };
-        Ok(raws.iter().map(item).collect())
+        Ok(items)
     }
 
-    fn item(&mut self, entry: &Entry<'_>, at: Option<DateTime<Utc>>) -> Item {
-        let key = match &entry.id {
-            Some(Text(id)) if !id.is_empty() => EventKey::of("informatica", &[id.as_bytes()]),
-            _ => self.key_of_nameless(entry),
+    /// The item of an entry that may be anything.
+    fn careful(&mut self, raw: &[u8]) -> Item {
+        if raw.first() != Some(&b'{') {
+            return rejected(RejectReason::Malformed, raw);
+        }
+        let text;
+        let mut is_mended = false;
+        let mut entry: Result<Entry<'_>, _> = serde_json::from_slice(raw);
+        if entry.is_err() {
+            is_mended = true;
+            text = mended(raw);
+            entry = serde_json::from_str(&text);
+        }
+        let Ok(entry) = entry else { return rejected(RejectReason::Malformed, raw) };
+        let at = match entry.when() {
+            Err(RejectReason::Malformed) if entry.id().is_some() && looks_like_one_of(raw, &OWN_NAMES) => Ok(None),
+            at => at,
+        };
+        match at {
+            Ok(at) => self.item(&entry, at, entry.id().map(|id| id_bytes(id, "id", raw, is_mended))),
+            Err(reason) => rejected(reason, raw),
+        }
+    }
+
+    fn item(&mut self, entry: &Entry<'_>, at: Option<DateTime<Utc>>, id: Option<&[u8]>) -> Item {
+        let key = match id {
+            Some(id) => EventKey::of("informatica", &[id]),
+            None => self.key_of_nameless(entry),
         };
         let what = if self.ignore.matches([text_of(entry.actor.as_ref())]) {
             What::Ignored
@@ -649,26 +677,37 @@ struct Entry<'a> {
     action_event: Option<Text<'a>>,
 }
 
+/// The names of an entry's fields.
+const OWN_NAMES: [&str; 8] =
+    ["id", "orgId", "actor", "entryTime", "objectId", "objectName", "actionCategory", "actionEvent"];
+
 impl Entry<'_> {
-    /// When it happened, where it says so; or why it is no event.
+    /// Its id, if it has one.
+    fn id(&self) -> Option<&str> {
+        text_of(self.id.as_ref()).filter(|id| !id.is_empty())
+    }
+
+    /// When it happened, where it says so; or why it is no event. An id alone does not make it one.
     fn when(&self) -> Result<Option<DateTime<Utc>>, RejectReason> {
-        let Some(Text(text)) = &self.time else {
-            let says_anything = self.id.is_some() || self.action_category.is_some() || self.action_event.is_some();
-            return if says_anything { Ok(None) } else { Err(RejectReason::Malformed) };
-        };
+        if self.time.is_none() {
+            let says_what = [&self.action_category, &self.action_event].iter().any(|text| text.is_some());
+            return if says_what { Ok(None) } else { Err(RejectReason::Malformed) };
+        }
+        let text = text_of(self.time.as_ref()).ok_or(RejectReason::BadTime)?;
         // the documented format is also that of RFC 3339, which is read faster
         let at = DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc());
         at.or_else(|| parse_time(text)).map(Some).ok_or(RejectReason::BadTime)
     }
 }
 
-/// A text, borrowed from the page where it holds no escape; a number is taken as it reads.
+/// A text, borrowed from the page where it holds no escape; a number is taken as it reads, and anything else as a
+/// field that says nothing.
 ///
 /// serde borrows a `Cow` field, but not one within an `Option`.
-struct Text<'a>(Cow<'a, str>);
+struct Text<'a>(Option<Cow<'a, str>>);
 
 fn text_of<'a>(text: Option<&'a Text<'_>>) -> Option<&'a str> {
-    text.map(|Text(text)| text.as_ref())
+    text?.0.as_deref()
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
@@ -683,19 +722,42 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
             }
 
             fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
+                Ok(Text(Some(Cow::Borrowed(text))))
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
+                Ok(Text(Some(Cow::Owned(text.to_owned()))))
             }
 
             fn visit_u64<E: Error>(self, number: u64) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(number.to_string())))
+                Ok(Text(Some(Cow::Owned(number.to_string()))))
             }
 
             fn visit_i64<E: Error>(self, number: i64) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(number.to_string())))
+                Ok(Text(Some(Cow::Owned(number.to_string()))))
+            }
+
+            fn visit_f64<E: Error>(self, number: f64) -> Result<Text<'de>, E> {
+                // so that the entry is mended, which keeps the digits
+                const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+                if number.abs() > EXACT_MAX {
+                    return Err(E::custom("more digits than a number holds"));
+                }
+                Ok(Text(Some(Cow::Owned(number.to_string()))))
+            }
+
+            fn visit_bool<E: Error>(self, _: bool) -> Result<Text<'de>, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Text<'de>, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Text(None))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text<'de>, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Text(None))
             }
         }
 

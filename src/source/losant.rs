@@ -13,10 +13,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
+use http::StatusCode;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use super::{Id, Ignore, RawEvents, Signals, Sink, Source, Spec, StaticToken, is_believable, parse_time, rejected};
+use super::text::{Envelope, Field, Understood, id_bytes, looks_like_one_of, understand};
+use super::{
+    Ignore, Raw, RawEvents, Signals, Sink, Source, Spec, StaticToken, is_believable, is_strange, nothing_of_its_own,
+    parse_time, rejected,
+};
 use crate::api::{Api, Call, Dialect, Failure, Reply};
 use crate::config::{self, Common};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, RejectReason, What};
@@ -106,7 +110,10 @@ impl Losant {
             let url = self.url(window, page);
             let reply = api.call(|_| Call::get(url.clone())).await?;
             let listed = Listed::parse(&reply)?;
-            let items: Vec<Item> = listed.items.iter().map(|raw| self.item(raw.get().as_bytes())).collect();
+            let items: Vec<Item> = listed.items.iter().map(|Raw(raw)| self.item(raw)).collect();
+            if is_strange(&listed.items, items.iter().map(|item| &item.what), &OWN_NAMES) {
+                return Err(nothing_of_its_own(&reply));
+            }
             let events = items.len();
             let fresh = items.iter().filter(|item| seen.insert(item.key)).count();
             sink.page(Page { items, ..Page::default() }).await?;
@@ -149,20 +156,20 @@ impl Losant {
     }
 
     fn item(&self, raw: &[u8]) -> Item {
-        let Ok(log) = serde_json::from_slice::<Log>(raw) else {
+        let Some(Understood { entry: log, mended }) = understand::<Log>(raw) else {
             return rejected(RejectReason::Malformed, raw);
         };
-        let at: Option<DateTime<Utc>> = match log.creation_date.as_ref().map(time) {
-            Some(None) => return rejected(RejectReason::BadTime, raw),
-            Some(at) => at,
-            None => None,
+        if log.says_nothing() && !looks_like_one_of(raw, &OWN_NAMES) {
+            return rejected(RejectReason::Malformed, raw);
+        }
+        let at = match time(&log.creation_date) {
+            None if !log.creation_date.is_missing() => return rejected(RejectReason::BadTime, raw),
+            at => at,
         };
-        let text = |id: &Option<Id>| id.as_ref().map(Id::to_text);
-        let key = match text(&log.id).or_else(|| text(&log.instance_audit_log_id)) {
-            Some(id) => EventKey::of("losant", &[id.as_bytes()]),
-            None => EventKey::of("losant without id", &[raw]),
-        };
-        let what = if self.ignore.matches([log.actor_name.as_deref(), text(&log.actor_id).as_deref()]) {
+        let id = |field: &Field, name| field.id().map(|id| EventKey::of("losant", &[id_bytes(id, name, raw, mended)]));
+        let key = id(&log.id, "id").or_else(|| id(&log.instance_audit_log_id, "instanceAuditLogId"));
+        let key = key.unwrap_or_else(|| EventKey::of("losant without id", &[raw]));
+        let what = if self.ignore.matches([log.actor_name.id(), log.actor_id.id()]) {
             What::Ignored
         } else {
             What::Event(log.labels())
@@ -172,16 +179,44 @@ impl Losant {
 }
 
 /// A date as text, or as the milliseconds that the query takes.
-fn time(written: &Id) -> Option<DateTime<Utc>> {
+fn time(written: &Field) -> Option<DateTime<Utc>> {
     match written {
-        Id::Text(text) => parse_time(text),
-        Id::Number(number) => DateTime::from_timestamp_millis(number.as_i64()?).filter(is_believable),
+        Field::Text(text) => parse_time(text),
+        Field::Number(_) => {
+            let ms = i64::try_from(written.count()?).ok()?;
+            DateTime::from_timestamp_millis(ms).filter(is_believable)
+        }
+        Field::Missing | Field::Other => None,
     }
 }
 
+/// The names of a log's fields, by the service's schema.
+const OWN_NAMES: [&str; 20] = [
+    "id",
+    "instanceAuditLogId",
+    "creationDate",
+    "instanceId",
+    "primaryTargetId",
+    "primaryTargetType",
+    "primaryTargetName",
+    "secondaryTargetId",
+    "secondaryTargetType",
+    "secondaryTargetName",
+    "actorId",
+    "actorType",
+    "actorName",
+    "requestResource",
+    "requestAction",
+    "requestQueryParams",
+    "requestBody",
+    "requestPathParams",
+    "responseBody",
+    "responseStatus",
+];
+
 /// The collection, as far as it is needed.
 struct Listed<'a> {
-    items: Vec<&'a RawValue>,
+    items: Vec<Raw<'a>>,
     total: Option<u64>,
     per_page: Option<u32>,
 }
@@ -196,42 +231,68 @@ impl<'a> Listed<'a> {
             total_count: Option<u64>,
             per_page: Option<u32>,
         }
-        let wire: Wire<'a> =
-            serde_json::from_slice(&reply.body).map_err(|_| reply.undecodable("no collection with items"))?;
+        if reply.status == StatusCode::NO_CONTENT {
+            return Ok(Self { items: Vec::new(), total: Some(0), per_page: None });
+        }
+        let wire = serde_json::from_slice::<Wire<'a>>(&reply.body).ok().or_else(|| {
+            let answer = Envelope::read(&reply.body)?;
+            let total_count = answer.field("totalCount").count();
+            let per_page = answer.field("perPage").count().and_then(|per_page| per_page.try_into().ok());
+            let others = ["perPage", "page", "sortField", "sortDirection", "instanceId"];
+            // no answer of this service is a bare list, or nothing at all
+            let is_document = matches!(answer, Envelope::Document(_));
+            let items = is_document.then(|| answer.entries(|name| name == "items", &others)).flatten()?;
+            Some(Wire { items, total_count, per_page })
+        });
+        let wire = wire.ok_or_else(|| reply.undecodable("no collection with items"))?;
         Ok(Self { items: wire.items.whole_of(reply)?, total: wire.total_count, per_page: wire.per_page })
     }
 }
 
 /// One log, as far as it is needed: request and response bodies are never kept. Every field is
 /// optional in the service's schema, and its enumerations grow.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Log {
-    id: Option<Id>,
-    instance_audit_log_id: Option<Id>,
-    creation_date: Option<Id>,
-    primary_target_type: Option<String>,
-    request_action: Option<String>,
-    actor_id: Option<Id>,
-    actor_name: Option<String>,
-    response_status: Option<Id>,
+    id: Field,
+    instance_audit_log_id: Field,
+    creation_date: Field,
+    primary_target_type: Field,
+    request_action: Field,
+    actor_id: Field,
+    actor_name: Field,
+    response_status: Field,
 }
 
 impl Log {
+    /// Whether nothing that is needed is there but, maybe, an id.
+    fn says_nothing(&self) -> bool {
+        let fields = [
+            &self.instance_audit_log_id,
+            &self.creation_date,
+            &self.primary_target_type,
+            &self.request_action,
+            &self.actor_id,
+            &self.actor_name,
+            &self.response_status,
+        ];
+        fields.into_iter().all(Field::is_missing)
+    }
+
     fn labels(&self) -> EventLabels {
-        let action = Label::from_words(self.request_action.as_deref().unwrap_or_default());
+        let action = Label::from_words(self.request_action.word());
         let action = match action.as_str() {
             "post" => Label::from_words("create"),
             "patch" | "put" => Label::from_words("update"),
             _ => action,
         };
-        let status = self.response_status.as_ref().and_then(|status| status.to_text().parse::<f64>().ok());
-        let outcome = match status {
+        let status = self.response_status.id().and_then(|status| status.trim().parse::<f64>().ok());
+        let outcome = match status.filter(|status| status.is_finite()) {
             Some(status) if status < 400.0 => Outcome::Success,
             Some(_) => Outcome::Failure,
             None => Outcome::Unknown,
         };
-        let category = Label::from_words(self.primary_target_type.as_deref().unwrap_or_default());
+        let category = Label::from_words(self.primary_target_type.word());
         EventLabels { category, action, outcome, class: Class::Change }
     }
 }
@@ -288,7 +349,8 @@ mod tests {
                 r#"{"id":12345,"actorId":7,"responseStatus":"201","creationDate":1465790400000}"#,
                 "unknown unknown success",
             ),
-            ("{}", "unknown unknown unknown"),
+            (r#"{"responseStatus": {}, "requestAction": 7}"#, "unknown unknown unknown"),
+            (r#"{"responseBody": 1}"#, "unknown unknown unknown"),
         ] {
             assert_eq!(label_text(json), expected, "{json}");
         }
@@ -297,14 +359,16 @@ mod tests {
     #[test]
     fn an_event_without_id_or_time_has_a_key_of_its_bytes() {
         let key = |json: &str| losant().item(json.as_bytes()).key;
-        assert_eq!(key("{}"), key("{}"));
-        assert_ne!(key("{}"), key(r#"{"requestAction":"post"}"#));
+        let patch = r#"{"requestAction":"patch"}"#;
+        assert_eq!(key(patch), key(patch));
+        assert_ne!(key(patch), key(r#"{"requestAction":"post"}"#));
     }
 
     #[test]
     fn what_cannot_be_understood_is_rejected_for_its_reason() {
         assert!(label_text("[1]").starts_with("Rejected(Rejection { reason: Malformed"));
-        assert!(label_text(r#"{"responseStatus": {}}"#).contains("Malformed"));
+        assert!(label_text("{}").contains("Malformed"), "none of its names");
+        assert!(label_text(r#"{"id":"a","message":"b"}"#).contains("Malformed"), "an error");
         assert!(label_text(r#"{"id":"a","creationDate":"soon"}"#).contains("BadTime"));
     }
 

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::labels::labels;
 use crate::event::{EventKey, RejectReason, What};
+use crate::source::text::{self, Field};
 use crate::source::{Ignore, decode_base64url, parse_time, rejected};
 
 /// Claims about the token and not about the event. No documented token has them; they may
@@ -38,16 +39,16 @@ pub(super) struct Record {
 
 impl Record {
     /// Reads an element of `eventTokens`, given as JSON text.
-    pub(super) fn read(element: &str, ignore: &Ignore) -> Self {
-        let Ok(token) = serde_json::from_str::<String>(element) else {
-            return Self::malformed(element.as_bytes());
+    pub(super) fn read(element: &[u8], ignore: &Ignore) -> Self {
+        let Field::Text(token) = Field::of(element) else {
+            return Self::malformed(element);
         };
-        let payload = token.trim().split('.').nth(1).map(|segment| segment.replace('+', "-").replace('/', "_"));
-        let Some(payload) = payload.and_then(decode_base64url) else {
+        let Some(payload) = segment(&token, 1) else {
             return Self::malformed(token.as_bytes());
         };
-        match serde_json::from_slice::<Value>(&payload) {
-            Ok(event) if event.is_object() => Self::event(event, ignore),
+        // an object with odd bytes in it is one; the first half of an object is not
+        match text::whole_value(&payload) {
+            Some(event) if event.is_object() => Self::event(event, ignore),
             _ => Self::malformed(&payload),
         }
     }
@@ -85,6 +86,18 @@ impl Record {
     fn is_good(&self) -> bool {
         !matches!(self.what, What::Rejected(_))
     }
+}
+
+/// What the n-th segment of a token holds.
+fn segment(token: &str, n: usize) -> Option<Vec<u8>> {
+    let segment = token.trim().split('.').nth(n)?;
+    decode_base64url(segment.replace('+', "-").replace('/', "_"))
+}
+
+/// Whether an element of `eventTokens` may be a token, though one that cannot be read: its header is an object.
+pub(super) fn may_be_token(element: &[u8]) -> bool {
+    let Field::Text(token) = Field::of(element) else { return false };
+    token.contains('.') && segment(&token, 0).is_some_and(|header| text::value(&header).is_object())
 }
 
 /// The texts of a value that may be a text or a list of them.
@@ -204,7 +217,7 @@ pub(super) mod tests {
     }
 
     fn read(token: &str) -> Record {
-        Record::read(&json!(token).to_string(), &Ignore::new(&["robot".into(), "17".into()]))
+        Record::read(json!(token).to_string().as_bytes(), &Ignore::new(&["robot".into(), "17".into()]))
     }
 
     fn shown(record: &Record) -> String {
@@ -280,7 +293,7 @@ pub(super) mod tests {
             assert_eq!(record.content, read(bad).content);
         }
         for bad in ["7", "null", r#"{"type":"CREATE"}"#, r#"["e30.e30."]"#] {
-            assert!(matches!(Record::read(bad, &Ignore::default()).what, What::Rejected(_)), "{bad}");
+            assert!(matches!(Record::read(bad.as_bytes(), &Ignore::default()).what, What::Rejected(_)), "{bad}");
         }
     }
 

@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::super::{RawEvents, parse_time, rejected};
+use super::super::text::{self, Envelope};
+use super::super::{Raw, RawEvents, nothing_of_its_own, parse_time, rejected};
 use crate::api::{Failure, Reply};
 use crate::event::{EventKey, Item, Label, RejectReason};
 use crate::ledger::Feed;
@@ -67,36 +67,50 @@ enum Place {
 }
 
 /// The rows of a list, each as its own text.
-pub(super) fn rows(reply: &Reply) -> Result<Vec<&RawValue>, Failure> {
-    let no_list = || reply.undecodable("no availableDownloads");
-    if reply.body.trim_ascii_start().starts_with(b"{") {
-        let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(&reply.body).map_err(|_| no_list())?;
-        return match fields.iter().find(|(name, _)| plain(name) == "availabledownloads") {
-            Some((_, list)) => {
-                let rows: RawEvents<'_> =
-                    serde_json::from_str(list.get()).map(Option::unwrap_or_default).map_err(|_| no_list())?;
-                rows.whole_of(reply)
-            }
-            None if fields.is_empty() => Ok(Vec::new()),
-            None => Err(no_list()),
-        };
-    }
-    let rows: RawEvents<'_> =
-        serde_json::from_slice(&reply.body).map(Option::unwrap_or_default).map_err(|_| no_list())?;
-    let rows = rows.whole_of(reply)?;
+pub(super) fn rows(reply: &Reply) -> Result<Vec<Raw<'_>>, Failure> {
+    let body = reply.body.trim_ascii_start();
+    // the name of the list may be written in any way, and a page of hours is short
+    let bare = serde_json::from_slice::<Option<RawEvents<'_>>>(body).ok().map(Option::unwrap_or_default);
+    // an answer without any field is one of the ways to say that there are no files
+    let is_empty = |answer: &Envelope<'_>| matches!(answer, Envelope::Document(fields) if fields.is_empty());
+    let tolerant = || match Envelope::read(body)? {
+        answer if is_empty(&answer) => Some(RawEvents::default()),
+        answer => answer.entries(is_list, &[]),
+    };
+    let rows = bare.or_else(tolerant).ok_or_else(|| reply.undecodable("no availableDownloads"))?.whole_of(reply)?;
     // something else in brackets is not a list of files
-    let is_list = rows.is_empty() || rows.iter().any(|row| row.get().starts_with('{'));
-    is_list.then_some(rows).ok_or_else(no_list)
+    let is_row = |Raw(raw): &Raw<'_>| {
+        let Value::Object(row) = text::value(raw) else { return false };
+        raw.starts_with(b"{") && row.keys().any(|name| OWN_NAMES.contains(&plain(name).as_str()))
+    };
+    if rows.is_empty() || rows.iter().any(is_row) { Ok(rows) } else { Err(nothing_of_its_own(reply)) }
 }
+
+fn is_list(name: &str) -> bool {
+    plain(name) == "availabledownloads"
+}
+
+/// The names of a row's fields as they are compared, as far as they are known, and what its link and id may be called.
+const OWN_NAMES: [&str; 9] = [
+    "subscriptionid",
+    "subscriptionname",
+    "hour",
+    "parts",
+    "downloadstatus",
+    "downloadurl",
+    "downloadlink",
+    "fileid",
+    "filesize",
+];
 
 impl Listing {
     /// Adds the rows of one answer. `asked` is the subscription to which rows without a name
     /// belong.
-    pub(super) fn add(&mut self, rows: &[&RawValue], categories: &[Label], asked: Option<usize>) {
-        for raw in rows {
-            let raw = raw.get().as_bytes();
-            let understood = match serde_json::from_slice::<Value>(raw) {
-                Ok(Value::Object(row)) => self.row(&row, categories, asked).map_err(|reason| {
+    pub(super) fn add(&mut self, rows: &[Raw<'_>], categories: &[Label], asked: Option<usize>) {
+        for Raw(raw) in rows {
+            let value = if raw.starts_with(b"{") { text::value(raw) } else { Value::Null };
+            let understood = match value {
+                Value::Object(row) => self.row(&row, categories, asked).map_err(|reason| {
                     let lasting: BTreeMap<String, &Value> = stable(&row).collect();
                     let lasting = serde_json::to_vec(&lasting).unwrap_or_default();
                     Item { key: EventKey::of("index_exchange row", &[&lasting]), ..rejected(reason, raw) }
@@ -121,12 +135,13 @@ impl Listing {
                 };
                 subscription
             }
-            Some(_) => return Err(RejectReason::Malformed),
-            None => asked.ok_or(RejectReason::Malformed)?,
+            // a name that is none says no more than one that is missing
+            _ => asked.ok_or(RejectReason::Malformed)?,
         };
         let hour = match field(row, &["hour"]) {
             Some(Value::String(text)) => parse_time(text).filter(is_whole_hour).ok_or(RejectReason::BadTime)?,
-            _ => return Err(RejectReason::Malformed),
+            Some(_) => return Err(RejectReason::BadTime),
+            None => return Err(RejectReason::Malformed),
         };
         let files = self.hours.entry((subscription, hour)).or_default();
         let parts = field(row, &["parts"]).and_then(Value::as_array);

@@ -21,7 +21,7 @@ use crate::config::Secret;
 use crate::event::{Item, SourceName, System, What};
 use crate::ledger::{Commit, Counter, Feed, Ledger, SeriesKey, SourceLedger};
 use crate::simulate::{Faults, Injection, Options, Scenario, ScenarioCall, TruthOf, World};
-use crate::source::Taken;
+use crate::source::{Raw, Taken};
 use crate::stats::SourceStats;
 use crate::transport::InMemory;
 
@@ -468,7 +468,7 @@ fn statuses_beyond_ten_are_told_as_other() {
     let rows: Vec<Value> = (0..30).map(|n| single("impressions", n, &n.to_string(), &format!("s{n}"), 1)).collect();
     let text = Value::from(rows).to_string();
     let mut listing = Listing::default();
-    listing.add(&serde_json::from_str::<Vec<_>>(&text).unwrap(), &[Label::from_words("impressions")], None);
+    listing.add(&serde_json::from_str::<Vec<Raw<'_>>>(&text).unwrap(), &[Label::from_words("impressions")], None);
     let files = listing.feed(&[Label::from_words("impressions")], DateTime::UNIX_EPOCH).files;
     assert_eq!((files.len(), files["other"], files.values().sum::<u64>()), (11, 23, 30));
 }
@@ -480,7 +480,11 @@ fn an_hour_is_read_again_when_what_is_said_about_it_changed_or_cannot_tell() {
     let hour = |row: Value| {
         let text = json!([row]).to_string();
         let mut listing = Listing::default();
-        listing.add(&serde_json::from_str::<Vec<_>>(&text).unwrap(), &[Label::from_words("impressions")], Some(0));
+        listing.add(
+            &serde_json::from_str::<Vec<Raw<'_>>>(&text).unwrap(),
+            &[Label::from_words("impressions")],
+            Some(0),
+        );
         let ((_, begins), files) = listing.hours.pop_first().unwrap();
         Hour { key: EventKey([0; 16]), category: Label::from_words("impressions"), begins, files }
     };
@@ -833,6 +837,6 @@ fn an_hour_that_is_none_is_rejected() {
         .map(|hour| json!({"hour": hour, "downloadURL": "/files/1"}))
         .into();
     let text = Value::from(rows).to_string();
-    listing.add(&serde_json::from_str::<Vec<_>>(&text).unwrap(), &[Label::from_words("impressions")], Some(0));
+    listing.add(&serde_json::from_str::<Vec<Raw<'_>>>(&text).unwrap(), &[Label::from_words("impressions")], Some(0));
     assert_eq!((listing.hours.len(), listing.rejected.len()), (1, 2));
 }

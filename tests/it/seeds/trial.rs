@@ -758,7 +758,7 @@ impl Trial {
             for _ in 0..self.random.random_range(1..4) {
                 let often = self.random.random_range(0.02..0.5);
                 let seldom = self.random.random_range(0.0..0.05);
-                match self.random.random_range(0..21) {
+                match self.random.random_range(0..27) {
                     0 | 1 => {
                         of.throttle = often;
                         of.retry_after = [0, 1, 7, 60, 400][self.random.random_range(0..5)];
@@ -789,6 +789,11 @@ impl Trial {
                     17 => of.restarting = true,
                     18 => of.unavailable = 1.0,
                     19 => of.moves = seldom,
+                    20 | 21 => of.garbled = often,
+                    22 => of.marked = often,
+                    23 => of.null_lists = often,
+                    24 => of.strange = often / 2.0,
+                    25 => of.odd_totals = often,
                     _ => of.shuffled = often * 2.0,
                 }
             }
@@ -1176,6 +1181,11 @@ fn fixed_faults(random: &mut StdRng) -> Faults {
         of.ended_as_403 = matches!(system, System::Activid | System::IndexExchange) && random.random_bool(0.3);
         // longer than any two clocks here differ, so that what is meant can be told
         of.cached_seconds = [0, 0, 0, 0, 40_000][random.random_range(0..5)];
+        // pages that are not quite what they should be, as long as they live
+        of.garbled = [0.0, 0.0, 0.1, 1.0][random.random_range(0..4)];
+        of.marked = [0.0, 0.0, 0.0, 1.0][random.random_range(0..4)];
+        of.null_lists = [0.0, 1.0][random.random_range(0..2)];
+        of.odd_totals = [0.0, 0.0, 0.5, 1.0][random.random_range(0..4)];
         of.session_end = [
             audit_exporter::simulate::SessionEnd::Unauthorized,
             audit_exporter::simulate::SessionEnd::Auth01,

@@ -35,6 +35,7 @@ use crate::doctor::{self, Findings, Patient};
 use crate::exporter::{Exporter, limits, over_the_network};
 use crate::ledger::{Ledger, OpenError, STORE_FILE};
 use crate::source;
+use crate::threads::aside;
 use crate::verify::{self, Report, Say, Subject};
 
 /// Name of the socket inside `storage.path`.
@@ -342,8 +343,9 @@ async fn alone(config: &SourceConfig, storage: &Path) -> Result<Subject, String>
     if !file.exists() {
         return Err(format!("there is no ledger {}: nothing was counted there yet", file.display()));
     }
-    let ledger = Ledger::open(storage).map_err(|error| match error {
-        OpenError::InUse { path } => format!(
+    let folder = storage.to_owned();
+    let ledger = aside(move || Ledger::open(&folder)).await.map_err(|error| match error {
+        OpenError::InUse { path, .. } => format!(
             "the store {path} is in use by a process that cannot be asked: an exporter that is just starting, or one \
              without a control socket (its log says why)"
         ),

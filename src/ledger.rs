@@ -19,7 +19,9 @@
 //! (`verify.rs`). Its door is narrow on purpose: open, register or find, commit, scrape, tallies,
 //! and reading a source's state.
 
+mod access;
 mod file;
+mod lock;
 mod series;
 mod store;
 
@@ -32,6 +34,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use access::{Unusable, usable};
 pub use series::{Catalogue, Counter, SeriesKey, series_of};
 pub use store::{OpenError, Opener, STORE_FILE};
 use store::{Store, StoreError};

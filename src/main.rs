@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,9 @@ use audit_exporter::config::{self, Config};
 use audit_exporter::control::{self, CheckError, Control};
 use audit_exporter::exporter::{ApplyError, Edges, Exporter, over_the_network};
 use audit_exporter::fault::log_panics;
-use audit_exporter::ledger::{Ledger, OpenError};
+use audit_exporter::ledger::{Ledger, OpenError, Unusable, usable};
 use audit_exporter::simulate::{Faults, Options, World};
+use audit_exporter::threads::aside;
 use audit_exporter::web::listen::{self, ListenAddress};
 use audit_exporter::web::{Pages, WebFile, protect, router};
 use audit_exporter::{demo, metrics};
@@ -266,8 +267,9 @@ fn log_to_stderr(level: LogLevel, format: LogFormat) {
 async fn run(mut arguments: Arguments) -> Result<(), Exit> {
     match arguments.command.take() {
         Some(Command::Check) => {
-            load(&arguments)?;
+            let config = load(&arguments)?;
             web_config(&arguments)?;
+            check_storage(&config.storage.path)?;
             print("the configuration is good");
             Ok(())
         }
@@ -310,6 +312,20 @@ fn load(arguments: &Arguments) -> Result<Config, Exit> {
         }
     }
     Ok(config)
+}
+
+/// Who checks a file need not be the user that the exporter runs as, so what that user may is only warned of.
+fn check_storage(folder: &Path) -> Result<(), Exit> {
+    match usable(folder) {
+        Ok(()) => {}
+        Err(why @ Unusable::Misplaced(_)) => {
+            return Err(Exit::usage(format!("storage.path {}: {why}", folder.display())));
+        }
+        Err(why @ Unusable::Forbidden(_)) => {
+            warn!(folder = %folder.display(), %why, "storage.path cannot be used by the user who runs this check");
+        }
+    }
+    Ok(())
 }
 
 async fn run_verify(
@@ -465,7 +481,8 @@ async fn run_exporter(
 /// until then the program serves, and says that it is not ready.
 async fn start(config: Config) -> Result<Arc<Exporter>, Exit> {
     loop {
-        let why = match Ledger::open(&config.storage.path) {
+        let folder = config.storage.path.clone();
+        let why = match aside(move || Ledger::open(&folder)).await {
             Ok(ledger) => {
                 let clock = Clock::machine();
                 let edges = Edges { ledger, clock, connect: Box::new(over_the_network), seed: rand::random() };

@@ -16,7 +16,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use redb::{Database, DatabaseError, Entry, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::access;
 use super::file::{self, Mark, Unaccepted};
+use super::lock::{Lock, Refused};
 use super::{
     Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Series, SeriesKey, SourceLedger,
     State, TALLIES_KEPT, TALLY_CELL, Tallies, Tally,
@@ -75,10 +77,12 @@ pub enum OpenError {
         found: u64,
     },
     /// Held by another process.
-    #[error("the store {path} is in use by another process; two exporters must not share one storage.path")]
+    #[error("the store {path} is in use by another process{holder}; two exporters must not share one storage.path")]
     InUse {
         /// The file.
         path: String,
+        /// What that process says of itself, in brackets; empty if it says nothing.
+        holder: String,
     },
     /// What is in it is not, or not all, what was written.
     #[error(
@@ -163,13 +167,20 @@ impl Store {
     pub(super) fn open_folder_with(folder: &Path, cache_bytes: usize) -> Result<Self, OpenError> {
         let file = folder.join(STORE_FILE);
         let path = file.display().to_string();
-        std::fs::create_dir_all(folder).map_err(|error| OpenError::Storage {
+        let refused = |error: std::io::Error| OpenError::Storage {
             path: path.clone(),
-            reason: error.to_string(),
+            reason: access::explained(folder, &error),
             passing: may_pass(&error),
+        };
+        std::fs::create_dir_all(folder).map_err(refused)?;
+        let lock = Lock::take(folder).map_err(|why| match why {
+            Refused::InUse(holder) if holder.is_empty() => OpenError::InUse { path: path.clone(), holder },
+            Refused::InUse(holder) => OpenError::InUse { path: path.clone(), holder: format!(" ({holder})") },
+            Refused::Disk(error) => refused(error),
         })?;
+        let lock = Arc::new(lock);
         let mark = Mark::beside(&file);
-        let open = move || file::open(&file, cache_bytes, create_tables);
+        let open = move || file::open(&file, &lock, cache_bytes, create_tables);
         Self::open_at(path, Some(mark), Box::new(move || open().map(|(database, file)| (database, Some(file)))))
     }
 
@@ -229,13 +240,17 @@ impl Store {
             StoreError::Redb(error) => *error,
         };
         match error {
-            redb::Error::DatabaseAlreadyOpen => OpenError::InUse { path },
+            redb::Error::DatabaseAlreadyOpen => OpenError::InUse { path, holder: String::new() },
             // a transaction after the one that failed
             redb::Error::PreviousIo => OpenError::Storage { path, reason, passing: true },
             redb::Error::Io(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
                 OpenError::Damaged { path, found: error.to_string() }
             }
-            redb::Error::Io(error) => OpenError::Storage { path, reason: error.to_string(), passing: may_pass(&error) },
+            redb::Error::Io(error) => {
+                let folder = Path::new(&path).parent().filter(|_| self.mark.is_some());
+                let reason = folder.map_or_else(|| error.to_string(), |folder| access::explained(folder, &error));
+                OpenError::Storage { path, reason, passing: may_pass(&error) }
+            }
             redb::Error::Corrupted(found) => OpenError::Damaged { path, found },
             redb::Error::UpgradeRequired(_)
             | redb::Error::TableTypeMismatch { .. }

@@ -16,6 +16,7 @@ mod disk;
 mod exposed;
 mod fuzzed;
 mod http;
+mod locks;
 mod oracles;
 mod program;
 mod prometheus;

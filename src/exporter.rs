@@ -6,6 +6,7 @@
 //! Leaves to others: polling (`poll.rs`), counting (`ledger.rs`), HTTP (`web.rs`).
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
@@ -24,7 +25,7 @@ use crate::config::{Common, Config, Global, PEM_BYTES_MAX, SourceConfig, read_at
 use crate::doctor::Patient;
 use crate::event::{SourceName, System};
 use crate::exposition::{self, Format};
-use crate::ledger::{CommitError, Counter, Ledger, STORE_FILE, SourceLedger};
+use crate::ledger::{CommitError, Copied, Counter, Ledger, STORE_FILE, SourceLedger};
 use crate::metrics::{ExporterView, SourceView, families};
 use crate::poll::Poller;
 use crate::source::{self, Spec};
@@ -328,6 +329,11 @@ impl Exporter {
 
     fn find(&self, name: &str) -> Option<Arc<Running>> {
         self.inner().running.iter().find(|running| running.config.name.as_str() == name).cloned()
+    }
+
+    /// Writes a copy of the ledger into an empty file.
+    pub async fn backup(&self, file: File) -> Result<Copied, String> {
+        self.ledger.backup(file).await
     }
 
     /// A source as `verify` needs it; `None` where none of this name is polled.

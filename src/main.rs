@@ -12,7 +12,7 @@ use audit_exporter::config::{self, Config};
 use audit_exporter::control::{self, CheckError, Control};
 use audit_exporter::exporter::{ApplyError, Edges, Exporter, over_the_network};
 use audit_exporter::fault::log_panics;
-use audit_exporter::ledger::{Ledger, OpenError, Unusable, usable};
+use audit_exporter::ledger::{Copied, Ledger, OpenError, Unusable, usable};
 use audit_exporter::simulate::{Faults, Options, World};
 use audit_exporter::threads::aside;
 use audit_exporter::web::listen::{self, ListenAddress};
@@ -34,7 +34,7 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_FAILURE: u8 = 1;
 /// `verify` and `doctor`: something differs, something is wrong.
 const EXIT_NOT_WELL: u8 = 1;
-/// `verify` and `doctor`: they could not look.
+/// `verify`, `doctor` and `backup`: it could not be done.
 const EXIT_COULD_NOT_LOOK: u8 = 3;
 /// How long to wait before a ledger that cannot be opened is tried again.
 const STORAGE_RETRY: Duration = Duration::from_secs(5);
@@ -109,6 +109,16 @@ enum Command {
         /// Only this source.
         #[arg(long, value_name = "NAME")]
         source: Option<String>,
+    },
+    /// Copy the ledger to a file, consistently, also while the exporter runs.
+    ///
+    /// Needs --config.file or --storage.path. The copy is verified, and gets its name only when it is whole.
+    /// To restore it, see docs/backup.md.
+    /// Exit status: 0 done, 2 wrong arguments, 3 it could not be done.
+    Backup {
+        /// The file to make. It must not be there yet.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
     },
     /// Simulated services for all five systems on loopback, and the exporter polling them.
     Demo {
@@ -275,6 +285,7 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
         }
         Some(Command::Verify { source, from, to, format }) => run_verify(&arguments, &source, from, to, format).await,
         Some(Command::Doctor { source }) => run_doctor(&arguments, source).await,
+        Some(Command::Backup { to }) => run_backup(&arguments, &to).await,
         Some(Command::Demo { seed, fault, hold }) => run_demo(arguments, seed, &fault, &hold).await,
         Some(Command::Simulate { listen, seed, fault, rate, quiet }) => {
             let world = world(seed, &fault, rate, quiet)?;
@@ -361,6 +372,26 @@ async fn run_doctor(arguments: &Arguments, only: Option<String>) -> Result<(), E
         wrong |= findings.wrong();
     }
     if wrong { Err(Exit::not_well()) } else { Ok(()) }
+}
+
+async fn run_backup(arguments: &Arguments, to: &Path) -> Result<(), Exit> {
+    let storage = match (&arguments.storage, &arguments.config_file) {
+        (Some(storage), _) => storage.clone(),
+        (None, Some(file)) => config::load(file).map_err(Exit::usage)?.storage.path,
+        (None, None) => return Err(Exit::usage("which ledger? give --config.file=FILE or --storage.path=FOLDER")),
+    };
+    let stop = stop_signal()?;
+    let Copied { sources, events, commit } = tokio::select! {
+        copied = control::backup(&storage, to) => copied?,
+        () = stop.cancelled() => {
+            return Err(Exit { code: EXIT_COULD_NOT_LOOK, message: "stopped; no backup was made".into() });
+        }
+    };
+    let (from, to) = (storage.display(), to.display());
+    print(&format!(
+        "{to}: the ledger in {from} as of its commit {commit}: {events} events counted, sources: {sources}"
+    ));
+    Ok(())
 }
 
 /// Progress goes to standard error, so that standard output is the report alone.

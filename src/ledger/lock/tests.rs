@@ -11,7 +11,9 @@ fn of_several_that_make_or_take_over_the_file_at_the_same_moment_one_has_it() {
     for left_behind in [None, Some("from a process that is gone\n")] {
         let folder = tempfile::tempdir().unwrap();
         let path = path(&folder);
-        left_behind.iter().for_each(|text| fs::write(&path, text).unwrap());
+        if let Some(text) = left_behind {
+            fs::write(&path, text).unwrap();
+        }
         let contenders: Vec<_> = (0..6)
             .map(|_| {
                 let path = path.clone();

@@ -1,26 +1,34 @@
-//! Where `verify` and `doctor` run: inside the running exporter, where there is one, because it
+//! Where `verify`, `doctor` and `backup` run: inside the running exporter, where there is one, because it
 //! holds the ledger and the budgets; else in a process of their own.
 //!
 //! Promises:
 //! - The socket is in the folder of the ledger, for its owner alone, and only while the exporter
 //!   lives there: whoever holds the ledger may remove one that was left behind.
-//! - Of one process no two look at once; a client that goes away ends what it asked for.
+//! - Of one process no two look at once, and no two copy at once; a client that goes away ends what it asked for.
 //! - Where no exporter runs, `verify` holds the ledger as an exporter would, so that no exporter
 //!   spends the same budget meanwhile. No ledger is made where there is none.
 //!
-//! Leaves to others: what is looked at (`verify.rs`, `doctor.rs`).
+//! - A backup is written through a file that the client has opened, so that it is the client's right to write there
+//!   that counts, and its view of the file systems. It has its name only when it is whole and verified.
+//!
+//! Leaves to others: what is looked at (`verify.rs`, `doctor.rs`), what is copied (`ledger/backup.rs`).
 
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::unbounded_channel;
@@ -33,8 +41,9 @@ use crate::clock::{Clock, written};
 use crate::config::{Config, SourceConfig};
 use crate::doctor::{self, Findings, Patient};
 use crate::exporter::{Exporter, limits, over_the_network};
-use crate::ledger::{Ledger, OpenError, STORE_FILE};
+use crate::ledger::{Copied, Ledger, OpenError, STORE_FILE, verify_copy};
 use crate::source;
+use crate::threads::aside;
 use crate::verify::{self, Report, Say, Subject};
 
 /// Name of the socket inside `storage.path`.
@@ -66,6 +75,8 @@ pub enum Ask {
         /// Which.
         source: String,
     },
+    /// Copy the ledger into a file that is handed over when the answer asks for it.
+    Backup,
 }
 
 /// What is answered: any number of lines `told`, then one of the others.
@@ -83,6 +94,10 @@ pub enum Answer {
         /// When the settings in force were read.
         loaded_at: DateTime<Utc>,
     },
+    /// The file for the backup may be sent.
+    HandOver,
+    /// It is written and flushed.
+    BackedUp(Copied),
     /// The exporter has no source of that name.
     Unknown,
     /// It could not be done.
@@ -129,7 +144,7 @@ impl Control {
 
     /// Answers until `stop`, then removes the socket.
     pub async fn serve(self, exporter: Arc<Exporter>, stop: CancellationToken) {
-        let alone = Arc::new(tokio::sync::Mutex::new(()));
+        let turns = Arc::new(Turns::default());
         let mut clients = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -139,7 +154,7 @@ impl Control {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    clients.spawn(serve_client(stream, Arc::clone(&exporter), Arc::clone(&alone)));
+                    clients.spawn(serve_client(stream, Arc::clone(&exporter), Arc::clone(&turns)));
                 }
                 Err(error) => {
                     warn!(%error, "the control socket takes no client");
@@ -151,19 +166,36 @@ impl Control {
     }
 }
 
-async fn serve_client(stream: UnixStream, exporter: Arc<Exporter>, alone: Arc<tokio::sync::Mutex<()>>) {
+/// What one client does at a time.
+#[derive(Default)]
+struct Turns {
+    look: tokio::sync::Mutex<()>,
+    copy: tokio::sync::Mutex<()>,
+}
+
+async fn serve_client(stream: UnixStream, exporter: Arc<Exporter>, turns: Arc<Turns>) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader.take(ASK_BYTES_MAX));
     let mut line = String::new();
     let Ok(Ok(_)) = tokio::time::timeout(ASK_TIMEOUT, reader.read_line(&mut line)).await else { return };
+    let ask = serde_json::from_str(&line);
+    if let Ok(Ask::Backup) = ask {
+        let reader = reader.into_inner().into_inner();
+        let answer = match turns.copy.try_lock() {
+            Ok(_alone) => take_backup(reader.as_ref(), &mut writer, &exporter).await.unwrap_or_else(Answer::Failed),
+            Err(_) => Answer::Failed("another backup of this exporter is being made; try again when it is done".into()),
+        };
+        let _ = write(&mut writer, &answer).await;
+        return;
+    }
     let (say, mut told) = unbounded_channel();
     let work = async {
-        let Ok(_alone) = alone.try_lock() else {
+        let Ok(_alone) = turns.look.try_lock() else {
             return Answer::Failed(
                 "another verify or doctor is at work in this exporter; try again when it is done".into(),
             );
         };
-        match serde_json::from_str(&line) {
+        match ask {
             Ok(ask) => answer(&exporter, ask, &say).await,
             Err(error) => Answer::Failed(format!("the running exporter does not understand the question: {error}")),
         }
@@ -186,6 +218,41 @@ async fn serve_client(stream: UnixStream, exporter: Arc<Exporter>, alone: Arc<to
     let _ = write(&mut writer, &last).await;
 }
 
+async fn take_backup(stream: &UnixStream, writer: &mut OwnedWriteHalf, exporter: &Exporter) -> Result<Answer, String> {
+    let lost = |error: io::Error| format!("no file was handed over: {error}");
+    write(writer, &Answer::HandOver).await.map_err(lost)?;
+    let received = tokio::time::timeout(ASK_TIMEOUT, receive_file(stream)).await;
+    let file = received.map_err(|late| lost(late.into()))?.map_err(lost)?;
+    exporter.backup(file).await.map(Answer::BackedUp)
+}
+
+/// A file that the other side has opened.
+async fn receive_file(stream: &UnixStream) -> io::Result<File> {
+    let receive = || {
+        let mut space = [0; rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let file = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut files) => files.next().map(File::from),
+            _ => None,
+        });
+        file.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    };
+    stream.async_io(Interest::READABLE, receive).await
+}
+
+async fn send_file(stream: &UnixStream, file: &File) -> io::Result<()> {
+    let send = || {
+        let files = [file.as_fd()];
+        let mut space = [0; rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&files));
+        Ok(sendmsg(stream, &[IoSlice::new(b"\n")], &mut control, SendFlags::empty()).map(drop)?)
+    };
+    stream.async_io(Interest::WRITABLE, send).await
+}
+
 async fn answer(exporter: &Exporter, ask: Ask, say: &Say) -> Answer {
     match ask {
         Ask::Verify { source, from, to } => match exporter.subject(&source) {
@@ -202,6 +269,7 @@ async fn answer(exporter: &Exporter, ask: Ask, say: &Say) -> Answer {
                 Answer::Examined { findings: doctor::examine(patient, say).await, loaded_at }
             }
         },
+        Ask::Backup => Answer::Failed("a backup is made elsewhere".into()),
     }
 }
 
@@ -215,7 +283,7 @@ async fn write(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
 /// the open folder.
 struct Reach {
     path: PathBuf,
-    _folder: Option<std::fs::File>,
+    _folder: Option<File>,
 }
 
 impl Reach {
@@ -224,7 +292,7 @@ impl Reach {
         if path.as_os_str().len() <= ADDRESS_BYTES_MAX {
             return Ok(Self { path, _folder: None });
         }
-        let folder = std::fs::File::open(folder)?;
+        let folder = File::open(folder)?;
         let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(SOCKET);
         Ok(Self { path, _folder: Some(folder) })
     }
@@ -242,7 +310,7 @@ pub async fn verify(
 ) -> Result<Report, CheckError> {
     let storage = config.storage.path.as_path();
     let ask = Ask::Verify { source: name.to_owned(), from, to };
-    match ask_running(storage, &ask, say).await.map_err(CheckError::Failed)? {
+    match ask_running(storage, &ask, None, say).await.map_err(CheckError::Failed)? {
         Some(Answer::Verified(report)) => return Ok(*report),
         Some(Answer::Unknown) => {
             return Err(CheckError::Usage(format!(
@@ -269,7 +337,7 @@ pub async fn doctor(
 ) -> Result<Findings, CheckError> {
     let storage = config.storage.path.as_path();
     let ask = Ask::Doctor { source: name.to_owned() };
-    match ask_running(storage, &ask, say).await.map_err(CheckError::Failed)? {
+    match ask_running(storage, &ask, None, say).await.map_err(CheckError::Failed)? {
         Some(Answer::Examined { mut findings, loaded_at }) => {
             if let Some(changed_at) = changed_at.filter(|at| *at > loaded_at) {
                 findings.of_other_settings(format!(
@@ -307,8 +375,79 @@ fn find<'a>(config: &'a Config, name: &str) -> Result<&'a SourceConfig, String> 
     })
 }
 
-/// The running exporter's answer; `None` where none runs on this ledger.
-async fn ask_running(folder: &Path, ask: &Ask, say: &Say) -> Result<Option<Answer>, String> {
+/// Copies the ledger in `storage` to `to`, which must not be there, wherever that is to be done.
+pub async fn backup(storage: &Path, to: &Path) -> Result<Copied, CheckError> {
+    let shown = to.display();
+    let taken =
+        || CheckError::Usage(format!("{shown} is there already, and a backup overwrites nothing: give another name"));
+    if to.symlink_metadata().is_ok() {
+        return Err(taken());
+    }
+    let failed = |error: io::Error| CheckError::Failed(format!("cannot write {shown}: {error}"));
+    let unfinished = Unfinished::beside(to).map_err(failed)?;
+    let opened = unfinished.open().map_err(failed)?;
+    let file = opened.try_clone().map_err(failed)?;
+    let (say, _) = unbounded_channel();
+    let answer = ask_running(storage, &Ask::Backup, Some(&file), &say).await.map_err(CheckError::Failed)?;
+    let copied = match answer {
+        Some(Answer::BackedUp(copied)) => copied,
+        Some(Answer::Failed(why)) => return Err(CheckError::Failed(why)),
+        Some(_) => return Err(CheckError::Failed("the running exporter answered something else".into())),
+        None => {
+            let ledger = open_alone(storage).await.map_err(CheckError::Failed)?;
+            ledger.backup(file).await.map_err(CheckError::Failed)?
+        }
+    };
+    let to = to.to_owned();
+    aside(move || {
+        verify_copy(&opened, copied).map_err(CheckError::Failed)?;
+        opened.sync_all().and_then(|()| unfinished.finish(&to)).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => CheckError::Usage(format!("{} is there already", to.display())),
+            _ => CheckError::Failed(format!("cannot write {}: {error}", to.display())),
+        })?;
+        Ok(copied)
+    })
+    .await
+}
+
+/// A backup under a name of its own; removed unless it was finished.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn beside(to: &Path) -> io::Result<Self> {
+        let mut name = to.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
+        name.push(format!(".unfinished-{:08x}", rand::random::<u32>()));
+        Ok(Self(std::path::absolute(to)?.with_file_name(name)))
+    }
+
+    /// For its owner alone.
+    fn open(&self) -> io::Result<File> {
+        File::options().read(true).write(true).create_new(true).mode(0o600).open(&self.0)
+    }
+
+    /// Gives it its name, if nothing else has it.
+    fn finish(self, to: &Path) -> io::Result<()> {
+        match std::fs::hard_link(&self.0, to) {
+            // a file system without links
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists && to.symlink_metadata().is_err() => {
+                std::fs::rename(&self.0, to)?;
+            }
+            linked => linked?,
+        }
+        let folder = self.0.parent().map(File::open).transpose()?;
+        drop(self);
+        folder.map_or(Ok(()), |folder| folder.sync_all())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The running exporter's answer; `None` where none runs on this ledger. `file` is handed over where it is asked for.
+async fn ask_running(folder: &Path, ask: &Ask, file: Option<&File>, say: &Say) -> Result<Option<Answer>, String> {
     let asking = |error: io::Error| {
         format!("asking the exporter that runs on {}: {error}; run this as the exporter's own user", folder.display())
     };
@@ -329,6 +468,10 @@ async fn ask_running(folder: &Path, ask: &Ask, say: &Say) -> Result<Option<Answe
     while let Some(line) = lines.next_line().await.map_err(asking)? {
         match serde_json::from_str(&line) {
             Ok(Answer::Told(text)) => _ = say.send(text),
+            Ok(Answer::HandOver) => {
+                let file = file.ok_or("the running exporter asks for a file")?;
+                send_file(writer.as_ref(), file).await.map_err(asking)?;
+            }
             Ok(answer) => return Ok(Some(answer)),
             Err(error) => return Err(format!("the running exporter is of another version: {error}; restart it")),
         }
@@ -336,19 +479,25 @@ async fn ask_running(folder: &Path, ask: &Ask, say: &Say) -> Result<Option<Answe
     Err("the exporter stopped before it had answered; try again".into())
 }
 
-/// A source of which no exporter takes care, and its ledger.
-async fn alone(config: &SourceConfig, storage: &Path) -> Result<Subject, String> {
+/// A ledger of which no exporter takes care. None is made.
+async fn open_alone(storage: &Path) -> Result<Ledger, String> {
     let file = storage.join(STORE_FILE);
     if !file.exists() {
         return Err(format!("there is no ledger {}: nothing was counted there yet", file.display()));
     }
-    let ledger = Ledger::open(storage).map_err(|error| match error {
-        OpenError::InUse { path } => format!(
+    let folder = storage.to_owned();
+    aside(move || Ledger::open(&folder)).await.map_err(|error| match error {
+        OpenError::InUse { path, .. } => format!(
             "the store {path} is in use by a process that cannot be asked: an exporter that is just starting, or one \
              without a control socket (its log says why)"
         ),
         error => error.to_string(),
-    })?;
+    })
+}
+
+/// A source of which no exporter takes care, and its ledger.
+async fn alone(config: &SourceConfig, storage: &Path) -> Result<Subject, String> {
+    let ledger = open_alone(storage).await?;
     let (reader, dialect) = source::build(config);
     let book = ledger.find(&config.name, config.system(), reader.spec().catalogue).await.map_err(|e| e.to_string())?;
     let book = book.ok_or_else(|| {

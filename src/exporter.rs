@@ -6,7 +6,8 @@
 //! Leaves to others: polling (`poll.rs`), counting (`ledger.rs`), HTTP (`web.rs`).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use chrono::{DateTime, Utc};
@@ -24,7 +25,7 @@ use crate::config::{Common, Config, Global, PEM_BYTES_MAX, SourceConfig, read_at
 use crate::doctor::Patient;
 use crate::event::{SourceName, System};
 use crate::exposition::{self, Format};
-use crate::ledger::{CommitError, Counter, Ledger, SourceLedger};
+use crate::ledger::{CommitError, Copied, Counter, Ledger, STORE_FILE, SourceLedger};
 use crate::metrics::{ExporterView, SourceView, families};
 use crate::poll::Poller;
 use crate::source::{self, Spec};
@@ -61,12 +62,18 @@ pub enum ApplyError {
         why: String,
     },
     /// The ledger cannot move while the program runs.
-    #[error("storage.path was {before} at the start and is {after} now: restart the exporter to move its ledger")]
+    #[error(
+        "storage.path was {before} at the start and is {after} now. A reload does not move the ledger, and a restart does \
+         not either: {instead}. To move the ledger, stop the exporter, move the folder ({before} to {after}), and start it; \
+         to keep it where it is, put storage.path back"
+    )]
     StorageMoved {
         /// Where the ledger is.
         before: String,
         /// Where the configuration wants it.
         after: String,
+        /// What a restart would do.
+        instead: &'static str,
     },
     /// The ledger.
     #[error(transparent)]
@@ -117,9 +124,7 @@ struct Running {
 
 /// The transport of a source over the network.
 pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, String> {
-    let read = |path: &std::path::Path| {
-        read_at_most(PEM_BYTES_MAX, path).map_err(|error| format!("{}: {error}", path.display()))
-    };
+    let read = |path: &Path| read_at_most(PEM_BYTES_MAX, path).map_err(|error| format!("{}: {error}", path.display()));
     let mut options = NetworkOptions { proxy: config.common.proxy_url.clone(), ..NetworkOptions::default() };
     if let Some(tls) = &config.common.tls {
         options.ca_pem = tls.ca_file.as_deref().map(read).transpose()?;
@@ -130,6 +135,12 @@ pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, Str
     }
     let network = Network::new(&options).map_err(|error| error.to_string())?;
     Ok(Arc::new(network))
+}
+
+/// Whether two paths lead to one folder, however they are written.
+fn same_folder(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
+    one == other || real(one).is_ok_and(|one| real(other).is_ok_and(|other| one == other))
 }
 
 /// What bounds the requests of a source.
@@ -174,9 +185,14 @@ impl Exporter {
     /// Puts a configuration in force. On an error the one before stays in force whole.
     pub async fn apply(&self, config: Config) -> Result<(), ApplyError> {
         let _alone = self.applying.lock().await;
-        if config.storage.path != self.storage {
+        if !same_folder(&config.storage.path, &self.storage) {
             let (before, after) = (self.storage.display().to_string(), config.storage.path.display().to_string());
-            return Err(ApplyError::StorageMoved { before, after });
+            let instead = if config.storage.path.join(STORE_FILE).exists() {
+                "it would go on with the other ledger that is there"
+            } else {
+                "it would begin a new ledger there, with all counters at 0"
+            };
+            return Err(ApplyError::StorageMoved { before, after, instead });
         }
         let before = self.inner().running.clone();
         // everything that can be refused comes before anything is stopped
@@ -311,6 +327,11 @@ impl Exporter {
 
     fn find(&self, name: &str) -> Option<Arc<Running>> {
         self.inner().running.iter().find(|running| running.config.name.as_str() == name).cloned()
+    }
+
+    /// Writes a copy of the ledger into an empty file.
+    pub async fn backup(&self, file: File) -> Result<Copied, String> {
+        self.ledger.backup(file).await
     }
 
     /// A source as `verify` needs it; `None` where none of this name is polled.

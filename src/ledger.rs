@@ -17,13 +17,17 @@
 //! Leaves to others: what an event is counted as (`source/*.rs`), which window to read
 //! (`window.rs`), how counters are written (`exposition.rs`), comparing with the service
 //! (`verify.rs`). Its door is narrow on purpose: open, register or find, commit, scrape, tallies,
-//! and reading a source's state.
+//! backup, and reading a source's state.
 
+mod access;
+mod backup;
 mod file;
+mod lock;
 mod series;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -32,6 +36,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use access::{Unusable, usable};
+pub use backup::{Copied, verify_copy};
 pub use series::{Catalogue, Counter, SeriesKey, series_of};
 pub use store::{OpenError, Opener, STORE_FILE};
 use store::{Store, StoreError};
@@ -490,6 +496,16 @@ impl Ledger {
             Ok(tallies)
         })
         .await
+    }
+
+    /// Writes a copy of all that is committed now into an empty file, and flushes it. Commits go on meanwhile.
+    pub async fn backup(&self, file: File) -> Result<Copied, String> {
+        let snapshot = self.with_store(|store| Ok(store.snapshot()?)).await.map_err(|error| error.to_string())?;
+        let copy = move || contained(|| backup::write(&snapshot, file));
+        match aside(copy).await {
+            Ok(copied) => copied.map_err(|error| format!("cannot copy the ledger: {error}")),
+            Err(panic) => Err(format!("a fault in this program (a panic) while copying the ledger: {panic}")),
+        }
     }
 
     /// Waits until no commit is under way.

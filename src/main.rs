@@ -12,8 +12,9 @@ use audit_exporter::config::{self, Config};
 use audit_exporter::control::{self, CheckError, Control};
 use audit_exporter::exporter::{ApplyError, Edges, Exporter, over_the_network};
 use audit_exporter::fault::log_panics;
-use audit_exporter::ledger::{Ledger, OpenError};
+use audit_exporter::ledger::{Copied, Ledger, OpenError, Unusable, usable};
 use audit_exporter::simulate::{Faults, Options, World};
+use audit_exporter::threads::aside;
 use audit_exporter::web::listen::{self, ListenAddress};
 use audit_exporter::web::{Pages, WebFile, protect, router};
 use audit_exporter::{demo, metrics};
@@ -33,7 +34,7 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_FAILURE: u8 = 1;
 /// `verify` and `doctor`: something differs, something is wrong.
 const EXIT_NOT_WELL: u8 = 1;
-/// `verify` and `doctor`: they could not look.
+/// `verify`, `doctor` and `backup`: it could not be done.
 const EXIT_COULD_NOT_LOOK: u8 = 3;
 /// How long to wait before a ledger that cannot be opened is tried again.
 const STORAGE_RETRY: Duration = Duration::from_secs(5);
@@ -108,6 +109,16 @@ enum Command {
         /// Only this source.
         #[arg(long, value_name = "NAME")]
         source: Option<String>,
+    },
+    /// Copy the ledger to a file, consistently, also while the exporter runs.
+    ///
+    /// Needs --config.file or --storage.path. The copy is verified, and gets its name only when it is whole.
+    /// To restore it, see docs/backup.md.
+    /// Exit status: 0 done, 2 wrong arguments, 3 it could not be done.
+    Backup {
+        /// The file to make. It must not be there yet.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
     },
     /// Simulated services for all five systems on loopback, and the exporter polling them.
     Demo {
@@ -268,6 +279,7 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
         Some(Command::Check) => {
             let config = load(&arguments)?;
             web_config(&arguments)?;
+            check_storage(&config.storage.path)?;
             let file = arguments.config_file.as_deref().unwrap_or(Path::new(""));
             config.warned(file).for_each(|warning| print(&warning));
             let doubts = if config.warnings.is_empty() { "" } else { ", but see above" };
@@ -276,6 +288,7 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
         }
         Some(Command::Verify { source, from, to, format }) => run_verify(&arguments, &source, from, to, format).await,
         Some(Command::Doctor { source }) => run_doctor(&arguments, source).await,
+        Some(Command::Backup { to }) => run_backup(&arguments, &to).await,
         Some(Command::Demo { seed, fault, hold }) => run_demo(arguments, seed, &fault, &hold).await,
         Some(Command::Simulate { listen, seed, fault, rate, quiet }) => {
             let world = world(seed, &fault, rate, quiet)?;
@@ -316,6 +329,20 @@ fn load(arguments: &Arguments) -> Result<Config, Exit> {
     Ok(config)
 }
 
+/// Who checks a file need not be the user that the exporter runs as, so what that user may is only warned of.
+fn check_storage(folder: &Path) -> Result<(), Exit> {
+    match usable(folder) {
+        Ok(()) => {}
+        Err(why @ Unusable::Misplaced(_)) => {
+            return Err(Exit::usage(format!("storage.path {}: {why}", folder.display())));
+        }
+        Err(why @ Unusable::Forbidden(_)) => {
+            warn!(folder = %folder.display(), %why, "storage.path cannot be used by the user who runs this check");
+        }
+    }
+    Ok(())
+}
+
 async fn run_verify(
     arguments: &Arguments,
     source: &str,
@@ -349,6 +376,26 @@ async fn run_doctor(arguments: &Arguments, only: Option<String>) -> Result<(), E
         wrong |= findings.wrong();
     }
     if wrong { Err(Exit::not_well()) } else { Ok(()) }
+}
+
+async fn run_backup(arguments: &Arguments, to: &Path) -> Result<(), Exit> {
+    let storage = match (&arguments.storage, &arguments.config_file) {
+        (Some(storage), _) => storage.clone(),
+        (None, Some(file)) => config::load(file).map_err(Exit::usage)?.storage.path,
+        (None, None) => return Err(Exit::usage("which ledger? give --config.file=FILE or --storage.path=FOLDER")),
+    };
+    let stop = stop_signal()?;
+    let Copied { sources, events, commit } = tokio::select! {
+        copied = control::backup(&storage, to) => copied?,
+        () = stop.cancelled() => {
+            return Err(Exit { code: EXIT_COULD_NOT_LOOK, message: "stopped; no backup was made".into() });
+        }
+    };
+    let (from, to) = (storage.display(), to.display());
+    print(&format!(
+        "{to}: the ledger in {from} as of its commit {commit}: {events} events counted, sources: {sources}"
+    ));
+    Ok(())
 }
 
 /// Progress goes to standard error, so that standard output is the report alone.
@@ -469,7 +516,8 @@ async fn run_exporter(
 /// until then the program serves, and says that it is not ready.
 async fn start(config: Config) -> Result<Arc<Exporter>, Exit> {
     loop {
-        let why = match Ledger::open(&config.storage.path) {
+        let folder = config.storage.path.clone();
+        let why = match aside(move || Ledger::open(&folder)).await {
             Ok(ledger) => {
                 let clock = Clock::machine();
                 let edges = Edges { ledger, clock, connect: Box::new(over_the_network), seed: rand::random() };

@@ -14,7 +14,7 @@ async fn a_socket_left_behind_is_replaced_and_is_for_its_owner_alone_however_lon
         drop(left);
         let (say, _told) = unbounded_channel();
         let ask = Ask::Doctor { source: "iot".into() };
-        assert!(ask_running(&folder, &ask, &say).await.unwrap().is_none(), "nobody listens there any more");
+        assert!(ask_running(&folder, &ask, None, &say).await.unwrap().is_none(), "nobody listens there any more");
         let control = Control::open(&folder).unwrap();
         let client = UnixStream::connect(Reach::of(&folder).unwrap().path).await.unwrap();
         let (_server, _) = control.listener.accept().await.unwrap();
@@ -22,7 +22,7 @@ async fn a_socket_left_behind_is_replaced_and_is_for_its_owner_alone_however_lon
     }
     let (say, _told) = unbounded_channel();
     let ask = Ask::Doctor { source: "iot".into() };
-    assert!(ask_running(&folder.path().join("none"), &ask, &say).await.unwrap().is_none());
+    assert!(ask_running(&folder.path().join("none"), &ask, None, &say).await.unwrap().is_none());
 }
 
 #[test]

@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::backends::FileBackend;
-use redb::{BackendError, Builder, Database, DatabaseError, StorageBackend};
+use redb::{BackendError, Builder, Database, StorageBackend};
 use tracing::{debug, warn};
 
+use super::lock::Lock;
 use super::store::StoreError;
 
 /// redb's pages are of this size, or of several.
@@ -27,13 +28,15 @@ const BLOCK: usize = 4096;
 /// file that was there until it is accepted.
 pub(super) fn open(
     path: &Path,
+    lock: &Arc<Lock>,
     cache_bytes: usize,
     make_tables: impl Fn(&Database) -> Result<(), StoreError>,
 ) -> Result<(Database, Unaccepted), StoreError> {
+    lock.check()?;
     let existing = || OpenOptions::new().read(true).write(true).open(path);
     let file = match existing() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create(path, make_tables)?;
+            create(path, lock, make_tables)?;
             existing()?
         }
         other => other?,
@@ -44,7 +47,7 @@ pub(super) fn open(
     }
     let mut builder = Builder::new();
     builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
-    let disk = Watched::new(FileBackend::new(file)?);
+    let disk = Watched::new(FileBackend::new(file)?, Some(Arc::clone(lock)));
     Ok((builder.create_with_backend(disk.clone())?, Unaccepted(disk)))
 }
 
@@ -61,17 +64,21 @@ impl Unaccepted {
 
 /// Makes the file under another name and gives it its own when it is complete: whenever the
 /// program is killed, an empty or half-made file is not one of ours.
-fn create(path: &Path, make_tables: impl Fn(&Database) -> Result<(), StoreError>) -> Result<(), StoreError> {
+fn create(
+    path: &Path,
+    lock: &Arc<Lock>,
+    make_tables: impl Fn(&Database) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
     let unfinished = path.with_extension("redb.new");
-    let database = match Database::create(&unfinished) {
-        Err(DatabaseError::DatabaseAlreadyOpen) => return Err(DatabaseError::DatabaseAlreadyOpen.into()),
-        Err(_) if unfinished.is_file() => {
-            // left behind by a program that was killed here, or by a full disk
-            fs::remove_file(&unfinished)?;
-            Database::create(&unfinished)?
-        }
-        other => other?,
-    };
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        // or left behind by a program that was killed here, or by a full disk
+        _ => {}
+    }
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&unfinished)?;
+    let disk = Watched::new(FileBackend::new(file)?, Some(Arc::clone(lock)));
+    disk.release()?;
+    let database = Builder::new().create_with_backend(disk)?;
     make_tables(&database)?;
     database.close()?;
     Mark::beside(path).remove()?;
@@ -90,6 +97,8 @@ fn create(path: &Path, make_tables: impl Fn(&Database) -> Result<(), StoreError>
 #[derive(Debug)]
 struct Watched<B> {
     disk: Arc<B>,
+    /// Asked before each write: the folder may have gone to another process.
+    lock: Option<Arc<Lock>>,
     state: Arc<Mutex<Watch>>,
 }
 
@@ -110,14 +119,20 @@ enum Held {
 
 impl<B> Clone for Watched<B> {
     fn clone(&self) -> Self {
-        Self { disk: Arc::clone(&self.disk), state: Arc::clone(&self.state) }
+        Self { disk: Arc::clone(&self.disk), lock: self.lock.clone(), state: Arc::clone(&self.state) }
     }
 }
 
 impl<B: StorageBackend> Watched<B> {
-    fn new(disk: B) -> Self {
+    fn new(disk: B, lock: Option<Arc<Lock>>) -> Self {
         let watch = Watch { fingerprints: Vec::new(), held: Some(Vec::new()) };
-        Self { disk: Arc::new(disk), state: Arc::new(Mutex::new(watch)) }
+        Self { disk: Arc::new(disk), lock, state: Arc::new(Mutex::new(watch)) }
+    }
+
+    /// The disk, where it may still be written to.
+    fn ours(&self) -> io::Result<&B> {
+        self.lock.as_ref().map_or(Ok(()), |lock| lock.check())?;
+        Ok(&self.disk)
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Watch) -> T) -> T {
@@ -130,9 +145,9 @@ impl<B: StorageBackend> Watched<B> {
         self.with(|watch| {
             for held in watch.held.iter_mut().flat_map(std::mem::take) {
                 match held {
-                    Held::Write(offset, data) => self.disk.write(offset, &data)?,
-                    Held::Length(len) => self.disk.set_len(len)?,
-                    Held::Sync => self.disk.sync_data()?,
+                    Held::Write(offset, data) => self.ours()?.write(offset, &data)?,
+                    Held::Length(len) => self.ours()?.set_len(len)?,
+                    Held::Sync => self.ours()?.sync_data()?,
                 }
             }
             watch.held = None;
@@ -226,7 +241,7 @@ impl<B: StorageBackend> StorageBackend for Watched<B> {
             watch.fingerprints.truncate(block_of(len));
             match &mut watch.held {
                 Some(held) => held.push(Held::Length(len)),
-                None => self.disk.set_len(len)?,
+                None => self.ours()?.set_len(len)?,
             }
             Ok(())
         })
@@ -238,7 +253,7 @@ impl<B: StorageBackend> StorageBackend for Watched<B> {
                 held.push(Held::Sync);
                 Ok(())
             }
-            None => self.disk.sync_data(),
+            None => self.ours()?.sync_data(),
         })
     }
 
@@ -249,7 +264,7 @@ impl<B: StorageBackend> StorageBackend for Watched<B> {
             }
             match &mut watch.held {
                 Some(held) => held.push(Held::Write(offset, data.to_vec())),
-                None => self.disk.write(offset, data)?,
+                None => self.ours()?.write(offset, data)?,
             }
             for (block, written) in whole_blocks(offset, data) {
                 *at(&mut watch.fingerprints, block) = written;
@@ -263,7 +278,11 @@ impl<B: StorageBackend> StorageBackend for Watched<B> {
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.disk.try_lock_range(start, end)
+        match self.disk.try_lock_range(start, end) {
+            // redb goes on without a lock then; whatever else is said by NFS without lockd ends it
+            Err(_) if self.lock.as_ref().is_some_and(|lock| lock.is_by_file()) => Err(BackendError::Unsupported),
+            locked => locked,
+        }
     }
 
     fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {

@@ -14,9 +14,15 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use redb::{Database, DatabaseError, Entry, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, Entry, MultimapTableHandle, ReadTransaction, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata, TableDefinition, TableHandle,
+};
 
+use super::access;
+use super::backup::Copied;
 use super::file::{self, Mark, Unaccepted};
+use super::lock::{Lock, Refused};
 use super::{
     Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Series, SeriesKey, SourceLedger,
     State, TALLIES_KEPT, TALLY_CELL, Tallies, Tally,
@@ -75,15 +81,17 @@ pub enum OpenError {
         found: u64,
     },
     /// Held by another process.
-    #[error("the store {path} is in use by another process; two exporters must not share one storage.path")]
+    #[error("the store {path} is in use by another process{holder}; two exporters must not share one storage.path")]
     InUse {
         /// The file.
         path: String,
+        /// What that process says of itself, in brackets; empty if it says nothing.
+        holder: String,
     },
     /// What is in it is not, or not all, what was written.
     #[error(
         "the store {path} is damaged, or no store of audit-exporter: {found}. Nothing of it is counted on or served. \
-         Restore the folder from a backup, or move the file away and start again: then all counters begin at 0 and \
+         Restore a backup (docs/backup.md), or move the file away and start again: then all counters begin at 0 and \
          events are read from initial_lookback before that start"
     )]
     Damaged {
@@ -113,6 +121,8 @@ pub(super) enum StoreError {
     Open(#[from] OpenError),
     #[error("the record of a source cannot be read: {0}")]
     Record(#[from] serde_json::Error),
+    #[error("it holds tables that this version does not know: {0}")]
+    UnknownTables(String),
     /// As redb does on pages that are not what they were.
     #[error("a panic in the store: {0}")]
     Panic(String),
@@ -163,13 +173,20 @@ impl Store {
     pub(super) fn open_folder_with(folder: &Path, cache_bytes: usize) -> Result<Self, OpenError> {
         let file = folder.join(STORE_FILE);
         let path = file.display().to_string();
-        std::fs::create_dir_all(folder).map_err(|error| OpenError::Storage {
+        let refused = |error: std::io::Error| OpenError::Storage {
             path: path.clone(),
-            reason: error.to_string(),
+            reason: access::explained(folder, &error),
             passing: may_pass(&error),
+        };
+        std::fs::create_dir_all(folder).map_err(refused)?;
+        let lock = Lock::take(folder).map_err(|why| match why {
+            Refused::InUse(holder) if holder.is_empty() => OpenError::InUse { path: path.clone(), holder },
+            Refused::InUse(holder) => OpenError::InUse { path: path.clone(), holder: format!(" ({holder})") },
+            Refused::Disk(error) => refused(error),
         })?;
+        let lock = Arc::new(lock);
         let mark = Mark::beside(&file);
-        let open = move || file::open(&file, cache_bytes, create_tables);
+        let open = move || file::open(&file, &lock, cache_bytes, create_tables);
         Self::open_at(path, Some(mark), Box::new(move || open().map(|(database, file)| (database, Some(file)))))
     }
 
@@ -225,17 +242,23 @@ impl Store {
         let reason = error.to_string();
         let error = match error {
             StoreError::Open(error) => return error,
-            StoreError::Record(_) | StoreError::Panic(_) => return OpenError::Damaged { path, found: reason },
+            StoreError::Record(_) | StoreError::UnknownTables(_) | StoreError::Panic(_) => {
+                return OpenError::Damaged { path, found: reason };
+            }
             StoreError::Redb(error) => *error,
         };
         match error {
-            redb::Error::DatabaseAlreadyOpen => OpenError::InUse { path },
+            redb::Error::DatabaseAlreadyOpen => OpenError::InUse { path, holder: String::new() },
             // a transaction after the one that failed
             redb::Error::PreviousIo => OpenError::Storage { path, reason, passing: true },
             redb::Error::Io(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
                 OpenError::Damaged { path, found: error.to_string() }
             }
-            redb::Error::Io(error) => OpenError::Storage { path, reason: error.to_string(), passing: may_pass(&error) },
+            redb::Error::Io(error) => {
+                let folder = Path::new(&path).parent().filter(|_| self.mark.is_some());
+                let reason = folder.map_or_else(|| error.to_string(), |folder| access::explained(folder, &error));
+                OpenError::Storage { path, reason, passing: may_pass(&error) }
+            }
             redb::Error::Corrupted(found) => OpenError::Damaged { path, found },
             redb::Error::UpgradeRequired(_)
             | redb::Error::TableTypeMismatch { .. }
@@ -292,6 +315,11 @@ impl Store {
             mark.set(commits);
         }
         Ok(done)
+    }
+
+    /// All that is committed. Commits go on meanwhile; until it is dropped, the file keeps what they replace.
+    pub(super) fn snapshot(&mut self) -> Result<ReadTransaction, StoreError> {
+        self.guarded(|database| Ok(database.begin_read()?))
     }
 
     /// Whether anything was ever recorded of a source.
@@ -453,6 +481,59 @@ fn create_tables(database: &Database) -> Result<(), StoreError> {
     write.open_table(TALLIES)?;
     write.commit()?;
     Ok(())
+}
+
+/// Copies every table into a new database, in one transaction.
+pub(super) fn copy_tables(from: &ReadTransaction, to: &Database) -> Result<(), StoreError> {
+    let mut left = from.list_tables()?.map(|table| table.name().to_owned()).collect::<Vec<_>>();
+    left.extend(from.list_multimap_tables()?.map(|table| table.name().to_owned()));
+    let write = to.begin_write()?;
+    copy_table(from, &write, META, &mut left)?;
+    copy_table(from, &write, SOURCES, &mut left)?;
+    copy_table(from, &write, SERIES, &mut left)?;
+    copy_table(from, &write, SEEN, &mut left)?;
+    copy_table(from, &write, TIMELESS, &mut left)?;
+    copy_table(from, &write, DOCUMENTS, &mut left)?;
+    copy_table(from, &write, TALLIES, &mut left)?;
+    if !left.is_empty() {
+        return Err(StoreError::UnknownTables(left.join(", ")));
+    }
+    write.commit()?;
+    Ok(())
+}
+
+fn copy_table<K: redb::Key + 'static, V: redb::Value + 'static>(
+    from: &ReadTransaction,
+    to: &redb::WriteTransaction,
+    table: TableDefinition<'_, K, V>,
+    left: &mut Vec<String>,
+) -> Result<(), StoreError> {
+    let rows = from.open_table(table)?;
+    let mut copy = to.open_table(table)?;
+    for row in rows.iter()? {
+        let (key, value) = row?;
+        copy.insert(key.value(), value.value())?;
+    }
+    left.retain(|name| name != table.name());
+    Ok(())
+}
+
+/// What a store holds, in short.
+pub(super) fn contents(read: &ReadTransaction) -> Result<Copied, StoreError> {
+    let mut events = 0;
+    for row in read.open_table(SERIES)?.iter()? {
+        let (key, value) = row?;
+        if SeriesKey::from_bytes(key.value()).is_some_and(|key| key.counter == Counter::Events) {
+            events += value.value().0;
+        }
+    }
+    let commit = read.open_table(META)?.get("commits")?.map_or(0, |commits| commits.value());
+    Ok(Copied { sources: read.open_table(SOURCES)?.len()?, events, commit })
+}
+
+/// The same of a database that is open.
+pub(super) fn contents_of(database: &Database) -> Result<Copied, StoreError> {
+    contents(&database.begin_read()?)
 }
 
 /// From layout 1 to 2. What was counted until now is in no tally: those of each source are whole

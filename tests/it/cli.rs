@@ -39,6 +39,7 @@ fn help_and_version_are_answered_on_standard_output() {
         "check",
         "verify",
         "doctor",
+        "backup",
         "demo",
         "simulate",
     ] {

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -302,4 +303,106 @@ fn a_store_without_permission_ends_the_program_with_one_message() {
     assert!(message.contains("ledger.redb"), "{message}");
     std::fs::set_permissions(&store, std::fs::Permissions::from_mode(0o600)).unwrap();
     assert!(std::fs::read(&store).unwrap() == before, "it was written to");
+}
+
+/// As a user who is nobody in particular, also where the tests run as root. Root may do anything.
+fn as_nobody(arguments: &[&str]) -> (i32, String) {
+    let mut command = program(arguments);
+    if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let (status, printed) = Process::start(&mut command).ended(PATIENCE);
+    (status.code().unwrap(), printed)
+}
+
+const NOBODY: u32 = 65534;
+
+#[test]
+fn a_storage_path_that_may_not_be_used_is_told_with_whose_it_is_and_the_command_that_helps() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let mode = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(place.path(), 0o755);
+    let config = at("audit-exporter.yml");
+    std::fs::write(&config, "sources: {losant: [{name: iot, instance_id: i, api_token: t}]}").unwrap();
+    mode(&config, 0o644);
+    for (folder, bits) in [("closed", 0o555), ("shut", 0o700), ("shut/data", 0o777), ("kept", 0o777)] {
+        std::fs::create_dir(at(folder)).unwrap();
+        mode(&at(folder), bits);
+    }
+    std::fs::write(at("kept/ledger.redb"), "counters").unwrap();
+    mode(&at("kept/ledger.redb"), 0o400);
+    std::fs::write(at("file"), "").unwrap();
+    let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    if !root {
+        // nobody but root can give a folder to somebody else; without any right it is as if it were
+        mode(&at("shut"), 0o000);
+        mode(&at("kept/ledger.redb"), 0o000);
+    }
+    let shown = |name: &str| at(name).display().to_string();
+    // the folder; what it is not allowed; what helps; whether it is wrong for everybody
+    let cases = [
+        ("closed", format!("may not read and write {}", shown("closed")), "chown -R ", false),
+        ("closed/new", format!("may not create new in {}", shown("closed")), "install -d -o ", false),
+        ("closed/new/deep", format!("may not create new in {}", shown("closed")), "install -d -o ", false),
+        ("shut/data", format!("may not enter {}", shown("shut")), "setfacl -m ", false),
+        ("kept", format!("may not read and write {}", shown("kept/ledger.redb")), "chown -R ", false),
+        ("file", format!("{} is a file", shown("file")), "move the file away", true),
+        ("file/data", format!("{} is a file", shown("file")), "move the file away", true),
+        ("kept/ledger.redb", "names the folder, not the file".into(), &shown("kept"), true),
+    ];
+    let file = format!("--config.file={}", config.display());
+    for (folder, said, helps, wrong_for_all) in cases {
+        let storage = format!("--storage.path={}", shown(folder));
+        let expected: &[&str] = if wrong_for_all { &[&said, helps] } else { &[&said, helps, "uid ", "mode 0"] };
+        let (code, printed) = as_nobody(&[&file, &storage, "--web.listen-address=127.0.0.1:0"]);
+        assert_eq!(code, 1, "{printed}");
+        let message = printed.lines().last().unwrap();
+        assert!(expected.iter().all(|said| message.contains(said)), "{folder}: {expected:?} in {message}");
+        // who checks a file may be another user than the exporter's
+        let (code, printed) = as_nobody(&["check", &file, &storage]);
+        assert_eq!(code, if wrong_for_all { 2 } else { 0 }, "{printed}");
+        assert!(expected.iter().all(|said| printed.contains(said)), "{folder}: {expected:?} in {printed}");
+    }
+    assert_eq!(std::fs::read(at("kept/ledger.redb")).ok().filter(|_| root), root.then(|| b"counters".to_vec()));
+    assert_eq!(std::fs::read_dir(at("closed")).unwrap().count(), 0);
+    mode(&at("shut"), 0o700);
+}
+
+#[test]
+fn a_ledger_that_a_reload_would_move_stays_where_it_is_and_the_answer_says_how_to_move_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = Running::simulator(&["--quiet"]);
+    let config = config_file(folder.path(), &simulator, "1s", EAGER);
+    let exporter = Running::exporter(&config, &[]);
+    let text = std::fs::read_to_string(&config).unwrap();
+    let data = folder.path().join("data").display().to_string();
+    let reload = |path: &str| {
+        std::fs::write(&config, text.replace(&data, path)).unwrap();
+        exporter.post("/-/reload", "")
+    };
+    // the same folder in other words
+    std::os::unix::fs::symlink(&data, folder.path().join("link")).unwrap();
+    let link = folder.path().join("link").display().to_string();
+    for same in [&data, "data", "./data/", "data/../data", &link] {
+        assert_eq!(reload(same).status, 200, "{same}");
+    }
+    let refused = reload("elsewhere");
+    assert_eq!(refused.status, 500);
+    for said in ["a restart does not", "begin a new ledger there, with all counters at 0", "move the folder", &data] {
+        assert!(refused.text().contains(said), "{said:?} in {refused}");
+    }
+    assert!(!folder.path().join("elsewhere").exists());
+    std::fs::create_dir(folder.path().join("elsewhere")).unwrap();
+    std::fs::write(folder.path().join("elsewhere/ledger.redb"), "").unwrap();
+    assert!(reload("elsewhere").text().contains("go on with the other ledger that is there"));
+    // by the steps that it says
+    std::fs::remove_dir_all(folder.path().join("elsewhere")).unwrap();
+    exporter.process.signal("TERM");
+    assert_eq!(exporter.process.ended(PATIENCE).0.code(), Some(0));
+    std::fs::rename(&data, folder.path().join("elsewhere")).unwrap();
+    drop(Running::exporter(&config, &[]));
+    assert!(!Path::new(&data).exists());
 }

@@ -8,6 +8,7 @@
     reason = "a test ends at the first surprise, and compares counts, which are exact as floats"
 )]
 
+mod backup;
 mod cli;
 mod clients;
 mod conformance;
@@ -16,6 +17,7 @@ mod disk;
 mod exposed;
 mod fuzzed;
 mod http;
+mod locks;
 mod oracles;
 mod program;
 mod prometheus;

@@ -1,0 +1,87 @@
+//! A copy of everything that is committed at one moment, made while commits go on.
+//!
+//! Promises: the copy is what one commit left, whole; a table this program does not know is an error
+//! and not left out; a copy that was not read back and verified is never said to be one.
+//!
+//! Leaves to others: which tables there are (`store.rs`), where the copy goes (`control.rs`).
+
+use std::fs::File;
+use std::io;
+
+use redb::backends::FileBackend;
+use redb::{Builder, Database, ReadTransaction, StorageBackend};
+use serde::{Deserialize, Serialize};
+
+use super::store::{self, StoreError};
+use crate::fault::contained;
+
+/// What is in a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Sources that something is recorded of.
+    pub sources: u64,
+    /// Events counted, ever, over all sources.
+    pub events: u64,
+    /// The number of the commit it is a copy of.
+    pub commit: u64,
+}
+
+/// Writes the copy into an empty file, and flushes it.
+pub(super) fn write(snapshot: &ReadTransaction, file: File) -> Result<Copied, StoreError> {
+    let database = Builder::new().create_with_backend(Private::new(file)?)?;
+    store::copy_tables(snapshot, &database)?;
+    database.close()?;
+    store::contents(snapshot)
+}
+
+/// Verifies every page of a copy, and that it is that of `copied`.
+pub fn verify_copy(file: &File, copied: Copied) -> Result<(), String> {
+    let look = || {
+        let mut builder = Builder::new();
+        builder.set_check_integrity_on_open(true);
+        let database: Database = builder.create_with_backend(Private::new(file.try_clone()?)?)?;
+        let found = store::contents_of(&database)?;
+        database.close()?;
+        Ok::<_, StoreError>(found)
+    };
+    match contained(look).unwrap_or_else(|panic| Err(StoreError::Panic(panic))) {
+        Ok(found) if found == copied => Ok(()),
+        Ok(found) => Err(format!("the copy holds something else than was written: {found:?} instead of {copied:?}")),
+        Err(error) => Err(format!("the copy cannot be read back: {error}")),
+    }
+}
+
+/// A file that nobody else knows of: it needs no lock, and its file system may have none.
+#[derive(Debug)]
+struct Private(FileBackend);
+
+impl Private {
+    fn new(file: File) -> Result<Self, StoreError> {
+        Ok(Self(FileBackend::new(file)?))
+    }
+}
+
+impl StorageBackend for Private {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
+#[cfg(test)]
+mod tests;

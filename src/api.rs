@@ -322,9 +322,10 @@ impl Reply {
         if to.origin() != from.origin() {
             return format!("to {origin}");
         }
-        let segment =
-            |segment: &str| if segment.len() < TOKEN_CHARS_MIN { segment.to_owned() } else { "…".to_owned() };
-        let path: Vec<String> = to.path().split('/').map(segment).collect();
+        // behind a semicolon stands what may be a session
+        let segments = to.path().split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+        let path: Vec<&str> =
+            segments.map(|segment| if segment.len() < TOKEN_CHARS_MIN { segment } else { "…" }).collect();
         format!("to {origin}{}", path.join("/"))
     }
 }

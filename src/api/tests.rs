@@ -320,6 +320,7 @@ async fn a_page_is_called_a_page_and_a_redirect_tells_where_it_leads() {
         (|| page(407), ErrorKind::Auth, vec!["407: the proxy", "proxy_username"], "HTML"),
         (|| away("/login?next=NEXT-SECRET"), ErrorKind::Redirect, vec!["302 to http://service.test/login;"], "NEXT"),
         (|| away("../sso/secret-1/x"), ErrorKind::Redirect, vec!["302 to http://service.test/sso/…/x;"], "HTML"),
+        (|| away("/sso;jsessionid=0A1B2C/x"), ErrorKind::Redirect, vec!["302 to http://service.test/sso/x;"], "0A1B"),
         (|| away("//sso.test/a/b"), ErrorKind::Redirect, vec!["302 to http://sso.test;"], "/a/b"),
         (|| away("https://service.test/log"), ErrorKind::Redirect, vec!["302 to https://service.test;"], "HTML"),
         (|| away("http://"), ErrorKind::Redirect, vec!["302 without a place to go to"], "HTML"),

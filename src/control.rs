@@ -4,17 +4,19 @@
 //! Promises:
 //! - The socket is in the folder of the ledger, for its owner alone, and only while the exporter
 //!   lives there: whoever holds the ledger may remove one that was left behind.
-//! - Of one process no two look at once; a client that goes away ends what it asked for.
+//! - No two look at one source at once, and no more than [`LOOKS_MAX`] at all; a client that goes away ends what it
+//!   asked for.
 //! - Where no exporter runs, `verify` holds the ledger as an exporter would, so that no exporter
 //!   spends the same budget meanwhile. No ledger is made where there is none.
 //!
 //! Leaves to others: what is looked at (`verify.rs`, `doctor.rs`).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -46,7 +48,9 @@ const ASK_BYTES_MAX: u64 = 16 << 10;
 /// How long a question may take to be asked.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Clients that may wait to be taken.
-const BACKLOG: i32 = 8;
+const BACKLOG: i32 = 64;
+/// Sources that are looked at at once.
+const LOOKS_MAX: usize = 64;
 
 /// What a client asks, as one line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -129,7 +133,7 @@ impl Control {
 
     /// Answers until `stop`, then removes the socket.
     pub async fn serve(self, exporter: Arc<Exporter>, stop: CancellationToken) {
-        let alone = Arc::new(tokio::sync::Mutex::new(()));
+        let looks = Looks::default();
         let mut clients = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -139,7 +143,7 @@ impl Control {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    clients.spawn(serve_client(stream, Arc::clone(&exporter), Arc::clone(&alone)));
+                    clients.spawn(serve_client(stream, Arc::clone(&exporter), looks.clone()));
                 }
                 Err(error) => {
                     warn!(%error, "the control socket takes no client");
@@ -151,20 +155,54 @@ impl Control {
     }
 }
 
-async fn serve_client(stream: UnixStream, exporter: Arc<Exporter>, alone: Arc<tokio::sync::Mutex<()>>) {
+/// The sources that are being looked at.
+#[derive(Clone, Default)]
+struct Looks(Arc<Mutex<BTreeSet<String>>>);
+
+/// A source's place among them, until it is dropped.
+struct Look {
+    looks: Looks,
+    source: String,
+}
+
+impl Looks {
+    fn begin(&self, source: &str) -> Result<Look, String> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= LOOKS_MAX {
+            return Err(format!(
+                "{LOOKS_MAX} sources are being looked at in this exporter; try again when that is done"
+            ));
+        }
+        if !all.insert(source.to_owned()) {
+            return Err(format!(
+                "another verify or doctor is at work on {source} in this exporter; try again when it is done"
+            ));
+        }
+        Ok(Look { looks: self.clone(), source: source.to_owned() })
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        self.looks.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.source);
+    }
+}
+
+async fn serve_client(stream: UnixStream, exporter: Arc<Exporter>, looks: Looks) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader.take(ASK_BYTES_MAX));
     let mut line = String::new();
     let Ok(Ok(_)) = tokio::time::timeout(ASK_TIMEOUT, reader.read_line(&mut line)).await else { return };
     let (say, mut told) = unbounded_channel();
     let work = async {
-        let Ok(_alone) = alone.try_lock() else {
-            return Answer::Failed(
-                "another verify or doctor is at work in this exporter; try again when it is done".into(),
-            );
-        };
         match serde_json::from_str(&line) {
-            Ok(ask) => answer(&exporter, ask, &say).await,
+            Ok(ask) => {
+                let (Ask::Verify { source, .. } | Ask::Doctor { source }) = &ask;
+                match looks.begin(source) {
+                    Ok(_look) => answer(&exporter, ask, &say).await,
+                    Err(busy) => Answer::Failed(busy),
+                }
+            }
             Err(error) => Answer::Failed(format!("the running exporter does not understand the question: {error}")),
         }
     };

@@ -17,6 +17,7 @@ mod exposed;
 mod fuzzed;
 mod http;
 mod oracles;
+mod process;
 mod program;
 mod prometheus;
 mod security;

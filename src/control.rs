@@ -4,7 +4,8 @@
 //! Promises:
 //! - The socket is in the folder of the ledger, for its owner alone, and only while the exporter
 //!   lives there: whoever holds the ledger may remove one that was left behind.
-//! - Of one process no two look at once, and no two copy at once; a client that goes away ends what it asked for.
+//! - No two look at one source at once, and no more than [`LOOKS_MAX`] at all; no two copy at once; a client that goes
+//!   away ends what it asked for.
 //! - Where no exporter runs, `verify` holds the ledger as an exporter would, so that no exporter
 //!   spends the same budget meanwhile. No ledger is made where there is none.
 //!
@@ -13,12 +14,13 @@
 //!
 //! Leaves to others: what is looked at (`verify.rs`, `doctor.rs`), what is copied (`ledger/backup.rs`).
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -55,7 +57,9 @@ const ASK_BYTES_MAX: u64 = 16 << 10;
 /// How long a question may take to be asked.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Clients that may wait to be taken.
-const BACKLOG: i32 = 8;
+const BACKLOG: i32 = 64;
+/// Sources that are looked at at once.
+const LOOKS_MAX: usize = 64;
 
 /// What a client asks, as one line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -144,7 +148,7 @@ impl Control {
 
     /// Answers until `stop`, then removes the socket.
     pub async fn serve(self, exporter: Arc<Exporter>, stop: CancellationToken) {
-        let turns = Arc::new(Turns::default());
+        let turns = Turns::default();
         let mut clients = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -154,7 +158,7 @@ impl Control {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    clients.spawn(serve_client(stream, Arc::clone(&exporter), Arc::clone(&turns)));
+                    clients.spawn(serve_client(stream, Arc::clone(&exporter), turns.clone()));
                 }
                 Err(error) => {
                     warn!(%error, "the control socket takes no client");
@@ -166,14 +170,47 @@ impl Control {
     }
 }
 
-/// What one client does at a time.
-#[derive(Default)]
+/// What clients do at a time.
+#[derive(Clone, Default)]
 struct Turns {
-    look: tokio::sync::Mutex<()>,
-    copy: tokio::sync::Mutex<()>,
+    looks: Looks,
+    copy: Arc<tokio::sync::Mutex<()>>,
 }
 
-async fn serve_client(stream: UnixStream, exporter: Arc<Exporter>, turns: Arc<Turns>) {
+/// The sources that are being looked at.
+#[derive(Clone, Default)]
+struct Looks(Arc<Mutex<BTreeSet<String>>>);
+
+/// A source's place among them, until it is dropped.
+struct Look {
+    looks: Looks,
+    source: String,
+}
+
+impl Looks {
+    fn begin(&self, source: &str) -> Result<Look, String> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= LOOKS_MAX {
+            return Err(format!(
+                "{LOOKS_MAX} sources are being looked at in this exporter; try again when that is done"
+            ));
+        }
+        if !all.insert(source.to_owned()) {
+            return Err(format!(
+                "another verify or doctor is at work on {source} in this exporter; try again when it is done"
+            ));
+        }
+        Ok(Look { looks: self.clone(), source: source.to_owned() })
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        self.looks.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.source);
+    }
+}
+
+async fn serve_client(stream: UnixStream, exporter: Arc<Exporter>, turns: Turns) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader.take(ASK_BYTES_MAX));
     let mut line = String::new();
@@ -190,13 +227,17 @@ async fn serve_client(stream: UnixStream, exporter: Arc<Exporter>, turns: Arc<Tu
     }
     let (say, mut told) = unbounded_channel();
     let work = async {
-        let Ok(_alone) = turns.look.try_lock() else {
-            return Answer::Failed(
-                "another verify or doctor is at work in this exporter; try again when it is done".into(),
-            );
-        };
         match ask {
-            Ok(ask) => answer(&exporter, ask, &say).await,
+            Ok(ask) => {
+                let look = match &ask {
+                    Ask::Verify { source, .. } | Ask::Doctor { source } => turns.looks.begin(source),
+                    Ask::Backup => return Answer::Failed("a backup is made elsewhere".into()),
+                };
+                match look {
+                    Ok(_look) => answer(&exporter, ask, &say).await,
+                    Err(busy) => Answer::Failed(busy),
+                }
+            }
             Err(error) => Answer::Failed(format!("the running exporter does not understand the question: {error}")),
         }
     };

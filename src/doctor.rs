@@ -25,7 +25,9 @@ use url::Url;
 
 use crate::api::{Api, Failure, Gate, Limits, SKEW_BELIEVED};
 use crate::clock::{Clock, delta, written};
-use crate::config::{Canvas, IndexExchange, SUBSCRIPTIONS, Service, SourceConfig, duration_text, mode_if_open_to_all};
+use crate::config::{
+    Canvas, Config, IndexExchange, SUBSCRIPTIONS, Service, SourceConfig, duration_text, mode_if_open_to_all,
+};
 use crate::event::{EventKey, EventLabels, System, What};
 use crate::ledger::{DocumentRecord, Feed, Page};
 use crate::source::{self, Sink, Source, Spec, Taken};
@@ -36,6 +38,8 @@ use crate::window::Window;
 
 /// How much history is looked at, where a poll reads less.
 const LOOK_BACK: Duration = Duration::from_hours(1);
+/// Sources that are looked at side by side.
+pub const SIDE_BY_SIDE: usize = 16;
 /// Label sets that are shown.
 const SHOWN_MAX: usize = 10;
 /// A clock that is further off is worth a word; the alert `AuditClockSkew` has the same limit.
@@ -126,6 +130,45 @@ impl fmt::Display for Findings {
         }
         Ok(())
     }
+}
+
+/// What is said before sources are looked at side by side: how long that will take.
+pub fn how_long(config: &Config, names: &[String]) -> Option<String> {
+    let is_one = |source: &&SourceConfig| names.iter().any(|name| name.as_str() == source.name.as_str());
+    let mut times: Vec<(Duration, &str)> =
+        config.sources.iter().filter(is_one).map(|source| (takes_about(source), source.name.as_str())).collect();
+    let all: Duration = times.iter().map(|(time, _)| *time).sum();
+    times.sort_unstable();
+    let (longest, slowest) = times.last()?;
+    let side_by_side = u32::try_from(times.len().min(SIDE_BY_SIDE)).unwrap_or(1);
+    let about = duration_text(Duration::from_secs((*longest).max(all / side_by_side).as_secs().max(1)));
+    Some(match times.len() {
+        1 => format!("looking at {slowest}: about {about}, as its rate_limit allows"),
+        count => format!(
+            "looking at {count} sources, {side_by_side} side by side: about {about}, as rate_limit allows; {slowest} takes longest"
+        ),
+    })
+}
+
+/// How long a look at a source takes by its budget, if the service answers at once and there are not many events.
+fn takes_about(config: &SourceConfig) -> Duration {
+    let (limit, overlap) = (config.common.rate_limit, config.common.overlap);
+    let twice = |parts: usize| parts * if overlap < LOOK_BACK { 2 } else { 1 };
+    let pairs = usize::try_from(overlap.max(LOOK_BACK).as_secs() / 600).unwrap_or(usize::MAX / 10) + 1;
+    // logins; what a poll reads, and what lies before it, with a second page here and there
+    let requests = match &config.service {
+        Service::Canvas(service) => {
+            twice(2 * (service.accounts.len() + service.users.len() + service.pseudonyms.len()))
+        }
+        Service::Informatica(_) => 1 + twice(1),
+        // by pairs of cells of five minutes, which are cut where they hold much
+        Service::Activid(_) => 1 + 5 * pairs,
+        Service::Losant(_) => twice(2),
+        // of each the list, and the parts of the newest hour
+        Service::IndexExchange(service) => 1 + 4 * service.subscriptions.len(),
+    };
+    let requests = u32::try_from(requests).unwrap_or(u32::MAX);
+    limit.per.saturating_mul(requests) / limit.requests.get()
 }
 
 /// Looks at a source.

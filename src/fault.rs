@@ -14,9 +14,12 @@ use futures_util::FutureExt;
 /// Panics of all threads are logged from now on, instead of being written to standard error as they come.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(message = %told(panic.payload()), place, "a fault in this program (a panic)");
+        log_panic(panic.payload(), &panic.location().map(ToString::to_string).unwrap_or_default());
     }));
+}
+
+fn log_panic(payload: &(dyn Any + Send), place: &str) {
+    tracing::error!(panic = %told(payload), place, "a fault in this program (a panic)");
 }
 
 /// Runs what may panic; `Err` says what the panic said. What `work` had in hand must be made anew then.
@@ -45,7 +48,45 @@ fn told(payload: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::layer::SubscriberExt;
+
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_line_of_a_panic_has_each_key_once_in_either_format() {
+        let (logfmt, json) = (Written::default(), Written::default());
+        let (into_logfmt, into_json) = (logfmt.clone(), json.clone());
+        let subscriber = tracing_subscriber::registry()
+            .with(tracing_logfmt::builder().layer().with_writer(move || into_logfmt.clone()))
+            .with(tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(move || into_json.clone()));
+        tracing::subscriber::with_default(subscriber, || log_panic(&"out of range", "src/x.rs:1:2"));
+        let [logfmt, json] =
+            [logfmt, json].map(|written| String::from_utf8(written.0.lock().unwrap().clone()).unwrap());
+        assert_eq!(
+            (logfmt.matches(" message=").count(), json.matches("\"message\":").count()),
+            (1, 1),
+            "{logfmt}{json}"
+        );
+        for line in [logfmt, json] {
+            assert!(line.contains("a fault in this program") && line.contains("out of range"), "{line}");
+        }
+    }
 
     #[test]
     fn no_value_in_a_panic_is_shown() {

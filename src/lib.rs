@@ -16,8 +16,10 @@
 //! - [`verify`] and [`doctor`]: what an operator asks about numbers and sources; [`control`]: where
 //!   that runs, in the running exporter or beside it;
 //! - [`event`], [`clock`], [`config`], [`stats`], [`threads`], [`transport`]: the words and the edges;
-//! - [`fault`]: what a panic may say;
+//! - [`fault`]: what a panic may say; [`output`]: standard output and standard error;
 //! - [`simulate`] and [`demo`]: the five services over one ground truth, for demo and tests.
+
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod api;
 pub mod clock;
@@ -31,6 +33,7 @@ pub mod exposition;
 pub mod fault;
 pub mod ledger;
 pub mod metrics;
+pub mod output;
 pub mod poll;
 pub mod simulate;
 pub mod source;

@@ -1,26 +1,31 @@
 //! The command `audit-exporter`: arguments, logging, signals, exit code; nothing else.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use audit_exporter::clock::Clock;
 use audit_exporter::config::{self, Config};
 use audit_exporter::control::{self, CheckError, Control};
+use audit_exporter::event::System;
 use audit_exporter::exporter::{ApplyError, Edges, Exporter, over_the_network};
-use audit_exporter::fault::log_panics;
+use audit_exporter::fault::{contained, log_panics};
 use audit_exporter::ledger::{Copied, Ledger, OpenError, Unusable, usable};
 use audit_exporter::simulate::{Faults, Options, World};
 use audit_exporter::threads::aside;
 use audit_exporter::web::listen::{self, ListenAddress};
 use audit_exporter::web::{Pages, WebFile, protect, router};
-use audit_exporter::{demo, metrics};
+use audit_exporter::{demo, doctor, metrics, output};
 use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
+use futures_util::StreamExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tracing_subscriber::Layer;
@@ -40,6 +45,9 @@ const EXIT_COULD_NOT_LOOK: u8 = 3;
 const STORAGE_RETRY: Duration = Duration::from_secs(5);
 /// How long a stop may take beyond the commit under way.
 const STOP_WAIT: Duration = Duration::from_secs(10);
+/// How long the last log lines wait for a reader that takes none, at a stop and at a second signal.
+const LAST_LINES_WAIT: Duration = Duration::from_secs(2);
+const LAST_LINES_WAIT_AT_ONCE: Duration = Duration::from_millis(200);
 
 /// Prometheus exporter for the audit logs of Canvas LMS, Informatica IICS, HID `ActivID`, Losant and
 /// Index Exchange: every event counted exactly once.
@@ -85,7 +93,8 @@ enum Command {
     /// Read a window of a source's history again and compare it with what was counted.
     ///
     /// Runs inside the exporter, where one runs on the same storage, within its rate limit; else by itself.
-    /// Exit status: 0 no difference, 1 differences, 2 wrong arguments, 3 it could not be done.
+    /// Exit status: 0 no difference, 1 differences, 2 wrong arguments, 3 it could not be done; 129, 130 or 143 where
+    /// SIGHUP, SIGINT or SIGTERM ended it.
     Verify {
         /// Name of the source.
         #[arg(long, value_name = "NAME")]
@@ -103,8 +112,10 @@ enum Command {
     /// Look at every source: whether it can be reached, accepts the credential and allows what is
     /// read, what would be counted, its clock, its budget.
     ///
-    /// Runs inside the exporter, where one runs on the same storage; else by itself. Counts nothing.
-    /// Exit status: 0 all is well, 1 something is wrong, 2 wrong arguments, 3 it could not be done.
+    /// Runs inside the exporter, where one runs on the same storage; else by itself. Counts nothing. Looks at several
+    /// sources side by side, each within its own rate limit.
+    /// Exit status: 0 all is well, 1 something is wrong, 2 wrong arguments, 3 it could not be done; 129, 130 or 143
+    /// where SIGHUP, SIGINT or SIGTERM ended it.
     Doctor {
         /// Only this source.
         #[arg(long, value_name = "NAME")]
@@ -203,24 +214,55 @@ impl Exit {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let (code, patience) = match Arguments::try_parse() {
+        Ok(arguments) => {
+            // these go on without whoever reads what they write; the others wait for a slow reader, such as a pager
+            let goes_on = arguments.goes_on();
+            (obey(arguments), goes_on.then_some(LAST_LINES_WAIT))
+        }
+        Err(refused) if refused.use_stderr() => {
+            output::tell(&refused.render().to_string());
+            (EXIT_USAGE, None)
+        }
+        Err(help) => {
+            output::print(help.render().to_string().trim_end());
+            (0, None)
+        }
+    };
+    output::flush(patience);
+    ExitCode::from(code)
+}
+
+/// Does what was asked for; the exit code.
+fn obey(arguments: Arguments) -> u8 {
     if arguments.version {
         let (version, revision) = (env!("CARGO_PKG_VERSION"), metrics::revision());
-        print(&format!("audit-exporter, version {version} (revision: {revision})"));
-        return ExitCode::SUCCESS;
+        output::print(&format!("audit-exporter, version {version} (revision: {revision})"));
+        return 0;
     }
     log_to_stderr(arguments.log_level, arguments.log_format);
     log_panics();
     keep_memory_private();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return end(&Exit::failure(format!("cannot start: {error}"))),
+    listen::raise_open_files();
+    let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let outcome = contained(|| runtime.block_on(run(arguments)));
+            runtime.shutdown_timeout(STOP_WAIT);
+            outcome.unwrap_or_else(|panic| Err(Exit::failure(format!("a fault in this program (a panic): {panic}"))))
+        }
+        Err(error) => Err(Exit::failure(format!("cannot start: {error}"))),
     };
-    let outcome = runtime.block_on(run(arguments));
-    runtime.shutdown_timeout(STOP_WAIT);
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(exit) => end(&exit),
+    let Err(exit) = outcome else { return 0 };
+    if !exit.message.is_empty() {
+        output::tell(&exit.message);
+    }
+    exit.code
+}
+
+impl Arguments {
+    /// Whether the program runs until it is stopped.
+    fn goes_on(&self) -> bool {
+        !self.version && matches!(self.command, None | Some(Command::Demo { .. } | Command::Simulate { .. }))
     }
 }
 
@@ -230,19 +272,6 @@ fn keep_memory_private() {
     if let Err(why) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
         tracing::warn!(%why, "a crash may leave a core file, with credentials in it");
     }
-}
-
-#[expect(clippy::print_stdout, reason = "this is what the user asked to see")]
-fn print(text: &str) {
-    println!("{text}");
-}
-
-#[expect(clippy::print_stderr, reason = "the one clear message on standard error")]
-fn end(exit: &Exit) -> ExitCode {
-    if !exit.message.is_empty() {
-        eprintln!("{}", exit.message.trim_end());
-    }
-    ExitCode::from(exit.code)
 }
 
 fn log_to_stderr(level: LogLevel, format: LogFormat) {
@@ -264,48 +293,48 @@ fn log_to_stderr(level: LogLevel, format: LogFormat) {
                 .with_span_name(false)
                 .with_span_path(false)
                 .layer()
-                .with_writer(std::io::stderr);
+                .with_writer(|| output::LogLines);
             registry.with(layer.with_filter(filter)).init();
         }
         LogFormat::Json => {
-            let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
+            let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(|| output::LogLines);
             registry.with(layer.with_filter(filter)).init();
         }
     }
 }
 
 async fn run(mut arguments: Arguments) -> Result<(), Exit> {
+    let signals = Signals::take(&arguments)?;
     match arguments.command.take() {
         Some(Command::Check) => {
             let config = load(&arguments)?;
             web_config(&arguments)?;
             check_storage(&config.storage.path)?;
             let file = arguments.config_file.as_deref().unwrap_or(Path::new(""));
-            config.warned(file).for_each(|warning| print(&warning));
+            config.warned(file).for_each(|warning| output::print(&warning));
             let doubts = if config.warnings.is_empty() { "" } else { ", but see above" };
-            print(&format!("the configuration is good{doubts}"));
+            output::print(&format!("the configuration is good{doubts}"));
             Ok(())
         }
         Some(Command::Verify { source, from, to, format }) => run_verify(&arguments, &source, from, to, format).await,
         Some(Command::Doctor { source }) => run_doctor(&arguments, source).await,
-        Some(Command::Backup { to }) => run_backup(&arguments, &to).await,
-        Some(Command::Demo { seed, fault, hold }) => run_demo(arguments, seed, &fault, &hold).await,
+        Some(Command::Backup { to }) => run_backup(&arguments, &to, &signals).await,
+        Some(Command::Demo { seed, fault, hold }) => run_demo(arguments, seed, &fault, &hold, &signals).await,
         Some(Command::Simulate { listen, seed, fault, rate, quiet }) => {
             let world = world(seed, &fault, rate, quiet)?;
-            let stop = stop_signal()?;
             let listeners = listen::bind(&[listen]).await.map_err(Exit::failure)?;
             for listener in &listeners {
                 let address = listener.local_addr().map_err(Exit::failure)?;
-                print(&format!("simulated services at http://{address}"));
+                output::announce(format!("simulated services at http://{address}"));
             }
-            listen::serve(listeners, world.router(), Arc::new(WebFile::none()), stop).await;
+            listen::serve(listeners, world.router(), Arc::new(WebFile::none()), signals.finish_work()).await;
             Ok(())
         }
         None => {
             let config = load(&arguments)?;
             let file = arguments.config_file.clone().map(Arc::new);
             config.log_warnings(file.as_deref().map_or(Path::new(""), PathBuf::as_path));
-            run_exporter(&arguments, config, file, stop_signal()?, |_| {}).await
+            run_exporter(&arguments, config, file, &signals, |_| {}).await
         }
     }
 }
@@ -356,8 +385,8 @@ async fn run_verify(
     }
     let report = control::verify(&config, source, from, to, &told()).await?;
     match format {
-        ReportFormat::Text => print(report.to_string().trim_end()),
-        ReportFormat::Json => print(&serde_json::to_string_pretty(&report).map_err(Exit::failure)?),
+        ReportFormat::Text => output::print(report.to_string().trim_end()),
+        ReportFormat::Json => output::print(&serde_json::to_string_pretty(&report).map_err(Exit::failure)?),
     }
     if report.differences.is_empty() { Ok(()) } else { Err(Exit::not_well()) }
 }
@@ -369,22 +398,38 @@ async fn run_doctor(arguments: &Arguments, only: Option<String>) -> Result<(), E
     let say = told();
     let changed_at = arguments.config_file.as_ref().and_then(|file| file.metadata().ok()?.modified().ok());
     let changed_at = changed_at.map(DateTime::from);
+    if let Some(how_long) = doctor::how_long(&config, &names) {
+        _ = say.send(how_long);
+    }
+    let mut looks = futures_util::stream::iter(&names)
+        .map(|name| control::doctor(&config, changed_at, name, &say))
+        .buffered(doctor::SIDE_BY_SIDE);
     let mut wrong = false;
-    for name in names {
-        let findings = control::doctor(&config, changed_at, &name, &say).await?;
-        print(findings.to_string().trim_end());
-        wrong |= findings.wrong();
+    let mut failed = BTreeSet::new();
+    while let Some(look) = looks.next().await {
+        match look {
+            Ok(findings) => {
+                output::print(findings.to_string().trim_end());
+                wrong |= findings.wrong();
+            }
+            Err(CheckError::Failed(why)) => _ = failed.insert(why),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if !failed.is_empty() {
+        return Err(CheckError::Failed(Vec::from_iter(failed).join("\n")).into());
     }
     if wrong { Err(Exit::not_well()) } else { Ok(()) }
 }
 
-async fn run_backup(arguments: &Arguments, to: &Path) -> Result<(), Exit> {
+async fn run_backup(arguments: &Arguments, to: &Path, signals: &Signals) -> Result<(), Exit> {
     let storage = match (&arguments.storage, &arguments.config_file) {
         (Some(storage), _) => storage.clone(),
         (None, Some(file)) => config::load(file).map_err(Exit::usage)?.storage.path,
         (None, None) => return Err(Exit::usage("which ledger? give --config.file=FILE or --storage.path=FOLDER")),
     };
-    let stop = stop_signal()?;
+    // what was begun is removed
+    let stop = signals.finish_work();
     let Copied { sources, events, commit } = tokio::select! {
         copied = control::backup(&storage, to) => copied?,
         () = stop.cancelled() => {
@@ -392,19 +437,18 @@ async fn run_backup(arguments: &Arguments, to: &Path) -> Result<(), Exit> {
         }
     };
     let (from, to) = (storage.display(), to.display());
-    print(&format!(
+    output::print(&format!(
         "{to}: the ledger in {from} as of its commit {commit}: {events} events counted, sources: {sources}"
     ));
     Ok(())
 }
 
 /// Progress goes to standard error, so that standard output is the report alone.
-#[expect(clippy::print_stderr, reason = "for whoever waits")]
 fn told() -> audit_exporter::verify::Say {
     let (say, mut told) = tokio::sync::mpsc::unbounded_channel::<String>();
     tokio::spawn(async move {
         while let Some(text) = told.recv().await {
-            eprintln!("{text}");
+            output::tell(&text);
         }
     });
     say
@@ -444,46 +488,61 @@ fn world(seed: u64, faults: &[String], rate: f64, quiet: bool) -> Result<World, 
 }
 
 /// The simulated services on a free port of loopback, the exporter on the address asked for.
-async fn run_demo(mut arguments: Arguments, seed: u64, faults: &[String], hold: &str) -> Result<(), Exit> {
+async fn run_demo(
+    mut arguments: Arguments,
+    seed: u64,
+    faults: &[String],
+    hold: &str,
+    signals: &Signals,
+) -> Result<(), Exit> {
     let world = world(seed, faults, 0.5, false)?;
+    world.forget_after(demo::KEPT);
     let loopback: ListenAddress = "127.0.0.1:0".parse().map_err(Exit::failure)?;
     let services = listen::bind(&[loopback]).await.map_err(Exit::failure)?;
     let address = services[0].local_addr().map_err(Exit::failure)?;
-    let stop = stop_signal()?;
-    tokio::spawn(listen::serve(services, world.router(), Arc::new(WebFile::none()), stop.clone()));
+    tokio::spawn(listen::serve(services, world.router(), Arc::new(WebFile::none()), signals.stop.clone()));
 
-    let own_storage = std::env::temp_dir().join(format!("audit-exporter-demo-{}", std::process::id()));
-    let storage = arguments.storage.take().unwrap_or_else(|| own_storage.clone());
-    let config = demo::config(&format!("http://{address}"), &storage, hold).map_err(Exit::usage)?;
-    let outcome = run_exporter(&arguments, config, None, stop, |page| {
-        print(&format!(
+    let own = match arguments.storage {
+        Some(_) => None,
+        None => Some(demo::Folder::new().map_err(|error| Exit::failure(format!("a folder for the demo: {error}")))?),
+    };
+    if let Some(own) = &own {
+        signals.remove_at_end(own.path());
+    }
+    let given = arguments.storage.take();
+    let storage = given.as_deref().or(own.as_ref().map(demo::Folder::path)).unwrap_or(std::path::Path::new("."));
+    let config = demo::config(&format!("http://{address}"), storage, hold).map_err(Exit::usage)?;
+    run_exporter(&arguments, config, None, signals, |page| {
+        output::announce(format!(
             "simulated services at http://{address}\nstatus page at        http://{page}/\nmetrics at            http://{page}/metrics"
         ));
     })
-    .await;
-    let _ = std::fs::remove_dir_all(&own_storage);
-    outcome
+    .await
 }
 
 async fn run_exporter(
     arguments: &Arguments,
     config: Config,
     config_file: Option<Arc<PathBuf>>,
-    stop: CancellationToken,
+    signals: &Signals,
     started: impl FnOnce(SocketAddr),
 ) -> Result<(), Exit> {
     let web = Arc::new(web_config(arguments)?);
     let listeners = listen::bind(&arguments.listen).await.map_err(Exit::failure)?;
+    let stop = signals.finish_work();
+    tell_what_starts(&config, config_file.as_deref());
     let pages = Pages { exporter: Arc::default(), config_file, storage: arguments.storage.clone() };
-    // before anything is waited for: without a handler this signal ends the program
-    reload_on_hangup(pages.clone())?;
+    if pages.config_file.is_some() {
+        reload_on_hangup(pages.clone())?;
+    }
     let address = listeners.first().and_then(|listener| listener.local_addr().ok());
     for listener in &listeners {
         let address = listener.local_addr().map_err(Exit::failure)?;
         info!(%address, tls = web.tls(), "serving");
     }
     let router = protect(router(pages.clone()), Arc::clone(&web));
-    let serving = tokio::spawn(listen::serve(listeners, router, web, stop.clone()));
+    let connections = listen::connections_allowed(config.sources.len());
+    let serving = tokio::spawn(listen::serve_at_most(connections, listeners, router, web, stop.clone()));
 
     let storage = config.storage.path.clone();
     let exporter = tokio::select! {
@@ -497,7 +556,7 @@ async fn run_exporter(
     let control = match Control::open(&storage) {
         Ok(control) => Some(tokio::spawn(control.serve(Arc::clone(&exporter), stop.clone()))),
         Err(error) => {
-            warn!(folder = %storage.display(), %error, "no control socket: verify and doctor cannot ask this process");
+            warn!(folder = %storage.display(), %error, "no control socket: verify, doctor and backup cannot ask this process");
             None
         }
     };
@@ -543,23 +602,104 @@ fn seen_from_here(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Cancelled by SIGTERM or SIGINT; a second one ends the program at once.
-fn stop_signal() -> Result<CancellationToken, Exit> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Exit::failure)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Exit::failure)?;
-    let stop = CancellationToken::new();
-    let stopped = stop.clone();
-    tokio::spawn(async move {
-        for _ in 0..2 {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-            if stopped.is_cancelled() {
-                error!("stopped a second time; not waiting");
-                std::process::exit(i32::from(EXIT_FAILURE));
-            }
-            stopped.cancel();
+/// The one line that says what runs here.
+fn tell_what_starts(config: &Config, file: Option<&PathBuf>) {
+    let mut systems = Vec::new();
+    for system in System::ALL {
+        match config.sources.iter().filter(|source| source.system() == system).count() {
+            0 => {}
+            count => systems.push(format!("{system} {count}")),
         }
-    });
-    Ok(stop)
+    }
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        revision = metrics::revision(),
+        config = %file.map_or_else(|| "of the demo".into(), |file| file.display().to_string()),
+        store = %config.storage.path.display(),
+        sources = config.sources.len(),
+        systems = systems.join(", "),
+        "starting"
+    );
+}
+
+/// The signals that end the program. They have handlers from the start on and in every command, because the kernel
+/// withholds a signal without a handler from the first process of a container.
+///
+/// Until the program has something to finish, a signal ends it at once. From then on the first signal asks it to
+/// finish, and a second one ends it at once.
+struct Signals {
+    stop: CancellationToken,
+    finishing: Arc<AtomicBool>,
+    leftover: Arc<Mutex<Option<PathBuf>>>,
+}
+
+impl Signals {
+    fn take(arguments: &Arguments) -> Result<Self, Exit> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(Exit::failure)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Exit::failure)?;
+        // the exporter reloads on this one, as soon as it can; the demo of somebody who used nohup goes on
+        let ignored = hangup_is_ignored();
+        let hangup = signal(SignalKind::hangup()).map_err(Exit::failure)?;
+        let mut hangup = (arguments.command.is_some() && !ignored).then_some(hangup);
+        let goes_on = arguments.goes_on();
+        let signals = Self { stop: CancellationToken::new(), finishing: Arc::default(), leftover: Arc::default() };
+        let Self { stop, finishing, leftover } = &signals;
+        let (stop, finishing, leftover) = (stop.clone(), Arc::clone(finishing), Arc::clone(leftover));
+        tokio::spawn(async move {
+            loop {
+                let by_signal = tokio::select! {
+                    _ = terminate.recv() => 143,
+                    _ = interrupt.recv() => 130,
+                    () = received(hangup.as_mut()) => 129,
+                };
+                let again = stop.is_cancelled();
+                if finishing.load(Ordering::Acquire) && !again {
+                    stop.cancel();
+                    continue;
+                }
+                if again {
+                    error!("stopped a second time; not waiting");
+                }
+                if let Some(folder) = leftover.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    let _ = std::fs::remove_dir_all(folder);
+                }
+                output::flush(Some(LAST_LINES_WAIT_AT_ONCE));
+                std::process::exit(match (again, goes_on) {
+                    (true, _) => i32::from(EXIT_FAILURE),
+                    (false, true) => 0,
+                    (false, false) => by_signal,
+                });
+            }
+        });
+        Ok(signals)
+    }
+
+    /// From now on there is something to finish, until the token is cancelled.
+    fn finish_work(&self) -> CancellationToken {
+        self.finishing.store(true, Ordering::Release);
+        self.stop.clone()
+    }
+
+    /// What to remove where the program ends at once.
+    fn remove_at_end(&self, folder: &std::path::Path) {
+        *self.leftover.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder.to_owned());
+    }
+}
+
+async fn received(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => _ = signal.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether whoever started the program wants it to outlive the terminal, as nohup does.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let number = u32::try_from(SignalKind::hangup().as_raw_value()).unwrap_or(1);
+    ignored & (1 << (number - 1)) != 0
 }
 
 fn reload_on_hangup(pages: Pages) -> Result<(), Exit> {

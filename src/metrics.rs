@@ -354,11 +354,17 @@ fn own(page: &mut Page, exporter: &ExporterView) {
         Vec::new(),
         Some(unix_seconds(exporter.reloaded_at)),
     );
+    page.counter(
+        "audit_exporter_log_lines_dropped_total",
+        "Log lines that are missing in the log, because standard error did not take them in time or refused them.",
+        Vec::new(),
+        Value::Count(crate::output::lines_dropped()),
+    );
     let process = prometheus::process_collector::ProcessCollector::for_self();
     page.families.extend(from_proto(process.collect()));
 }
 
-/// The commit this program was built from, where the build was told.
+/// The commit this program was built from, as `build.rs` found it; `unknown` where there was none to find.
 pub fn revision() -> &'static str {
-    option_env!("AUDIT_EXPORTER_REVISION").unwrap_or("unknown")
+    env!("AUDIT_EXPORTER_REVISION")
 }

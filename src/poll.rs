@@ -32,7 +32,7 @@ use crate::api::{Api, Failure};
 use crate::clock::{Clock, delta, written};
 use crate::event::{EventKey, SourceName};
 use crate::fault::contained_while;
-use crate::ledger::{Commit, CommitError, DocumentRecord, Ledger, Page, SourceLedger};
+use crate::ledger::{Commit, CommitError, Counter, DocumentRecord, Ledger, Page, SourceLedger};
 use crate::source::{Sink, Source, Spec, Taken};
 use crate::stats::{ErrorKind, PollResult, Refused, SourceStats};
 use crate::window::{
@@ -177,6 +177,7 @@ impl Poller {
         let mut rest =
             refused.map(|refused| (refused.until.saturating_duration_since(Instant::now()), refused.credential));
         let mut history = History::new(GAP_STEP_FIRST.min(spec.step_max));
+        let mut told_all_is_well = false;
         loop {
             if let Some((pause, credential)) = rest {
                 tokio::select! {
@@ -188,6 +189,7 @@ impl Poller {
             let started = Instant::now();
             let next = started + self.interval.mul_f64(random.random_range(0.97..1.0));
             let credential = (self.credential)();
+            let events_before = self.book.state().total(Counter::Events);
             let outcome = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -200,7 +202,11 @@ impl Poller {
                     }
                     failures = 0;
                     self.stats.rest().refused = None;
-                    next.saturating_duration_since(Instant::now())
+                    let pause = next.saturating_duration_since(Instant::now());
+                    if !std::mem::replace(&mut told_all_is_well, true) {
+                        self.tell_all_is_well(events_before, pause);
+                    }
+                    pause
                 }
                 // the newest events are read as often as ever
                 Err(failure) if history.only_passed_over => {
@@ -225,6 +231,21 @@ impl Poller {
             self.stats.rest().next_poll = Some(self.clock.now() + pause);
             rest = Some((pause, credential));
         }
+    }
+
+    /// Once per source: what the first good poll read, and that it goes on.
+    fn tell_all_is_well(&self, events_before: u64, pause: Duration) {
+        let state = self.book.state();
+        let Some(checkpoint) = state.checkpoint() else { return };
+        info!(
+            source = %self.name,
+            events = state.total(Counter::Events) - events_before,
+            from = %written(checkpoint.origin),
+            to = %written(checkpoint.head),
+            catching_up = checkpoint.catching_up(),
+            next_poll = %written(self.clock.now() + delta(pause)),
+            "first good poll"
+        );
     }
 
     /// Waits; after a failure no longer than until the credential changes.

@@ -169,6 +169,7 @@ fn login(world: &mut Inner, ask: &Ask) -> Reply {
     };
     let token = world.draw("activid token").base62(48);
     world.issued.push(token.clone());
+    world.activid.tokens.retain(|_, end| world.now < *end);
     world.activid.tokens.insert(token.clone(), world.now + TimeDelta::seconds(real_seconds));
     if world.faults.activid.self_noise {
         note_self(world, "primaryAuthenticateUP", "authentication", "login", LOGIN_USER);

@@ -155,6 +155,7 @@ fn login(world: &mut Inner, ask: &Ask) -> Reply {
     let access_token = token("Bearer", real_seconds);
     let refresh_token = token("Refresh", EXPIRES_SECONDS);
     world.issued.extend([access_token.clone(), refresh_token.clone()]);
+    world.index_exchange.tokens.retain(|_, end| world.now < *end);
     world.index_exchange.tokens.insert(access_token.clone(), world.now + TimeDelta::seconds(real_seconds));
     Reply::json(
         StatusCode::OK,

@@ -66,6 +66,8 @@ pub(super) struct Placed<E> {
 pub(super) struct Timeline<E> {
     events: BTreeMap<(i64, u64), Placed<E>>,
     inserted: u64,
+    /// What is forgotten, counted.
+    forgotten: Truth,
 }
 
 // === impl Truth ===
@@ -84,6 +86,19 @@ impl Truth {
             Class::Change => *self.changes.entry(system).or_default() += count,
             Class::Row => {}
         }
+    }
+
+    fn merge(&mut self, other: &Truth) {
+        fn sum<K: Clone + Ord>(into: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>) {
+            for (key, count) in from {
+                *into.entry(key.clone()).or_default() += count;
+            }
+        }
+        sum(&mut self.events, &other.events);
+        sum(&mut self.logins, &other.logins);
+        sum(&mut self.logouts, &other.logouts);
+        sum(&mut self.changes, &other.changes);
+        sum(&mut self.tainted, &other.tainted);
     }
 
     /// All events of a system.
@@ -119,6 +134,10 @@ impl Truth {
 // === impl TruthOf ===
 
 impl TruthOf {
+    fn is_everything(&self) -> bool {
+        self.from.is_none() && self.to.is_none() && self.visible_by.is_none() && self.ignored_actors.is_empty()
+    }
+
     fn holds<E>(&self, event: &Placed<E>) -> bool {
         self.from.is_none_or(|from| event.at >= from)
             && self.to.is_none_or(|to| event.at < to)
@@ -127,6 +146,17 @@ impl TruthOf {
                 .ignored_actors
                 .iter()
                 .any(|ignored| event.actors.iter().any(|actor| actor.eq_ignore_ascii_case(ignored)))
+    }
+}
+
+// === impl Placed ===
+
+impl<E> Placed<E> {
+    fn tell(&self, system: System, truth: &mut Truth) {
+        truth.add(system, &self.expect, 1);
+        if self.tainted {
+            *truth.tainted.entry(system).or_default() += 1;
+        }
     }
 }
 
@@ -159,7 +189,22 @@ impl Expect {
 
 impl<E> Timeline<E> {
     pub(super) fn new() -> Self {
-        Self { events: BTreeMap::new(), inserted: 0 }
+        Self { events: BTreeMap::new(), inserted: 0, forgotten: Truth::default() }
+    }
+
+    /// Forgets what happened, and could be read, before a moment.
+    pub(super) fn forget(&mut self, system: System, before: DateTime<Utc>) {
+        while let Some(oldest) = self.events.first_entry().filter(|oldest| {
+            let event = oldest.get();
+            event.at < before && event.visible_at < before
+        }) {
+            oldest.remove().tell(system, &mut self.forgotten);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.events.len()
     }
 
     pub(super) fn insert(&mut self, event: Placed<E>) {
@@ -183,11 +228,11 @@ impl<E> Timeline<E> {
     }
 
     pub(super) fn tell(&self, system: System, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
+        if of.is_everything() {
+            truth.merge(&self.forgotten);
+        }
         for event in self.events.values().filter(|event| event.visible_at <= now && of.holds(event)) {
-            truth.add(system, &event.expect, 1);
-            if event.tainted {
-                *truth.tainted.entry(system).or_default() += 1;
-            }
+            event.tell(system, truth);
         }
     }
 }

@@ -31,6 +31,8 @@ use crate::event::System;
 
 /// Requests remembered per service for `/simulator/requests`.
 const SEEN_MAX: usize = 100_000;
+/// Tokens that a world that forgets remembers for [`World::issued`].
+const ISSUED_KEPT: usize = 1000;
 /// How deep the fault `deep` nests.
 const DEEP_LEVELS: usize = 200_000;
 
@@ -191,6 +193,8 @@ pub(super) struct Inner {
     quiet: bool,
     /// Start of the next cell whose traffic is not made yet.
     next_cell_ms: i64,
+    /// How long events are remembered; `None`: for ever.
+    kept: Option<Duration>,
     /// Counts what is drawn outside cells: tokens, injected events.
     drawn: u64,
     reads: BTreeMap<System, u64>,
@@ -222,6 +226,7 @@ impl World {
             rate: options.rate.max(0.0),
             quiet: options.quiet,
             next_cell_ms: begin_ms - begin_ms.rem_euclid(CELL_MS),
+            kept: None,
             drawn: 0,
             reads: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -275,6 +280,12 @@ impl World {
         let mut inner = self.lock();
         inner.advance();
         inner.quiet = true;
+    }
+
+    /// From now on the services remember events and requests for so long only. The truth of everything that happened
+    /// still counts what is forgotten; that of a part ([`TruthOf`]) does not.
+    pub fn forget_after(&self, kept: Duration) {
+        self.lock().kept = Some(kept);
     }
 
     /// What goes wrong from now on.
@@ -447,6 +458,21 @@ impl Inner {
         }
         if !self.quiet {
             self.index_exchange.grow(self.now);
+        }
+        if let Some(kept) = self.kept {
+            self.forget(self.now - delta(kept));
+        }
+    }
+
+    fn forget(&mut self, before: DateTime<Utc>) {
+        self.canvas.events.forget(System::Canvas, before);
+        self.informatica.events.forget(System::Informatica, before);
+        self.activid.events.forget(System::Activid, before);
+        self.losant.events.forget(System::Losant, before);
+        self.issued.drain(..self.issued.len().saturating_sub(ISSUED_KEPT));
+        for seen in self.seen.values_mut() {
+            let old = seen.partition_point(|one| one.at < before);
+            seen.drain(..old);
         }
     }
 
@@ -880,6 +906,31 @@ mod tests {
         for system in System::ALL {
             assert!(before.total(system) > first.total(system), "{system}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_world_that_forgets_does_not_grow_and_its_truth_is_still_of_everything() {
+        let (forgets, remembers) = (with_traffic(), with_traffic());
+        forgets.forget_after(Duration::from_hours(3));
+        let remembered = |world: &World| {
+            let inner = world.lock();
+            let events = inner.canvas.events.len() + inner.informatica.events.len();
+            events
+                + inner.activid.events.len()
+                + inner.losant.events.len()
+                + inner.seen.values().map(Vec::len).sum::<usize>()
+        };
+        let mut after_a_day = 0;
+        for hour in 0..72 {
+            tokio::time::advance(Duration::from_hours(1)).await;
+            losant(&forgets).await;
+            assert_eq!(forgets.truth(), remembers.truth());
+            if hour == 24 {
+                after_a_day = remembered(&forgets);
+            }
+        }
+        assert!(remembered(&forgets) < after_a_day * 2, "{} of {after_a_day}", remembered(&forgets));
+        assert!(remembered(&remembers) > remembered(&forgets) * 10);
     }
 
     #[tokio::test]

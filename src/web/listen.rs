@@ -1,9 +1,11 @@
 //! Listeners and connections: `--web.listen-address`, TLS handshakes, HTTP/1.1 and HTTP/2.
 //!
 //! Promises: a client that says nothing, says it slowly or does not take the answer holds up nobody
-//! but itself and not for ever; at most [`CONNECTIONS_MAX`] connections at once, and
-//! [`CLIENT_CONNECTIONS_MAX`] of one client: a new one takes the place of the one that has had
-//! nothing to do for longest, so that many slow clients do not keep a scrape out; the head of a
+//! but itself and not for ever; at most [`CONNECTIONS_MAX`] connections at once (fewer where the limit
+//! of open files is low), and [`CLIENT_CONNECTIONS_MAX`] of one client: a new one takes the place of the
+//! one that has had nothing to do for longest, so that many slow clients do not keep a scrape out. Where
+//! every place has a request under way, a new connection waits for one, and is told so (503) if none
+//! becomes free; a plain connection that has to leave before its first request is told so, too. The head of a
 //! request is bounded, its body is not read; a shutdown lets requests under way finish, for
 //! [`GRACE`] at most; a request whose handler panics is answered with 500.
 //!
@@ -15,9 +17,10 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -26,9 +29,10 @@ use http::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -43,6 +47,12 @@ use crate::fault::contained_while;
 pub const CONNECTIONS_MAX: usize = 512;
 /// Most connections at once of one client: an IPv4 address, or an IPv6 network of 64 bits.
 pub const CLIENT_CONNECTIONS_MAX: usize = 64;
+/// Fewest connections at once, however low the limit of open files is.
+pub const CONNECTIONS_MIN: usize = 8;
+/// How long a new connection waits for a place where each has a request under way.
+pub const PLACE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Most connections that wait for a place, or are being told that there is none. Beyond it they are hung up on.
+pub const WAITING_MAX: usize = 64;
 /// Longest head of a request: its line and its headers, in bytes.
 pub const HEAD_BYTES_MAX: u32 = 16 << 10;
 /// Most headers of a request.
@@ -63,6 +73,14 @@ const STREAMS_MAX: u32 = 8;
 const RESETS_MAX: usize = 20;
 /// How often it is told that connections made room for others.
 const TELL_EVERY: Duration = Duration::from_mins(1);
+/// What is told to a connection for which there is no place.
+const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 43\r\nRetry-After: 5\r\nConnection: close\r\n\r\ntoo many connections: try again in a while\n";
+/// Open files that the program needs beside connections and sources: the store, its lock, the log, the runtime, the
+/// control socket, listeners, and files that are read now and then.
+const OPEN_FILES_BESIDE: u64 = 32;
+/// Open files that a source needs: connections to its service, to where it logs in, and the lookup of their names.
+const OPEN_FILES_PER_SOURCE: u64 = 2;
 /// Connections that the system accepts in advance.
 const BACKLOG: i32 = 1024;
 
@@ -170,12 +188,59 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+// ---- open files ----
+
+/// Raises the limit of open files as far as the system lets this process.
+pub fn raise_open_files() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        if limit.current != limit.maximum {
+            limit.current = limit.maximum;
+            if let Err(why) = setrlimit(Resource::Nofile, limit) {
+                tracing::debug!(%why, "the limit of open files stays as it is");
+            }
+        }
+    }
+}
+
+/// How many connections the limit of open files allows, beside the files that so many sources need.
+pub fn connections_allowed(sources: usize) -> usize {
+    #[cfg(target_os = "linux")]
+    let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    #[cfg(not(target_os = "linux"))]
+    let open_files = None;
+    open_files.map_or(CONNECTIONS_MAX, |open_files| connections_of(open_files, sources))
+}
+
+/// At least a quarter of the open files are for connections, so that a scrape gets in and can tell the rest.
+fn connections_of(open_files: u64, sources: usize) -> usize {
+    let others = OPEN_FILES_BESIDE.saturating_add(OPEN_FILES_PER_SOURCE.saturating_mul(sources as u64));
+    let left = open_files.saturating_sub(others).max(open_files / 4);
+    usize::try_from(left).unwrap_or(usize::MAX).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
+}
+
 // ---- connections ----
 
 /// Serves the router on all listeners until the shutdown, then finishes the requests under way
 /// ([`GRACE`] at most) and returns. The router is served as it is: [`super::protect()`] it first.
 pub async fn serve(listeners: Vec<TcpListener>, router: Router, web: Arc<WebFile>, shutdown: CancellationToken) {
-    let server = Arc::new(Server { router, web, shutdown, room: Arc::default() });
+    serve_at_most(connections_allowed(0), listeners, router, web, shutdown).await;
+}
+
+/// The same, with at most so many connections at once (see [`connections_allowed`]).
+pub async fn serve_at_most(
+    connections: usize,
+    listeners: Vec<TcpListener>,
+    router: Router,
+    web: Arc<WebFile>,
+    shutdown: CancellationToken,
+) {
+    if connections < CLIENT_CONNECTIONS_MAX {
+        tracing::warn!(connections, "the limit of open files (ulimit -n) is low: few connections are served at once");
+    }
+    let server = Arc::new(Server { router, web, shutdown, room: Arc::new(Room::new(connections)) });
     futures_util::future::join_all(listeners.into_iter().map(|listener| accept(listener, Arc::clone(&server)))).await;
 }
 
@@ -193,26 +258,31 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // usually out of file descriptors: wait until some connection has ended
+                    // usually out of file descriptors: somebody has to leave, and is given time for it
                     if !matches!(
                         error.kind(),
                         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
                     ) {
-                        tracing::warn!(%error, "cannot accept a connection");
-                        sleep(Duration::from_secs(1)).await;
+                        let pause = server.room.out_of_files(&error);
+                        sleep(pause).await;
                     }
                     continue;
                 }
             };
-            // who finds no room is hung up on
-            let Some(place) = server.room.admit(peer) else { continue };
             let server = Arc::clone(&server);
-            connections.spawn(async move {
-                tokio::select! {
-                    () = connection(stream, peer, &server, &place.activity) => {}
-                    () = place.leave.cancelled() => {}
-                }
-            });
+            if let Some(place) = server.room.admit(peer) {
+                connections.spawn(admitted(stream, peer, server, place));
+            } else if let Some(waiting) = server.room.wait() {
+                connections.spawn(async move {
+                    if let Ok(place) = timeout(PLACE_WAIT_MAX, server.room.place(peer)).await {
+                        drop(waiting);
+                        admitted(stream, peer, server, place).await;
+                    } else {
+                        turned_away(stream, &server).await;
+                    }
+                });
+            }
+            // beyond so many that wait, who finds no room is hung up on
             while connections.try_join_next().is_some() {}
         }
     };
@@ -228,14 +298,50 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, server: &Server, activity: &Arc<Activity>) {
+/// A connection that has a place, until it ends or has to leave.
+async fn admitted(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, place: Place) {
     if stream.set_nodelay(true).is_err() {
         // gone already
         return;
     }
-    if !server.web.tls() {
-        return requests(stream, false, peer, server, activity).await;
+    if server.web.tls() {
+        tokio::select! {
+            () = encrypted(stream, peer, &server, &place.activity) => {}
+            () = place.leave.cancelled() => {}
+        }
+        return;
     }
+    let stream = Arc::new(stream);
+    tokio::select! {
+        () = requests(Shared(Arc::clone(&stream)), false, peer, &server, &place.activity) => {}
+        () = place.leave.cancelled() => {
+            // whoever has asked nothing yet may be about to; between two requests a client expects the end
+            if place.activity.idle_until().is_none() && stream.try_write(NO_PLACE).is_ok() {
+                let _ = SockRef::from(&*stream).shutdown(std::net::Shutdown::Write);
+            }
+        }
+    }
+}
+
+/// Tells a client that there is no place for it; after the handshake where there is TLS, because it could not read
+/// it before.
+async fn turned_away(mut stream: TcpStream, server: &Server) {
+    let told = async {
+        if server.web.tls() {
+            if let Some(mut stream) = handshake(stream, server).await? {
+                stream.write_all(NO_PLACE).await?;
+                stream.shutdown().await?;
+            }
+            return Ok(());
+        }
+        part(&mut stream, NO_PLACE).await
+    };
+    // a client that goes away meanwhile, or takes its time, needs to be told nothing
+    let _: Result<io::Result<()>, _> = timeout(HANDSHAKE_MAX, told).await;
+}
+
+/// A connection with TLS.
+async fn encrypted(stream: TcpStream, peer: SocketAddr, server: &Server, activity: &Arc<Activity>) {
     let shaken = tokio::select! {
         shaken = timeout(HANDSHAKE_MAX, handshake(stream, server)) => shaken,
         () = server.shutdown.cancelled() => return,
@@ -368,9 +474,77 @@ where
     }
 }
 
+/// A stream that can be written to beside the connection that owns it, for last words.
+struct Shared(Arc<TcpStream>);
+
+impl AsyncRead for Shared {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(context))?;
+            match self.0.try_read(buffer.initialize_unfilled()) {
+                Ok(count) => {
+                    buffer.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn poll_written(
+        &self,
+        context: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(context))?;
+            match write(&self.0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Shared {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_written(context, |stream| stream.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_written(context, |stream| stream.try_write_vectored(parts))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.0).shutdown(std::net::Shutdown::Write))
+    }
+}
+
 /// The connections there are, by number. None is let in over the limits without another leaving.
-#[derive(Default)]
-struct Room(Mutex<Guests>);
+struct Room {
+    /// Most connections at once.
+    connections_max: usize,
+    guests: Mutex<Guests>,
+    /// Told whenever a place may have become free.
+    freed: Arc<Notify>,
+    /// Held by each that waits.
+    waiting: Arc<()>,
+}
 
 #[derive(Default)]
 struct Guests {
@@ -378,6 +552,8 @@ struct Guests {
     all: BTreeMap<u64, Guest>,
     /// When it was last told that somebody had to leave.
     told: Option<Instant>,
+    /// When it was last told that the system has no more descriptors.
+    told_of_files: Option<Instant>,
 }
 
 struct Guest {
@@ -396,20 +572,56 @@ struct Place {
 }
 
 impl Room {
+    fn new(connections_max: usize) -> Self {
+        Self { connections_max, guests: Mutex::default(), freed: Arc::default(), waiting: Arc::new(()) }
+    }
+
+    fn guests(&self) -> MutexGuard<'_, Guests> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets another one wait, as long as it holds what is returned; `None` if too many do.
+    fn wait(&self) -> Option<Arc<()>> {
+        (Arc::strong_count(&self.waiting) <= WAITING_MAX).then(|| Arc::clone(&self.waiting))
+    }
+
+    /// A place for a new connection, as soon as there is one.
+    async fn place(self: &Arc<Self>, peer: SocketAddr) -> Place {
+        loop {
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
+            if let Some(place) = self.admit(peer) {
+                return place;
+            }
+            freed.await;
+        }
+    }
+
+    /// The system has no more descriptors: the connection that has longest had nothing to do makes room. How long to
+    /// wait until then.
+    fn out_of_files(&self, error: &io::Error) -> Duration {
+        let mut guests = self.guests();
+        if guests.told_of_files.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            guests.told_of_files = Some(Instant::now());
+            tracing::warn!(%error, connections = guests.all.len(), "cannot accept a connection");
+        }
+        if guests.longest_idle_leaves(|_| true).is_some() { Duration::from_millis(20) } else { Duration::from_secs(1) }
+    }
+
     /// A place for a new connection. Where its client has as many as one may have, another one of
     /// that client makes room; where all places are taken, one of the client that has most of them.
     /// Of these it is the one that has longest had nothing to do. `None` if each has a request
     /// under way.
     fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Place> {
         let client = client(peer.ip());
-        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guests = self.guests();
         let mut by_client: BTreeMap<IpAddr, usize> = BTreeMap::new();
         for guest in guests.all.values() {
             *by_client.entry(guest.client).or_default() += 1;
         }
         let crowd = if by_client.get(&client).is_some_and(|places| *places >= CLIENT_CONNECTIONS_MAX) {
             Some(client)
-        } else if guests.all.len() >= CONNECTIONS_MAX {
+        } else if guests.all.len() >= self.connections_max {
             by_client.into_iter().max_by_key(|(_, places)| *places).map(|(client, _)| client)
         } else {
             None
@@ -423,25 +635,32 @@ impl Room {
                     "too many connections: those that have longest been idle or slow are closed for new ones"
                 );
             }
-            let of_crowd = guests.all.iter().filter(|(_, guest)| guest.client == crowd);
-            let idle = of_crowd.filter_map(|(number, guest)| Some((guest.activity.idle_since()?, *number)));
-            let (_, number) = idle.min()?;
-            if let Some(guest) = guests.all.remove(&number) {
-                guest.leave.cancel();
-            }
+            guests.longest_idle_leaves(|guest| guest.client == crowd)?;
         }
         let number = guests.next;
         guests.next += 1;
-        let (activity, leave) = (Arc::new(Activity::new()), CancellationToken::new());
+        let (activity, leave) = (Arc::new(Activity::new(Arc::clone(&self.freed))), CancellationToken::new());
         let guest = Guest { client, activity: Arc::clone(&activity), leave: leave.clone() };
         guests.all.insert(number, guest);
         Some(Place { room: Arc::clone(self), number, activity, leave })
     }
 }
 
+impl Guests {
+    /// Of some connections, the one that has longest had nothing to do leaves. `None` if each has a request under way.
+    fn longest_idle_leaves(&mut self, of: impl Fn(&Guest) -> bool) -> Option<()> {
+        let some = self.all.iter().filter(|(_, guest)| of(guest));
+        let idle = some.filter_map(|(number, guest)| Some((guest.activity.idle_since()?, *number)));
+        let (_, number) = idle.min()?;
+        self.all.remove(&number)?.leave.cancel();
+        Some(())
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.room.0.lock().unwrap_or_else(PoisonError::into_inner).all.remove(&self.number);
+        self.room.guests().all.remove(&self.number);
+        self.room.freed.notify_waiters();
     }
 }
 
@@ -457,6 +676,8 @@ fn client(address: IpAddr) -> IpAddr {
 struct Activity {
     opened: Instant,
     doing: Mutex<Doing>,
+    /// Told when a request is no longer under way: then the connection may leave for another.
+    freed: Arc<Notify>,
 }
 
 #[derive(Clone, Copy)]
@@ -468,8 +689,8 @@ struct Doing {
 }
 
 impl Activity {
-    fn new() -> Self {
-        Self { opened: Instant::now(), doing: Mutex::new(Doing { under_way: 0, latest: None }) }
+    fn new(freed: Arc<Notify>) -> Self {
+        Self { opened: Instant::now(), doing: Mutex::new(Doing { under_way: 0, latest: None }), freed }
     }
 
     fn change(&self, change: impl FnOnce(&mut Doing)) {
@@ -506,6 +727,7 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.change(|doing| doing.under_way -= 1);
+        self.0.freed.notify_waiters();
     }
 }
 
@@ -519,7 +741,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn many_clients_together_push_out_those_that_hold_most() {
-        let room = Arc::new(Room::default());
+        let room = Arc::new(Room::new(CONNECTIONS_MAX));
         let mut places = vec![room.admit(peer("192.0.2.1")).unwrap()];
         for client in 0..8 {
             for _ in 0..CLIENT_CONNECTIONS_MAX {
@@ -528,7 +750,7 @@ mod tests {
             }
         }
         // one more than there is room for, which one of the crowd had to leave; and many more
-        let count = || room.0.lock().unwrap().all.len();
+        let count = || room.guests().all.len();
         assert_eq!(count(), CONNECTIONS_MAX);
         for client in 0..200 {
             places.push(room.admit(peer(&format!("10.0.1.{client}"))).unwrap());
@@ -542,16 +764,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_each_has_a_request_under_way_a_new_one_is_hung_up_on() {
-        let room = Arc::new(Room::default());
+    async fn where_each_has_a_request_under_way_a_new_one_waits_for_a_place() {
+        let room = Arc::new(Room::new(CONNECTIONS_MAX));
         let places: Vec<Place> = (0..CLIENT_CONNECTIONS_MAX).map(|_| room.admit(peer("192.0.2.1")).unwrap()).collect();
         let mut requests: Vec<UnderWay> =
             places.iter().map(|place| UnderWay::new(Arc::clone(&place.activity))).collect();
         assert!(room.admit(peer("192.0.2.1")).is_none());
         assert!(room.admit(peer("192.0.2.2")).is_some(), "others are let in");
+        assert!(timeout(PLACE_WAIT_MAX, room.place(peer("192.0.2.1"))).await.is_err());
+        let waits = tokio::spawn({
+            let room = Arc::clone(&room);
+            async move { room.place(peer("192.0.2.1")).await }
+        });
+        sleep(Duration::from_secs(1)).await;
+        assert!(!waits.is_finished());
         requests.truncate(CLIENT_CONNECTIONS_MAX - 1);
-        assert!(room.admit(peer("192.0.2.1")).is_some());
+        let _place = waits.await.unwrap();
         assert!(places[CLIENT_CONNECTIONS_MAX - 1].leave.is_cancelled());
+    }
+
+    #[test]
+    fn connections_leave_open_files_for_the_rest_and_never_none_for_a_scrape() {
+        assert_eq!(connections_of(1 << 20, 5), CONNECTIONS_MAX);
+        assert_eq!(connections_of(1024, 5), CONNECTIONS_MAX);
+        assert_eq!(connections_of(64, 5), 22);
+        assert_eq!(connections_of(1024, 1000), 256);
+        assert_eq!(connections_of(10, 0), CONNECTIONS_MIN);
+        assert_eq!(connections_of(u64::MAX, usize::MAX), CONNECTIONS_MAX);
+    }
+
+    #[test]
+    fn what_is_told_to_those_who_have_to_leave_is_as_long_as_it_says() {
+        let text = std::str::from_utf8(NO_PLACE).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{text}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod fuzzed;
 mod http;
 mod locks;
 mod oracles;
+mod process;
 mod program;
 mod prometheus;
 mod security;

@@ -241,7 +241,12 @@ impl Running {
     /// The exporter on a port of its own.
     pub fn exporter(config: &Path, more: &[&str]) -> Self {
         let file = format!("--config.file={}", config.display());
-        let mut process = Process::start(program(&[&file, "--web.listen-address=127.0.0.1:0"]).args(more));
+        Self::exporter_by(program(&[&file, "--web.listen-address=127.0.0.1:0"]).args(more))
+    }
+
+    /// The exporter as this command starts it.
+    pub fn exporter_by(command: &mut Command) -> Self {
+        let mut process = Process::start(command);
         let address = process.until_printed("the address it serves on", |printed| {
             let line = printed.lines().find(|line| line.contains("serving") && line.contains("address="))?;
             let address = line.split("address=").nth(1)?;

@@ -14,6 +14,7 @@
 //! Leaves to others: what to ask and what an answer means (`source/*.rs`), when to ask again after
 //! a failed poll (`poll.rs`), the connection itself (`transport.rs`).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::ops::Add;
@@ -444,6 +445,7 @@ impl Wire {
     }
 
     async fn exchange_whole(&self, call: &Call) -> Result<Reply, Failure> {
+        let call = &*self.hiding_all(call);
         let exchange = async {
             let (status, headers, body) = self.send(call).await?;
             self.read(call, status, headers, body, self.limits.max_response_bytes).await
@@ -453,6 +455,7 @@ impl Wire {
 
     /// Sends a call; a good answer's body is left to be read, any other is read whole.
     async fn open(&self, call: &Call) -> Result<Result<Download, Reply>, Failure> {
+        let call = &*self.hiding_all(call);
         let exchange = async {
             let (status, headers, body) = self.send(call).await?;
             if status.is_success() {
@@ -461,6 +464,15 @@ impl Wire {
             self.read(call, status, headers, body, ERROR_BODY_MAX).await.map(Err)
         };
         self.pass_and_bound(call, exchange).await
+    }
+
+    /// The call with the secrets that the transport adds to it.
+    fn hiding_all<'c>(&self, call: &'c Call) -> Cow<'c, Call> {
+        let secrets = self.transport.secrets();
+        if secrets.is_empty() {
+            return Cow::Borrowed(call);
+        }
+        Cow::Owned(secrets.iter().fold(call.clone(), Call::hiding))
     }
 
     /// Every request: through the gate first, and then not longer than its deadline.

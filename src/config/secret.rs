@@ -103,13 +103,8 @@ pub(super) fn check_secret_file(path: &Path) -> Result<(), Why> {
     read_file(path).map(drop)
 }
 
-/// Whether the file at `path` could be read now and holds anything.
-pub(super) fn check_file(path: &Path) -> Result<(), Why> {
-    let read = open_file(path)?.read(&mut [0]).map_err(Why::Io)?;
-    if read == 0 { Err(Why::Empty) } else { Ok(()) }
-}
-
-fn open_file(path: &Path) -> Result<File, Why> {
+/// Opens a file, if it is a regular one.
+pub(super) fn open_file(path: &Path) -> Result<File, Why> {
     // Asked before opening: to open a pipe without a writer would wait for ever.
     if !std::fs::metadata(path).map_err(Why::Io)?.is_file() {
         return Err(Why::NotAFile);

@@ -16,6 +16,7 @@ mod disk;
 mod exposed;
 mod fuzzed;
 mod http;
+mod network;
 mod oracles;
 mod program;
 mod prometheus;

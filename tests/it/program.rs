@@ -241,7 +241,11 @@ impl Running {
     /// The exporter on a port of its own.
     pub fn exporter(config: &Path, more: &[&str]) -> Self {
         let file = format!("--config.file={}", config.display());
-        let mut process = Process::start(program(&[&file, "--web.listen-address=127.0.0.1:0"]).args(more));
+        Self::started(Process::start(program(&[&file, "--web.listen-address=127.0.0.1:0"]).args(more)))
+    }
+
+    /// An exporter that was started with `--web.listen-address=127.0.0.1:0`.
+    pub fn started(mut process: Process) -> Self {
         let address = process.until_printed("the address it serves on", |printed| {
             let line = printed.lines().find(|line| line.contains("serving") && line.contains("address="))?;
             let address = line.split("address=").nth(1)?;

@@ -15,6 +15,7 @@
 //! Leaves to others: what to ask and what an answer means (`source/*.rs`), when to ask again after
 //! a failed poll (`poll.rs`), the connection itself (`transport.rs`).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::ops::Add;
@@ -565,6 +566,7 @@ impl Wire {
     }
 
     async fn exchange_whole(&self, call: &Call, at_login: bool) -> Result<Reply, Failure> {
+        let call = &*self.hiding_all(call);
         let exchange = async {
             let (status, headers, body, clock) = self.send(call).await?;
             // a clock that is wrong is told of by what is read with the session: another login would not set it right
@@ -578,6 +580,7 @@ impl Wire {
 
     /// Sends a call; a good answer's body is left to be read, any other is read whole.
     async fn open(&self, call: &Call) -> Result<Result<Download, Reply>, Failure> {
+        let call = &*self.hiding_all(call);
         let exchange = async {
             let (status, headers, body, clock) = self.send(call).await?;
             clock?;
@@ -587,6 +590,15 @@ impl Wire {
             self.read(call, status, headers, body, ERROR_BODY_MAX).await.map(Err)
         };
         self.pass_and_bound(call, exchange).await
+    }
+
+    /// The call with the secrets that the transport adds to it.
+    fn hiding_all<'c>(&self, call: &'c Call) -> Cow<'c, Call> {
+        let secrets = self.transport.secrets();
+        if secrets.is_empty() {
+            return Cow::Borrowed(call);
+        }
+        Cow::Owned(secrets.iter().fold(call.clone(), Call::hiding))
     }
 
     /// Every request: through the gate first, and then not longer than its deadline.

@@ -11,7 +11,7 @@
 //! - a file with a secret that every user of the machine can read is warned of;
 //! - reading is bounded by [`FILE_BYTES_MAX`] and the limits in `config/tree.rs`.
 //!
-//! Leaves to others: the content of TLS files (`api.rs`), whether a service accepts what is
+//! Leaves to others: what certificates and keys look like (`pem.rs`), whether a service accepts what is
 //! configured, and what to do when a reload finds a changed [`SourceConfig`].
 
 mod read;
@@ -25,6 +25,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::HeaderName;
 use url::Url;
 
 pub(crate) use self::read::{SUBSCRIPTIONS, is_loopback};
@@ -32,6 +33,7 @@ pub use self::secret::{Form, SECRET_BYTES_MAX, Secret, SecretError};
 pub(crate) use self::secret::{mode_if_open_to_all, warn_of_open_files};
 pub use self::units::{duration_text, parse_duration};
 use crate::event::{SourceName, System};
+use crate::proxy::NoProxy;
 
 /// Largest config file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -79,7 +81,9 @@ impl Config {
     /// Warns of each file with a secret that every user of this machine can read: `path`, where this
     /// comes from, is one if a secret stands in it.
     fn warn_of_open_files(&self, path: &Path) {
-        let secrets = self.sources.iter().map(|source| source.secret().path().unwrap_or(path));
+        let secrets =
+            self.sources.iter().flat_map(|source| std::iter::once(source.secret()).chain(source.common.secrets()));
+        let secrets = secrets.map(|secret| secret.path().unwrap_or(path));
         let keys = self.sources.iter().filter_map(|source| source.common.tls.as_ref()?.key_file.as_deref());
         warn_of_open_files(secrets.chain(keys));
     }
@@ -132,6 +136,17 @@ impl SourceConfig {
         }
     }
 
+    /// Where its requests go, as far as the configuration says.
+    pub(crate) fn addresses(&self) -> Vec<&Url> {
+        match &self.service {
+            Service::Canvas(service) => vec![&service.base_url],
+            Service::Informatica(service) => std::iter::once(&service.login_url).chain(&service.base_url).collect(),
+            Service::Activid(service) => vec![&service.token_url, &service.base_url],
+            Service::Losant(service) => vec![&service.base_url],
+            Service::IndexExchange(service) => vec![&service.token_url, &service.base_url],
+        }
+    }
+
     /// Its credential.
     pub fn secret(&self) -> &Secret {
         match &self.service {
@@ -172,8 +187,29 @@ pub struct Common {
     pub tls: Option<Tls>,
     /// The HTTP proxy.
     pub proxy_url: Option<Url>,
+    /// Who we are at the proxy; given together with `proxy_password`, and with a proxy.
+    pub proxy_username: Option<String>,
+    /// The password of `proxy_username`.
+    pub proxy_password: Option<Secret>,
+    /// Whether the proxies are those of the environment; not together with `proxy_url`.
+    pub proxy_from_environment: bool,
+    /// Hosts that are reached without `proxy_url`.
+    pub no_proxy: Option<NoProxy>,
+    /// Further headers of every request, none twice and none that the program sets itself.
+    pub headers: Vec<Header>,
+    /// What requests introduce themselves as, instead of this program.
+    pub user_agent: Option<String>,
     /// Whether `http://` is accepted for more than loopback.
     pub allow_plain_http: bool,
+}
+
+/// A header that every request of a source carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Its name.
+    pub name: HeaderName,
+    /// Its value, which a header can carry.
+    pub value: Secret,
 }
 
 /// A token bucket: in any time t at most `burst + requests · t / per` requests.
@@ -328,8 +364,19 @@ impl Common {
             ignore_actors: Vec::new(),
             tls: None,
             proxy_url: None,
+            proxy_username: None,
+            proxy_password: None,
+            proxy_from_environment: false,
+            no_proxy: None,
+            headers: Vec::new(),
+            user_agent: None,
             allow_plain_http: false,
         }
+    }
+
+    /// The secrets beside the credential of the service.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        self.headers.iter().map(|header| &header.value).chain(&self.proxy_password)
     }
 }
 
@@ -407,7 +454,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     })?;
     match std::str::from_utf8(&content) {
         Ok(text) => {
-            let config = parse(text, path)?;
+            let config = parse_with(text, path, crate::transport::machine_has_authorities)?;
             config.warn_of_open_files(path);
             Ok(config)
         }
@@ -428,9 +475,15 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 /// # Errors
 /// All problems of the text.
 pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
+    parse_with(text, path, || true)
+}
+
+/// The same for a machine that has or lacks certificates of authorities; only asked where some are needed.
+fn parse_with(text: &str, path: &Path, has_authorities: fn() -> bool) -> Result<Config, ConfigErrors> {
     let mut problems = Vec::new();
-    let config = tree::read(text, &mut problems)
-        .and_then(|root| read::config(&root, path.parent().unwrap_or(Path::new("")), &mut problems));
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let config =
+        tree::read(text, &mut problems).and_then(|root| read::config(&root, folder, has_authorities, &mut problems));
     match config {
         Some(mut config) if problems.is_empty() => {
             config.warnings.sort();

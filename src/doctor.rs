@@ -20,8 +20,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use http::{Request, Response};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use url::Url;
 
 use crate::api::{Api, Failure, Gate, Limits, SKEW_BELIEVED};
 use crate::clock::{Clock, delta, written};
@@ -30,6 +30,7 @@ use crate::config::{
 };
 use crate::event::{EventKey, EventLabels, System, What};
 use crate::ledger::{DocumentRecord, Feed, Page};
+use crate::proxy::Proxies;
 use crate::source::{self, Sink, Source, Spec, Taken};
 use crate::stats::{ErrorKind, SourceStats};
 use crate::transport::{Body, Transport, TransportError};
@@ -184,6 +185,7 @@ pub async fn examine(patient: Patient, say: &Say) -> Findings {
             return findings;
         }
     };
+    unused_proxy(&config, &mut findings);
     if !names_resolve(&config, &mut findings).await {
         return findings;
     }
@@ -272,22 +274,28 @@ fn secret_file(config: &SourceConfig, findings: &mut Findings) {
     }
 }
 
-/// Where requests go, as far as the configuration says.
-fn addresses(config: &SourceConfig) -> Vec<&Url> {
-    match &config.service {
-        Service::Canvas(service) => vec![&service.base_url],
-        Service::Informatica(service) => std::iter::once(&service.login_url).chain(&service.base_url).collect(),
-        Service::Activid(service) => vec![&service.token_url, &service.base_url],
-        Service::Losant(service) => vec![&service.base_url],
-        Service::IndexExchange(service) => vec![&service.token_url, &service.base_url],
+/// Says that the environment names a proxy for this service, and the configuration does not want it.
+fn unused_proxy(config: &SourceConfig, findings: &mut Findings) {
+    if config.common.proxy_from_environment || config.common.proxy_url.is_some() {
+        return;
     }
+    let environment = Proxies::of_environment(|name| std::env::var(name).ok()).unwrap_or_default();
+    let Some(url) = config.addresses().into_iter().find(|url| environment.via(url).is_some()) else { return };
+    let variable = if url.scheme() == "https" { "HTTPS_PROXY" } else { "HTTP_PROXY" };
+    let text = format!(
+        "{variable} is set in the environment and not used: if the service can be reached only through that proxy, set \
+         `proxy_from_environment: true`, or `proxy_url`"
+    );
+    findings.add(State::Note, text);
 }
 
 /// Whether the names of all hosts that we connect to can be resolved.
 async fn names_resolve(config: &SourceConfig, findings: &mut Findings) -> bool {
-    let urls = config.common.proxy_url.as_ref().map_or_else(|| addresses(config), |proxy| vec![proxy]);
+    // what is wrong with the environment kept the connection from being made
+    let proxies = Proxies::of(&config.common).unwrap_or_default();
+    let urls = config.addresses().into_iter().map(|url| proxies.via(url).unwrap_or(url));
     let hosts: BTreeSet<(String, u16)> =
-        urls.into_iter().filter_map(|url| Some((url.host_str()?.to_owned(), url.port_or_known_default()?))).collect();
+        urls.filter_map(|url| Some((url.host_str()?.to_owned(), url.port_or_known_default()?))).collect();
     let mut all = true;
     for (host, port) in hosts {
         let name = host.trim_matches(['[', ']']);
@@ -573,12 +581,16 @@ impl Transport for Counting {
         self.answers.fetch_add(u64::from(answer.is_ok()), Ordering::Relaxed);
         answer
     }
+
+    fn secrets(&self) -> Vec<SecretString> {
+        self.transport.secrets()
+    }
 }
 
 // === what is said ===
 
 fn how_reached(config: &SourceConfig) -> String {
-    let mut origins: Vec<String> = addresses(config).iter().map(|url| url.origin().ascii_serialization()).collect();
+    let mut origins: Vec<String> = config.addresses().iter().map(|url| url.origin().ascii_serialization()).collect();
     origins.dedup();
     let tls = config.common.tls.as_ref();
     let trusted = match tls.and_then(|tls| tls.ca_file.as_ref()) {
@@ -586,11 +598,15 @@ fn how_reached(config: &SourceConfig) -> String {
         Some(file) => format!("its certificate is good by tls.ca_file {}", file.display()),
         None => "its certificate is good by this machine's authorities".to_owned(),
     };
-    let through = config
-        .common
-        .proxy_url
-        .as_ref()
-        .map_or_else(String::new, |proxy| format!(" through the proxy {}", proxy.origin().ascii_serialization()));
+    let proxies = Proxies::of(&config.common).unwrap_or_default();
+    let mut through: Vec<String> = config
+        .addresses()
+        .into_iter()
+        .filter_map(|url| Some(proxies.via(url)?.origin().ascii_serialization()))
+        .collect();
+    through.dedup();
+    let through =
+        if through.is_empty() { String::new() } else { format!(" through the proxy {}", through.join(" and ")) };
     format!("the service answers at {}{through}, {trusted}", origins.join(" and "))
 }
 

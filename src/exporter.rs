@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{Api, Gate, Limits};
 use crate::clock::Clock;
-use crate::config::{Common, Config, Global, PEM_BYTES_MAX, SourceConfig, read_at_most};
+use crate::config::{Common, Config, Global, SourceConfig};
 use crate::doctor::Patient;
 use crate::event::{SourceName, System};
 use crate::exposition::{self, Format};
@@ -30,7 +30,7 @@ use crate::metrics::{ExporterView, SourceView, families};
 use crate::poll::Poller;
 use crate::source::{self, Spec};
 use crate::stats::SourceStats;
-use crate::transport::{Network, NetworkOptions, Transport};
+use crate::transport::{Network, Transport};
 use crate::verify::Subject;
 use crate::window::Cadence;
 
@@ -122,18 +122,9 @@ struct Running {
     task: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
-/// The transport of a source over the network.
+/// The transport of a source over the network. Sources that connect in the same way share connections.
 pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, String> {
-    let read = |path: &Path| read_at_most(PEM_BYTES_MAX, path).map_err(|error| format!("{}: {error}", path.display()));
-    let mut options = NetworkOptions { proxy: config.common.proxy_url.clone(), ..NetworkOptions::default() };
-    if let Some(tls) = &config.common.tls {
-        options.ca_pem = tls.ca_file.as_deref().map(read).transpose()?;
-        if let (Some(certificate), Some(key)) = (&tls.cert_file, &tls.key_file) {
-            options.identity_pem = Some((read(certificate)?, read(key)?.into()));
-        }
-        options.server_name.clone_from(&tls.server_name);
-    }
-    let network = Network::new(&options).map_err(|error| error.to_string())?;
+    let network = Network::new(&config.common).map_err(|error| error.to_string())?;
     Ok(Arc::new(network))
 }
 
@@ -266,7 +257,7 @@ impl Exporter {
             cell: spec.cell,
             ahead: spec.ahead,
         };
-        let secret = config.secret().clone();
+        let (secret, proxy_password) = (config.secret().clone(), common.proxy_password.clone());
         let poller = Poller {
             name: config.name.clone(),
             source: reader,
@@ -285,10 +276,15 @@ impl Exporter {
             timeout: common.poll_timeout,
             credential: Box::new(move || {
                 // what is wrong with it is told anew, too: nothing is sent for that
-                Some(match secret.read() {
-                    Ok(secret) => *blake3::hash(secret.expose_secret().as_bytes()).as_bytes(),
-                    Err(error) => *blake3::hash(error.to_string().as_bytes()).as_bytes(),
-                })
+                let mut all = blake3::Hasher::new();
+                for secret in std::iter::once(&secret).chain(&proxy_password) {
+                    match secret.read() {
+                        Ok(secret) => all.update(secret.expose_secret().as_bytes()),
+                        Err(error) => all.update(error.to_string().as_bytes()),
+                    };
+                    all.update(b"\n");
+                }
+                Some(*all.finalize().as_bytes())
             }),
             seed: self.draw(),
         };
@@ -351,7 +347,7 @@ impl Exporter {
         let running = self.find(name)?;
         Some(Patient {
             config: running.config.clone(),
-            transport: (self.connect)(&running.config),
+            transport: (self.connect)(&running.config).map(|shared| shared.apart().unwrap_or(shared)),
             gate: Arc::clone(&running.kept.gate),
             limits: limits(&running.config.common),
             stats: Arc::clone(&running.kept.stats),
@@ -468,21 +464,5 @@ impl Running {
             clock_skew_seconds: rest.clock_skew.map(|skew| skew.num_seconds()),
             cannot_report: self.spec.signals.rows().iter().filter(|(_, can)| !can).map(|(signal, _)| *signal).collect(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_with_certificates_has_a_largest_size() {
-        let folder = tempfile::tempdir().unwrap();
-        let length = usize::try_from(PEM_BYTES_MAX).unwrap() + 1;
-        std::fs::write(folder.path().join("ca.pem"), vec![b'x'; length]).unwrap();
-        let text = "sources: {losant: [{name: a, instance_id: i, api_token: t, tls: {ca_file: ca.pem}}]}";
-        let config = crate::config::parse(text, &folder.path().join("config.yml")).unwrap();
-        let why = over_the_network(&config.sources[0]).err().unwrap();
-        assert!(why.contains("ca.pem: larger than"), "{why}");
     }
 }

@@ -15,7 +15,7 @@
 //! - [`exporter`] and [`web`]: the running program, its reload, its pages;
 //! - [`verify`] and [`doctor`]: what an operator asks about numbers and sources; [`control`]: where
 //!   that runs, in the running exporter or beside it;
-//! - [`event`], [`clock`], [`config`], [`stats`], [`threads`], [`transport`]: the words and the edges;
+//! - [`event`], [`clock`], [`config`], [`stats`], [`threads`], [`transport`], [`proxy`]: the words and the edges;
 //! - [`fault`]: what a panic may say; [`output`]: standard output and standard error;
 //! - [`simulate`] and [`demo`]: the five services over one ground truth, for demo and tests.
 
@@ -34,7 +34,9 @@ pub mod fault;
 pub mod ledger;
 pub mod metrics;
 pub mod output;
+mod pem;
 pub mod poll;
+pub mod proxy;
 pub mod simulate;
 pub mod source;
 pub mod stats;

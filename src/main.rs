@@ -349,11 +349,14 @@ fn load(arguments: &Arguments) -> Result<Config, Exit> {
     if let Some(storage) = &arguments.storage {
         config.storage.path.clone_from(storage);
     }
-    // certificates and keys are part of the configuration, and are read without touching the network
-    for source in config.sources.iter().filter(|source| source.common.tls.is_some()) {
-        if let Err(why) = over_the_network(source) {
-            return Err(Exit::usage(format!("{}: source {}: {why}", file.display(), source.name)));
-        }
+    // proxies of the environment are part of the configuration; kept until all are made, because they share
+    let ways: Vec<_> = config.sources.iter().map(|source| (&source.name, over_the_network(source))).collect();
+    let bad = ways
+        .iter()
+        .filter_map(|(name, way)| Some(format!("{}: source {name}: {}", file.display(), way.as_ref().err()?)));
+    let bad: Vec<String> = bad.collect();
+    if !bad.is_empty() {
+        return Err(Exit::usage(bad.join("\n")));
     }
     Ok(config)
 }

@@ -1,18 +1,29 @@
 //! How a request reaches a service: over the network, or, in tests, straight into the simulator.
 //!
-//! Promises: follows no redirect, reads no proxy from the environment, never prints an address
-//! with its query. Leaves to others everything that is policy: budget, retries, deadlines, the cap
-//! on bodies (`api.rs`).
+//! Promises: follows no redirect, takes a proxy from the environment only where the configuration
+//! says so, never prints an address with its query.
+//!
+//! Leaves to others: everything that is policy: budget, retries, deadlines, the cap on bodies
+//! (`api.rs`); which client a request is sent with (`transport/clients.rs`).
 
+mod clients;
+mod tls;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use http::{Request, Response};
-use secrecy::SecretSlice;
+use http::{HeaderMap, Request, Response};
+use secrecy::SecretString;
 use tower::ServiceExt;
 
+use self::clients::Client;
+pub(crate) use self::tls::machine_has_authorities;
+use crate::config::{Common, Header};
 use crate::stats::ErrorKind;
 
 mod tunnel;
@@ -45,6 +56,16 @@ impl TransportError {
 pub trait Transport: Send + Sync {
     /// Sends `request`; dropping the future or the body ends the exchange.
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, TransportError>;
+
+    /// What every request carries beside what it was given, and no text about an answer may repeat.
+    fn secrets(&self) -> Vec<SecretString> {
+        Vec::new()
+    }
+
+    /// The same way with connections of its own, for who wants to see one made; `None` where none are shared.
+    fn apart(&self) -> Option<Arc<dyn Transport>> {
+        None
+    }
 }
 
 /// Requests go into a router of this process: the simulator, in tests.
@@ -71,31 +92,21 @@ impl Transport for InMemory {
 
 /// Requests go over the network.
 pub struct Network {
-    client: reqwest::Client,
-    proxy: Option<url::Url>,
+    client: Arc<Client>,
+    /// Further headers of every request.
+    headers: Vec<Header>,
 }
 
-/// What a connection to a service needs beside its address.
-#[derive(Debug, Default)]
-pub struct NetworkOptions {
-    /// PEM certificates to trust instead of the machine's.
-    pub ca_pem: Option<Vec<u8>>,
-    /// PEM certificate chain and private key to show.
-    pub identity_pem: Option<(Vec<u8>, SecretSlice<u8>)>,
-    /// The name the service's certificate must carry, where it is not the address's host.
-    pub server_name: Option<String>,
-    /// The HTTP proxy to go through.
-    pub proxy: Option<url::Url>,
-}
-
-/// Why a client cannot be made of [`NetworkOptions`].
+/// Why nothing can be sent over the network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// A certificate, key or name cannot be used.
-    #[error("{what} cannot be used: {why}")]
+    /// A certificate or key cannot be used.
+    #[error("{what} {path} {why}", path = path.display())]
     Tls {
-        /// Which of the options.
+        /// The setting that names the file.
         what: &'static str,
+        /// The file.
+        path: PathBuf,
         /// What is wrong with it.
         why: String,
     },
@@ -104,39 +115,57 @@ pub enum NetworkError {
     Client(String),
 }
 
-/// Longest wait for a connection, including its handshake.
-const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+impl NetworkError {
+    fn tls(what: &'static str, path: &Path, why: impl fmt::Display) -> Self {
+        Self::Tls { what, path: path.to_owned(), why: why.to_string() }
+    }
+}
+
+/// What helps where the header's value, or the password for the proxy, is in a file that cannot be read.
+const UNREADABLE: &str = "make the file readable again; nothing is sent without what it holds";
 
 impl Network {
-    /// A client with its own connections.
-    pub fn new(options: &NetworkOptions) -> Result<Self, NetworkError> {
-        let mut builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_max_idle_per_host(1)
-            .user_agent(concat!("audit-exporter/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(tls::client_config(options)?);
-        if let Some(proxy) = &options.proxy {
-            let proxy = reqwest::Proxy::all(proxy.clone()).map_err(|error| NetworkError::Client(error.to_string()))?;
-            builder = builder.proxy(proxy);
+    /// A way to the service of a source with these settings. Sources with equal settings share their connections.
+    pub fn new(common: &Common) -> Result<Self, NetworkError> {
+        Ok(Self { client: Client::shared(common)?, headers: common.headers.clone() })
+    }
+
+    fn add_headers(&self, to: &mut HeaderMap) -> Result<(), String> {
+        for header in &self.headers {
+            let value = header.value.read().map_err(|error| format!("the header {}: {error}", header.name))?;
+            let value = crate::api::secret_header("", &value);
+            let bad = || format!("the header {}: its value has characters that no header can carry", header.name);
+            to.insert(header.name.clone(), value.ok_or_else(bad)?);
         }
-        let client = builder.build().map_err(|error| NetworkError::Client(error.without_url().to_string()))?;
-        Ok(Self { client, proxy: options.proxy.clone() })
+        Ok(())
     }
 }
 
 #[async_trait]
 impl Transport for Network {
-    async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, TransportError> {
-        let to = request.uri().clone();
+    async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Body>, TransportError> {
+        let unreadable =
+            |message: String| TransportError { kind: ErrorKind::Connect, message, remedy: Some(UNREADABLE) };
+        let client = self.client.now().map_err(|error| unreadable(format!("proxy_password: {error}")))?;
+        self.add_headers(request.headers_mut()).map_err(unreadable)?;
         let request = request.map(reqwest::Body::from);
         let request = reqwest::Request::try_from(request).map_err(explain)?;
-        let response: Response<reqwest::Body> = match self.client.execute(request).await {
+        let to = request.url().clone();
+        let response: Response<reqwest::Body> = match client.execute(request).await {
             Ok(response) => response.into(),
-            Err(error) => return Err(tunnel::explained(explain(error), self.proxy.as_ref(), None, &to).await),
+            Err(error) => return Err(self.client.explained(explain(error), &to).await),
         };
         Ok(response.map(|body| http_body_util::BodyExt::into_data_stream(body).map_err(explain).boxed() as Body))
+    }
+
+    fn secrets(&self) -> Vec<SecretString> {
+        let headers = self.headers.iter().filter_map(|header| header.value.read().ok());
+        headers.chain(self.client.shown_to_proxies()).collect()
+    }
+
+    fn apart(&self) -> Option<Arc<dyn Transport>> {
+        let client = Arc::new(self.client.apart().ok()?);
+        Some(Arc::new(Self { client, headers: self.headers.clone() }))
     }
 }
 
@@ -172,6 +201,9 @@ fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
 fn remedy(error: &rustls::Error) -> Option<&'static str> {
     use rustls::{AlertDescription as Alert, CertificateError as Certificate, Error};
     match error {
+        Error::InvalidCertificate(Certificate::Other(other)) => {
+            other.0.downcast_ref().map(|refused: &tls::Refused| refused.remedy)
+        }
         Error::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
             Some("have the service's certificate renewed; if it is good elsewhere, this machine's clock is wrong")
         }
@@ -181,6 +213,17 @@ fn remedy(error: &rustls::Error) -> Option<&'static str> {
         Error::AlertReceived(Alert::CertificateRequired) => {
             Some("the service wants to see a certificate of ours: name it in tls.cert_file and tls.key_file")
         }
+        Error::AlertReceived(
+            Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA,
+        ) => Some(
+            "the service refuses the certificate of tls.cert_file: have it renewed, or issued by an authority that the \
+             service trusts; a new file is used at once",
+        ),
         Error::AlertReceived(Alert::ProtocolVersion) | Error::PeerIncompatible(_) => {
             Some("the service must speak TLS 1.2 or 1.3: no other is safe")
         }
@@ -191,129 +234,28 @@ fn remedy(error: &rustls::Error) -> Option<&'static str> {
     }
 }
 
-mod tls {
-    //! The TLS side of a client: whom to trust, what to show, which name to expect.
-
-    use std::sync::Arc;
-
-    use rustls::client::WebPkiServerVerifier;
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::crypto::CryptoProvider;
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-    use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-    use secrecy::ExposeSecret;
-
-    use super::{NetworkError, NetworkOptions};
-
-    pub(super) fn client_config(options: &NetworkOptions) -> Result<ClientConfig, NetworkError> {
-        let bad = |what, why: String| NetworkError::Tls { what, why };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| bad("TLS", error.to_string()))?;
-        let verifier = verifier(options, provider)?;
-        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-        let Some((certificates, key)) = &options.identity_pem else {
-            return Ok(builder.with_no_client_auth());
-        };
-        let certificates = CertificateDer::pem_slice_iter(certificates)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| bad("tls.cert_file", error.to_string()))?;
-        let key = PrivateKeyDer::from_pem_slice(key.expose_secret())
-            .map_err(|error| bad("tls.key_file", error.to_string()))?;
-        builder.with_client_auth_cert(certificates, key).map_err(|error| bad("tls.cert_file", error.to_string()))
-    }
-
-    fn verifier(
-        options: &NetworkOptions,
-        provider: Arc<CryptoProvider>,
-    ) -> Result<Arc<dyn ServerCertVerifier>, NetworkError> {
-        let bad = |what, why: String| NetworkError::Tls { what, why };
-        let trusted: Arc<dyn ServerCertVerifier> = if let Some(pem) = &options.ca_pem {
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                let certificate = certificate.map_err(|error| bad("tls.ca_file", error.to_string()))?;
-                roots.add(certificate).map_err(|error| bad("tls.ca_file", error.to_string()))?;
-            }
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-                .build()
-                .map_err(|error| bad("tls.ca_file", error.to_string()))?
-        } else {
-            let verifier = rustls_platform_verifier::Verifier::new(provider);
-            Arc::new(verifier.map_err(|error| bad("the machine's certificate store", error.to_string()))?)
-        };
-        let Some(name) = &options.server_name else { return Ok(trusted) };
-        let name = ServerName::try_from(name.clone()).map_err(|error| bad("tls.server_name", error.to_string()))?;
-        Ok(Arc::new(Renamed { name, trusted }))
-    }
-
-    /// Checks the certificate as `trusted` does, against another name than the address's host.
-    #[derive(Debug)]
-    struct Renamed {
-        name: ServerName<'static>,
-        trusted: Arc<dyn ServerCertVerifier>,
-    }
-
-    impl ServerCertVerifier for Renamed {
-        fn verify_server_cert(
-            &self,
-            end_entity: &CertificateDer<'_>,
-            intermediates: &[CertificateDer<'_>],
-            _server_name: &ServerName<'_>,
-            ocsp_response: &[u8],
-            now: UnixTime,
-        ) -> Result<ServerCertVerified, rustls::Error> {
-            self.trusted.verify_server_cert(end_entity, intermediates, &self.name, ocsp_response, now)
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            self.trusted.verify_tls12_signature(message, cert, dss)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            self.trusted.verify_tls13_signature(message, cert, dss)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.trusted.supported_verify_schemes()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
-    #[test]
-    fn debug_shows_no_private_key() {
-        let options = NetworkOptions {
-            identity_pem: Some((b"certificate".to_vec(), b"private".to_vec().into())),
-            ..NetworkOptions::default()
-        };
-        let shown = format!("{options:?}");
-        // the certificate is shown as its bytes
-        assert!(shown.contains("99, 101, 114, 116") && !shown.contains("112, 114, 105, 118"), "{shown}");
+    /// Settings with these certificates in `ca_file`.
+    fn trusting(folder: &Path, pem: &str) -> Common {
+        let ca_file = folder.join("ca.pem");
+        std::fs::write(&ca_file, pem).unwrap();
+        let tls = crate::config::Tls { ca_file: Some(ca_file), ..Default::default() };
+        Common { tls: Some(tls), ..defaults() }
+    }
+
+    fn defaults() -> Common {
+        Common::defaults(crate::event::System::Losant)
     }
 
     /// What is told of a service that answers a connection so.
-    async fn told(options: NetworkOptions, serve: impl AsyncFnOnce(tokio::net::TcpStream)) -> TransportError {
+    async fn told(settings: &Common, serve: impl AsyncFnOnce(tokio::net::TcpStream)) -> TransportError {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
         let request = Request::get(url).body(Bytes::new()).unwrap();
-        let network = Network::new(&options).unwrap();
+        let network = Network::new(settings).unwrap();
         let served = async {
             serve(listener.accept().await.unwrap().0).await;
             std::future::pending::<()>().await;
@@ -331,9 +273,11 @@ mod tests {
             (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), Some("no TLS is spoken")),
             (alert(70), Some("TLS 1.2")),
             (alert(116), Some("tls.cert_file")),
+            (alert(45), Some("the certificate of tls.cert_file")),
+            (alert(48), Some("the certificate of tls.cert_file")),
             (alert(40), None),
         ] {
-            let error = told(NetworkOptions::default(), async |mut stream| {
+            let error = told(&defaults(), async |mut stream| {
                 use tokio::io::{AsyncReadExt, AsyncWriteExt};
                 // closing what was not read would be a reset
                 let _ = stream.read(&mut [0; 4096]).await.unwrap();
@@ -370,8 +314,8 @@ mod tests {
                         rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
                     )
                     .unwrap();
-            let options = NetworkOptions { ca_pem: Some(trusted.into_bytes()), ..NetworkOptions::default() };
-            let error = told(options, async |stream| {
+            let folder = tempfile::tempdir().unwrap();
+            let error = told(&trusting(folder.path(), &trusted), async |stream| {
                 let _ = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await;
             })
             .await;

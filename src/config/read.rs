@@ -3,21 +3,28 @@
 //! Promises: goes on after a problem, so that one run finds all; a reader that returns `None` for
 //! something that was given has added the reason to the problems.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::num::NonZeroU32;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use http::HeaderName;
+use secrecy::ExposeSecret;
+use secrecy::zeroize::Zeroizing;
 use url::{Host, Url};
 
-use super::secret::{BadForm, Form, Why, check_file, check_form, check_secret_file};
+use super::secret::{BadForm, Form, Why, check_form, check_secret_file, open_file};
 use super::tree::{At, Node, Value};
 use super::units::{self, BadDuration};
 use super::{
-    Activid, Canvas, Common, Config, Global, IndexExchange, Informatica, Losant, OVERLAP_MIN, Problem, RateLimit,
-    Secret, Service, SourceConfig, Storage, Tls,
+    Activid, Canvas, Common, Config, Global, Header, IndexExchange, Informatica, Losant, OVERLAP_MIN, PEM_BYTES_MAX,
+    Problem, RateLimit, Secret, Service, SourceConfig, Storage, Tls,
 };
 use crate::event::{Label, SourceName, System};
+use crate::pem::{self, Unfit};
+use crate::proxy::{NoProxy, Proxies};
 
 const TOP_KEYS: &[&str] = &["global", "storage", "sources"];
 const GLOBAL_KEYS: &[&str] = &["poll_interval", "hold_new_series", "openmetrics_created"];
@@ -26,6 +33,7 @@ const RATE_LIMIT_KEYS: &[&str] = &["requests", "per", "burst"];
 /// What Index Exchange lists files of (kb.indexexchange.com, Client Audit Logs). It may grow.
 pub(crate) const SUBSCRIPTIONS: [&str; 2] = ["impressions", "bid events"];
 const TLS_KEYS: &[&str] = &["ca_file", "cert_file", "key_file", "server_name"];
+const HEADER_KEYS: &[&str] = &["name", "value", "value_file"];
 
 /// The keys of every source, after its own.
 const COMMON_KEYS: &[&str] = &[
@@ -41,6 +49,13 @@ const COMMON_KEYS: &[&str] = &[
     "ignore_actors",
     "tls",
     "proxy_url",
+    "proxy_username",
+    "proxy_password",
+    "proxy_password_file",
+    "proxy_from_environment",
+    "no_proxy",
+    "headers",
+    "user_agent",
     "allow_plain_http",
 ];
 
@@ -60,7 +75,7 @@ fn own_keys(system: System) -> &'static [&'static str] {
 /// Every key there is, some more than once.
 #[cfg(test)]
 pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
-    [TOP_KEYS, GLOBAL_KEYS, STORAGE_KEYS, RATE_LIMIT_KEYS, TLS_KEYS, COMMON_KEYS]
+    [TOP_KEYS, GLOBAL_KEYS, STORAGE_KEYS, RATE_LIMIT_KEYS, TLS_KEYS, HEADER_KEYS, COMMON_KEYS]
         .into_iter()
         .chain(System::ALL.map(own_keys))
         .flatten()
@@ -69,8 +84,14 @@ pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
 }
 
 /// The config that `root` describes; `None` if something without which there is none is missing.
-pub(super) fn config(root: &Node, folder: &Path, problems: &mut Vec<Problem>) -> Option<Config> {
-    let mut reader = Reader { folder, problems, warnings: Vec::new(), names: BTreeMap::new() };
+pub(super) fn config(
+    root: &Node,
+    folder: &Path,
+    has_authorities: fn() -> bool,
+    problems: &mut Vec<Problem>,
+) -> Option<Config> {
+    let authorities = LazyCell::new(has_authorities);
+    let mut reader = Reader { folder, problems, warnings: Vec::new(), names: BTreeMap::new(), authorities };
     let top = reader.map(root, "the file", TOP_KEYS)?;
     let (global, poll_interval) = match reader.section(&top, "global", GLOBAL_KEYS) {
         Some(fields) => reader.global(&fields),
@@ -124,6 +145,8 @@ struct Reader<'a> {
     warnings: Vec<Problem>,
     /// Where each name was first given.
     names: BTreeMap<SourceName, At>,
+    /// Whether this machine has certificates of authorities.
+    authorities: LazyCell<bool>,
 }
 
 // === the sections ===
@@ -190,7 +213,39 @@ impl Reader<'_> {
             System::Losant => self.losant(&fields, plain).map(Service::Losant),
             System::IndexExchange => self.index_exchange(&fields, plain).map(Service::IndexExchange),
         };
-        Some(SourceConfig { name: name?, common, service: service? })
+        let source = SourceConfig { name: name?, common, service: service? };
+        self.authorities_where_needed(&fields, &source);
+        self.no_plain_http_through(&fields, &source);
+        Some(source)
+    }
+
+    /// Plain `http://` to loopback shows nothing to others, but for a proxy elsewhere.
+    fn no_plain_http_through(&mut self, fields: &Fields<'_>, source: &SourceConfig) {
+        let common = &source.common;
+        if common.proxy_url.as_ref().is_none_or(is_loopback) {
+            return;
+        }
+        let direct = common.no_proxy.clone().unwrap_or_default();
+        let shown = |url: &&Url| url.scheme() == "http" && !direct.names(url);
+        if !common.allow_plain_http && source.addresses().iter().any(shown) {
+            let message = "`proxy_url` leads a plain http:// service over another machine, where credentials could be read; accepted: \
+                 the service in `no_proxy`, https://, or `allow_plain_http: true`";
+            self.problems.push(fields.value_at("proxy_url").problem(message));
+        }
+    }
+
+    fn authorities_where_needed(&mut self, fields: &Fields<'_>, source: &SourceConfig) {
+        let own = source.common.tls.as_ref().is_some_and(|tls| tls.ca_file.is_some());
+        let over_tls =
+            source.addresses().into_iter().chain(&source.common.proxy_url).any(|url| url.scheme() == "https");
+        if own || !over_tls || *self.authorities {
+            return;
+        }
+        let key = ["base_url", "login_url"].into_iter().find(|key| fields.get(key).is_some()).unwrap_or_default();
+        let message = "this machine has no CA certificates, without which no https:// service can be verified; accepted: \
+                       installed ones (package ca-certificates), SSL_CERT_FILE with the path of a file that has some, or \
+                       the service's own authority in `tls.ca_file`";
+        self.problems.push(fields.value_at(key).problem(message));
     }
 
     fn name(&mut self, fields: &Fields<'_>) -> Option<SourceName> {
@@ -214,6 +269,7 @@ impl Reader<'_> {
 
     fn common(&mut self, system: System, fields: &Fields<'_>, poll_interval: Option<Duration>) -> Common {
         let default = Common::defaults(system);
+        let from_environment = self.proxy_from_environment(fields);
         let common = Common {
             poll_interval: self
                 .duration(fields, "poll_interval", Zero::Refused)
@@ -237,6 +293,15 @@ impl Reader<'_> {
             tls: self.tls(fields),
             // What goes through a proxy is protected by the TLS of the service behind it.
             proxy_url: self.url(fields, "proxy_url", true),
+            proxy_username: self.proxy_username(fields, from_environment),
+            proxy_password: self.optional_secret(fields, "proxy_password"),
+            proxy_from_environment: from_environment,
+            no_proxy: self.no_proxy(fields, from_environment),
+            headers: self.headers(fields),
+            user_agent: self.scalar(fields, "user_agent", "a text of visible ASCII characters and blanks", |scalar| {
+                any_text(scalar.text)?;
+                fits_header(scalar.text).then(|| scalar.text.to_owned()).ok_or_else(|| NO_HEADER.to_owned())
+            }),
             allow_plain_http: self.flag(fields, "allow_plain_http").unwrap_or(default.allow_plain_http),
         };
         self.shorter_counts(system, fields, &common);
@@ -298,17 +363,111 @@ impl Reader<'_> {
                 self.problems.push(at.problem(format!("`{one}` stands without `{other}`; accepted: both or neither")));
             }
         }
+        let (ca_file, _) = self.pem(&tls, "ca_file", pem::certificates).unzip();
+        let (cert_file, chain) = self.pem(&tls, "cert_file", pem::certificates).unzip();
+        let (key_file, key) = self.pem(&tls, "key_file", pem::private_key).unzip();
+        if let (Some(chain), Some(key)) = (chain, key)
+            && let Err(no_pair) = pem::pair(chain, key)
+        {
+            self.problems.push(tls.value_at("key_file").problem(format!("the file of `key_file` {no_pair}")));
+        }
         let accepted = "a DNS name or an IP address";
         Some(Tls {
-            ca_file: self.file(&tls, "ca_file", check_file),
-            cert_file: self.file(&tls, "cert_file", check_file),
-            key_file: self.file(&tls, "key_file", check_file),
+            ca_file,
+            cert_file,
+            key_file,
             server_name: self.scalar(&tls, "server_name", accepted, |scalar| {
                 rustls::pki_types::ServerName::try_from(scalar.text)
                     .map(|_| scalar.text.to_owned())
                     .map_err(|_| "is not a server name".to_owned())
             }),
         })
+    }
+
+    fn proxy_from_environment(&mut self, fields: &Fields<'_>) -> bool {
+        let key = "proxy_from_environment";
+        let wanted = self.flag(fields, key).unwrap_or(false);
+        for other in ["proxy_url", "no_proxy"].into_iter().filter(|_| wanted) {
+            if let (Some(at), Some(here)) = (fields.key_at(other), fields.key_at(key)) {
+                let message = format!("both `{other}` and `{key}` are given; accepted: one of them");
+                self.problems.push(at.max(here).problem(message));
+            }
+        }
+        if wanted && let Err(why) = Proxies::of_environment(|name| std::env::var(name).ok()) {
+            self.problems.push(fields.value_at(key).problem(why));
+        }
+        wanted
+    }
+
+    fn no_proxy(&mut self, fields: &Fields<'_>, from_environment: bool) -> Option<NoProxy> {
+        if let (Some(at), None, false) = (fields.key_at("no_proxy"), fields.get("proxy_url"), from_environment) {
+            self.problems.push(at.problem("`no_proxy` stands without `proxy_url`; accepted: with it"));
+        }
+        let accepted = "hosts, domains, addresses and networks, each with a port or without, separated by commas, such as \
+                        `.example.com, 10.0.0.0/8, api.example.org:8443`, or `*`";
+        self.scalar(fields, "no_proxy", accepted, |scalar| NoProxy::parse(scalar.text).map_err(str::to_owned))
+    }
+
+    fn proxy_username(&mut self, fields: &Fields<'_>, from_environment: bool) -> Option<String> {
+        let password = || fields.key_at("proxy_password").or_else(|| fields.key_at("proxy_password_file"));
+        match (fields.key_at("proxy_username"), password()) {
+            (Some(at), None) | (None, Some(at)) => {
+                let message = "of `proxy_username` and `proxy_password` (or `proxy_password_file`) one is missing; \
+                               accepted: both or neither";
+                self.problems.push(at.problem(message));
+            }
+            (Some(at), Some(_)) if fields.get("proxy_url").is_none() && !from_environment => {
+                let message = "`proxy_username` stands without a proxy; accepted: with `proxy_url` or \
+                               `proxy_from_environment`";
+                self.problems.push(at.problem(message));
+            }
+            _ => {}
+        }
+        self.scalar(fields, "proxy_username", "a text without colon and control characters", |scalar| {
+            any_text(scalar.text)?;
+            // the first colon ends the name (RFC 7617)
+            let odd = scalar.text.contains(|c: char| c == ':' || c.is_control());
+            if odd { Err("has characters that no user name has".to_owned()) } else { Ok(scalar.text.to_owned()) }
+        })
+    }
+
+    fn headers(&mut self, fields: &Fields<'_>) -> Vec<Header> {
+        let Some(node) = fields.get("headers") else { return Vec::new() };
+        let entries = match &node.value {
+            Value::List(entries) => entries.as_slice(),
+            Value::Null => &[],
+            Value::Scalar { .. } | Value::Map(_) => {
+                let message =
+                    format!("`headers` is {}; accepted: a list, each entry with `name` and `value`", kind(node));
+                self.problems.push(node.at.problem(message));
+                &[]
+            }
+        };
+        let mut headers: Vec<Header> = Vec::new();
+        for entry in entries {
+            let Some(entry) = self.map(entry, "an entry of `headers`", HEADER_KEYS) else { continue };
+            self.require(&entry, "name");
+            let taken = |name: &HeaderName| headers.iter().any(|header| header.name == *name);
+            let name =
+                self.scalar(&entry, "name", "the name of a header that this program does not set itself", |scalar| {
+                    let name: HeaderName = scalar.text.parse().map_err(|_| "is not the name of a header".to_owned())?;
+                    if let Some(why) = ours(&name) {
+                        return Err(format!("cannot be {name}: {why}"));
+                    }
+                    if taken(&name) { Err("is listed twice".to_owned()) } else { Ok(name) }
+                });
+            let value = self.secret(&entry, "value", Form::Password);
+            let fits = |value: &Secret| value.read().is_ok_and(|text| fits_header(text.expose_secret()));
+            if let Some(false) = value.as_ref().map(fits) {
+                let key = if entry.get("value").is_some() { "value" } else { "value_file" };
+                let message =
+                    format!("`{key}` {NO_HEADER}; accepted: visible ASCII characters and blanks, on one line");
+                self.problems.push(entry.value_at(key).problem(message));
+            } else if let (Some(name), Some(value)) = (name, value) {
+                headers.push(Header { name, value });
+            }
+        }
+        headers
     }
 
     fn canvas(&mut self, fields: &Fields<'_>, plain: bool) -> Option<Canvas> {
@@ -620,6 +779,30 @@ impl Reader<'_> {
         }
     }
 
+    /// A file with certificates or a key, and what `parse` makes of it.
+    fn pem<T>(
+        &mut self,
+        fields: &Fields<'_>,
+        key: &str,
+        parse: impl FnOnce(&[u8]) -> Result<T, Unfit>,
+    ) -> Option<(PathBuf, T)> {
+        let mut content = Zeroizing::new(Vec::new());
+        let path = self.file(fields, key, |path| {
+            open_file(path)?.take(PEM_BYTES_MAX + 1).read_to_end(&mut content).map(drop).map_err(Why::Io)
+        })?;
+        let unfit = if content.len() as u64 > PEM_BYTES_MAX {
+            let is = format!("is larger than {} MiB", PEM_BYTES_MAX >> 20);
+            Unfit { is, accepted: "certificates and keys in PEM".to_owned() }
+        } else {
+            match parse(&content) {
+                Ok(parsed) => return Some((path, parsed)),
+                Err(unfit) => unfit,
+            }
+        };
+        self.problems.push(fields.value_at(key).problem(format!("the file of `{key}` {unfit}")));
+        None
+    }
+
     fn where_files_are(&self) -> String {
         let here = Path::new(".");
         let folder = if self.folder.as_os_str().is_empty() { here } else { self.folder };
@@ -661,6 +844,12 @@ impl Reader<'_> {
                 Some(Secret::file(path).of_form(form))
             }
         }
+    }
+
+    /// The same where it may be left out.
+    fn optional_secret(&mut self, fields: &Fields<'_>, key: &str) -> Option<Secret> {
+        let given = [key, &format!("{key}_file")].into_iter().any(|key| fields.get(key).is_some());
+        if given { self.secret(fields, key, Form::Password) } else { None }
     }
 
     fn required_url(&mut self, fields: &Fields<'_>, key: &str, plain: bool) -> Option<Url> {
@@ -748,6 +937,34 @@ fn segment(text: &str) -> Result<(), String> {
     } else {
         Ok(())
     }
+}
+
+/// What is wrong with a text that [`fits_header`] refuses.
+const NO_HEADER: &str = "has characters that no header can carry";
+
+/// Whether a header can carry a text, without a blank at its ends, which would not arrive.
+fn fits_header(text: &str) -> bool {
+    let carried = |c: char| c == ' ' || c == '\t' || c.is_ascii_graphic();
+    text.chars().all(carried) && !text.starts_with([' ', '\t']) && !text.ends_with([' ', '\t'])
+}
+
+/// Why a header cannot be configured.
+fn ours(name: &HeaderName) -> Option<&'static str> {
+    Some(match name.as_str() {
+        "user-agent" => "`user_agent` sets it",
+        "proxy-authorization" => "`proxy_username` and `proxy_password` set it",
+        "authorization" | "infa-session-id" => "it carries the credential of the service",
+        "host" | "content-length" | "content-type" | "content-encoding" | "accept" | "accept-encoding" => {
+            "it is set as the service needs it"
+        }
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
+        | "expect" | "http2-settings" => "it governs the connection",
+        "range" | "if-match" | "if-none-match" | "if-modified-since" | "if-unmodified-since" | "if-range" => {
+            "answers would leave out what is to be counted"
+        }
+        "www-authenticate" | "proxy-authenticate" => "it belongs into an answer",
+        _ => return None,
+    })
 }
 
 /// Whether a URL leads to this machine, where plain `http://` shows nothing to others.

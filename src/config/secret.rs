@@ -269,13 +269,8 @@ fn is_variable(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// Whether the file at `path` could be read now and holds anything.
-pub(super) fn check_file(path: &Path) -> Result<(), Why> {
-    let read = open_file(path)?.read(&mut [0]).map_err(Why::Io)?;
-    if read == 0 { Err(Why::Empty) } else { Ok(()) }
-}
-
-fn open_file(path: &Path) -> Result<File, Why> {
+/// Opens a file, if it is a regular one.
+pub(super) fn open_file(path: &Path) -> Result<File, Why> {
     // Asked before opening: to open a pipe without a writer would wait for ever.
     if !std::fs::metadata(path).map_err(Why::Io)?.is_file() {
         return Err(Why::NotAFile);

@@ -48,6 +48,12 @@ sources:                      # one list per system, each may hold any number of
       subscriptions: [impressions, \"bid events\"]
 ";
 
+/// A certificate and its key.
+static CERTIFICATE: std::sync::LazyLock<[String; 2]> = std::sync::LazyLock::new(|| {
+    let own = rcgen::generate_simple_self_signed(vec!["api.internal".to_owned()]).unwrap();
+    [own.cert.pem(), own.signing_key.serialize_pem()]
+});
+
 /// A folder with the files that the examples name.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -57,10 +63,14 @@ fn folder() -> tempfile::TempDir {
         ("activid.secret", "activid-secret\r\n"),
         ("losant.token", "losant-secret"),
         ("ix.key", "aXg6c2VjcmV0\n"),
-        ("private-ca.pem", "a certificate"),
+        ("proxy.password", "proxy-secret\n"),
+        ("gateway.key", "gateway-secret\n"),
         ("empty", ""),
     ] {
         std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    for (name, content) in ["private-ca.pem", "client.pem", "client.key"].into_iter().zip([0, 0, 1]) {
+        std::fs::write(folder.path().join(name), &CERTIFICATE[content]).unwrap();
     }
     folder
 }
@@ -212,7 +222,8 @@ fn the_shipped_example_is_accepted() {
         .collect();
     let full = parsed(&uncommented.join("\n")).unwrap();
     for (with, without) in full.sources.iter().zip(&config.sources) {
-        let common = Common { page_size: None, proxy_url: None, ..with.common.clone() };
+        let common = Common { page_size: None, user_agent: None, headers: Vec::new(), ..with.common.clone() };
+        let common = Common { proxy_url: None, proxy_username: None, proxy_password: None, no_proxy: None, ..common };
         let common = Common { ignore_actors: without.common.ignore_actors.clone(), ..common };
         assert_eq!(common, without.common);
     }
@@ -262,8 +273,9 @@ fn every_key_that_all_sources_accept_is_read() {
         "poll_interval: 1m30s\noverlap: 90s\ninitial_lookback: 0\nmax_catch_up: 1w\n\
          rate_limit: {requests: 7, per: 1h, burst: 3}\ntimeout: 500ms\npoll_timeout: 1h\nmax_response_bytes: 8MiB\n\
          page_size: 50\nignore_actors: [Me@Example.COM, 12]\n\
-         tls: {ca_file: private-ca.pem, cert_file: canvas.token, key_file: ix.key, server_name: api.internal}\n\
-         proxy_url: http://proxy:3128\nallow_plain_http: true\nbase_url: http://api.internal/prefix/",
+         tls: {ca_file: private-ca.pem, cert_file: client.pem, key_file: client.key, server_name: api.internal}\n\
+         proxy_url: http://proxy:3128\nproxy_username: me\nproxy_password_file: losant.token\nno_proxy: .example.com\n\
+         user_agent: audit (me@example.com)\nheaders: [{name: X-Gateway, value: abc}, {name: x-key, value_file: ix.key}]\nallow_plain_http: true\nbase_url: http://api.internal/prefix/",
     ));
     let common = source.common;
     assert_eq!(common.poll_interval, 90 * SECOND);
@@ -279,11 +291,22 @@ fn every_key_that_all_sources_accept_is_read() {
     assert_eq!(common.page_size, Some(number(50)));
     assert_eq!(common.ignore_actors, ["me@example.com", "12"]);
     let tls = common.tls.unwrap();
-    for (path, name) in [(tls.ca_file, "private-ca.pem"), (tls.cert_file, "canvas.token"), (tls.key_file, "ix.key")] {
+    for (path, name) in [(tls.ca_file, "private-ca.pem"), (tls.cert_file, "client.pem"), (tls.key_file, "client.key")] {
         assert!(path.unwrap().ends_with(name));
     }
     assert_eq!(tls.server_name.unwrap(), "api.internal");
     assert_eq!(common.proxy_url, Some(url("http://proxy:3128")));
+    assert_eq!(common.proxy_username.as_deref(), Some("me"));
+    assert!(common.proxy_password.unwrap().path().unwrap().ends_with("losant.token"));
+    assert_eq!(common.no_proxy, Some(NoProxy::parse(".example.com").unwrap()));
+    assert_eq!(common.user_agent.as_deref(), Some("audit (me@example.com)"));
+    let [gateway, key] = common.headers.try_into().unwrap();
+    assert_eq!((gateway.name.as_str(), key.name.as_str()), ("x-gateway", "x-key"));
+    assert_eq!(gateway.value, Secret::text("abc"));
+    assert!(key.value.path().unwrap().ends_with("ix.key"));
+    assert!(
+        !common.proxy_from_environment && only(&losant("proxy_from_environment: true")).common.proxy_from_environment
+    );
     assert!(common.allow_plain_http);
     let Service::Losant(losant) = source.service else { panic!("losant") };
     assert_eq!(endpoint(&losant.base_url, &["a b", "c"]).as_str(), "http://api.internal/prefix/a%20b/c");
@@ -424,9 +447,13 @@ fn a_bad_value_is_shown_at_its_place() {
                  {FILES}"
             ),
         ),
-        ("tls: {ca_file: empty}", format!("6:22: the file of `ca_file`, DIR/empty, is empty; accepted: {FILES}")),
         (
-            "tls: {cert_file: ix.key}",
+            "tls: {ca_file: empty}",
+            "6:22: the file of `ca_file` is empty; accepted: PEM certificates (-----BEGIN CERTIFICATE-----)".to_owned(),
+        ),
+        ("tls: {ca_file: .}", format!("6:22: the file of `ca_file` is not a regular file; accepted: {FILES}")),
+        (
+            "tls: {cert_file: client.pem}",
             "6:13: `cert_file` stands without `key_file`; accepted: both or neither".to_owned(),
         ),
         (
@@ -456,6 +483,186 @@ fn a_bad_value_is_shown_at_its_place() {
         ),
     ] {
         assert_eq!(problems(&losant(line)), [message], "{line}");
+    }
+}
+
+#[test]
+fn settings_of_proxies_that_cannot_be_meant_are_refused() {
+    let one_missing = "of `proxy_username` and `proxy_password` (or `proxy_password_file`) one is missing; accepted: both \
+                       or neither";
+    let list = "accepted: hosts, domains, addresses and networks, each with a port or without, separated by commas, such as \
+                `.example.com, 10.0.0.0/8, api.example.org:8443`, or `*`";
+    for (lines, messages) in [
+        (
+            "proxy_url: http://u:hunter2@p",
+            vec!["6:18: `proxy_url` has a user or password in it; accepted: http:// or https:// with a host, without user, \
+                  password, query and fragment"
+                .to_owned()],
+        ),
+        ("proxy_url: http://p\nproxy_username: me", vec![format!("7:7: {one_missing}")]),
+        ("proxy_url: http://p\nproxy_password: hunter2", vec![format!("7:7: {one_missing}")]),
+        ("proxy_url: http://p\nproxy_password_file: ix.key", vec![format!("7:7: {one_missing}")]),
+        (
+            "proxy_username: me\nproxy_password: hunter2",
+            vec!["6:7: `proxy_username` stands without a proxy; accepted: with `proxy_url` or `proxy_from_environment`"
+                .to_owned()],
+        ),
+        (
+            "proxy_url: http://p\nproxy_username: 'me:'\nproxy_password: hunter2",
+            vec!["7:23: `proxy_username` has characters that no user name has; accepted: a text without colon and control \
+                  characters"
+                .to_owned()],
+        ),
+        (
+            "proxy_url: http://p\nproxy_username: me\nproxy_password: hunter2\nproxy_password_file: ix.key",
+            vec!["9:7: both `proxy_password` and `proxy_password_file` are given; accepted: one of them".to_owned()],
+        ),
+        (
+            "proxy_url: http://p\nproxy_from_environment: true",
+            vec!["7:7: both `proxy_url` and `proxy_from_environment` are given; accepted: one of them".to_owned()],
+        ),
+        (
+            "proxy_from_environment: true\nno_proxy: a.example",
+            vec!["7:7: both `no_proxy` and `proxy_from_environment` are given; accepted: one of them".to_owned()],
+        ),
+        ("no_proxy: a.example", vec!["6:7: `no_proxy` stands without `proxy_url`; accepted: with it".to_owned()]),
+        (
+            "proxy_url: http://p\nno_proxy: http://a.example",
+            vec![format!("7:17: `no_proxy` has an entry with a scheme (`://`); {list}")],
+        ),
+        (
+            "proxy_url: http://p\nno_proxy: 10.0.0.0/99",
+            vec![format!("7:17: `no_proxy` has an entry that is not a network, such as 10.0.0.0/8; {list}")],
+        ),
+        ("proxy_url: http://p\nproxy_from_environment: false\nno_proxy: a.example", vec![]),
+        (
+            "proxy_from_environment: false\nno_proxy: a.example",
+            vec!["7:7: `no_proxy` stands without `proxy_url`; accepted: with it".to_owned()],
+        ),
+        (
+            "proxy_url: http://p\nbase_url: http://127.0.0.1:1",
+            vec!["6:18: `proxy_url` leads a plain http:// service over another machine, where credentials could be read; \
+                  accepted: the service in `no_proxy`, https://, or `allow_plain_http: true`"
+                .to_owned()],
+        ),
+        ("proxy_url: http://p\nbase_url: http://127.0.0.1:1\nno_proxy: 127.0.0.1", vec![]),
+        ("proxy_url: http://p\nbase_url: http://127.0.0.1:1\nallow_plain_http: true", vec![]),
+        ("proxy_url: http://127.0.0.1:2\nbase_url: http://127.0.0.1:1", vec![]),
+        ("proxy_from_environment: true\nproxy_username: me\nproxy_password: hunter2", vec![]),
+    ] {
+        assert_eq!(problems(&losant(lines)), messages, "{lines}");
+    }
+}
+
+#[test]
+fn headers_that_the_program_sets_itself_cannot_be_configured() {
+    let name = "accepted: the name of a header that this program does not set itself";
+    let value = "has characters that no header can carry; accepted: visible ASCII characters and blanks, on one line";
+    for (lines, message) in [
+        ("headers: {name: a, value: b}", "6:16: `headers` is a mapping; accepted: a list, each entry with `name` and `value`".to_owned()),
+        ("headers: [{value: b}]", "6:17: `name` is missing; required in an entry of `headers`".to_owned()),
+        ("headers: [{name: a}]", "6:17: `value` is missing; required in an entry of `headers`, or `value_file`".to_owned()),
+        (
+            "headers: [{name: a, value: b, value_file: ix.key}]",
+            "6:37: both `value` and `value_file` are given; accepted: one of them".to_owned(),
+        ),
+        ("headers: [{name: a b, value: c}]", format!("6:24: `name` is not the name of a header; {name}")),
+        ("headers: [{name: a, value: b}, {name: A, value: c}]", format!("6:45: `name` is listed twice; {name}")),
+        ("headers: [{name: a, value: \"b\\nc: d\"}]", format!("6:34: `value` {value}")),
+        ("headers: [{name: a, value: hünter2}]", format!("6:34: `value` {value}")),
+        ("headers: [{name: a, value: ''}]", "6:34: `value` is empty; accepted: a text".to_owned()),
+        (
+            "headers: [{name: a, value_file: two.lines}]",
+            format!("6:39: `value_file` {value}"),
+        ),
+        (
+            "headers: [{name: Authorization, value: hunter2}]",
+            format!("6:24: `name` cannot be authorization: it carries the credential of the service; {name}"),
+        ),
+        (
+            "headers: [{name: user-agent, value: b}]",
+            format!("6:24: `name` cannot be user-agent: `user_agent` sets it; {name}"),
+        ),
+        ("user_agent: \"a\\nb\"", "6:19: `user_agent` has characters that no header can carry; accepted: a text of visible ASCII characters and blanks".to_owned()),
+    ] {
+        let folder = folder();
+        std::fs::write(folder.path().join("two.lines"), "a\nb\n").unwrap();
+        let errors = parse(&losant(lines), &folder.path().join("c.yml")).unwrap_err();
+        let shown: Vec<String> =
+            errors.problems().iter().map(|Problem { line, column, message }| format!("{line}:{column}: {message}")).collect();
+        assert_eq!(shown, [message], "{lines}");
+        assert!(!shown.concat().contains("hunter2"));
+    }
+    for name in [
+        "INFA-SESSION-ID",
+        "Host",
+        "Content-Length",
+        "content-type",
+        "Content-Encoding",
+        "Accept",
+        "Accept-Encoding",
+        "Connection",
+        "Transfer-Encoding",
+        "TE",
+        "Trailer",
+        "Upgrade",
+        "Keep-Alive",
+        "Expect",
+        "Proxy-Connection",
+        "Proxy-Authorization",
+        "Range",
+        "If-None-Match",
+        "If-Modified-Since",
+        "If-Match",
+        "If-Unmodified-Since",
+    ] {
+        let problems = problems(&losant(&format!("headers: [{{name: {name}, value: x}}]")));
+        assert!(problems[0].contains("`name` cannot be"), "{name}: {problems:?}");
+    }
+    for name in
+        ["X-Api-Key", "Cookie", "Ocp-Apim-Subscription-Key", "CF-Access-Client-Secret", "X-Forwarded-For", "Via"]
+    {
+        assert_eq!(problems(&losant(&format!("headers: [{{name: {name}, value: a b}}]"))), [] as [String; 0], "{name}");
+    }
+}
+
+#[test]
+fn a_certificate_and_its_key_belong_together() {
+    let folder = folder();
+    let other = rcgen::generate_simple_self_signed(vec!["b".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("other.key"), other.signing_key.serialize_pem()).unwrap();
+    let text = losant("tls: {cert_file: client.pem, key_file: other.key}");
+    let shown = parse(&text, &folder.path().join("c.yml")).unwrap_err().to_string();
+    assert!(shown.contains(":6:46: the file of `key_file` does not belong to the certificate"), "{shown}");
+    std::fs::write(folder.path().join("large.pem"), vec![b'x'; usize::try_from(PEM_BYTES_MAX).unwrap() + 1]).unwrap();
+    let shown = parse(&losant("tls: {ca_file: large.pem}"), &folder.path().join("c.yml")).unwrap_err().to_string();
+    assert!(shown.contains(":6:22: the file of `ca_file` is larger than 4 MiB"), "{shown}");
+}
+
+#[test]
+fn a_machine_without_authorities_is_told_of_where_some_are_needed() {
+    let without = |text: &str| {
+        let folder = folder();
+        let errors = parse_with(text, &folder.path().join("c.yml"), || false).err();
+        errors.map(|errors| errors.problems().iter().map(|p| (p.line, p.column, p.message.clone())).collect::<Vec<_>>())
+    };
+    let own = losant("tls: {ca_file: private-ca.pem}");
+    let loopback = losant("base_url: http://127.0.0.1:1");
+    for fine in [own, loopback.clone()] {
+        assert_eq!(without(&fine), None, "{fine}");
+    }
+    for (text, line, column) in [
+        (losant(""), 3, 7),
+        (losant("base_url: https://h"), 6, 17),
+        (format!("{loopback}      proxy_url: https://localhost\n"), 6, 17),
+        (losant("base_url: https://h\ntls: {server_name: a}"), 6, 17),
+    ] {
+        let problems = without(&text).unwrap();
+        let [(at_line, at_column, message)] = problems.as_slice() else { panic!("{problems:?}") };
+        assert_eq!((*at_line, *at_column), (line, column), "{text}");
+        for word in ["ca-certificates", "SSL_CERT_FILE", "tls.ca_file"] {
+            assert!(message.contains(word), "{message}");
+        }
     }
 }
 
@@ -779,7 +986,16 @@ fn no_message_shows_a_secret() {
 fn debug_of_a_config_shows_no_secret() {
     let shown = format!("{:?} {:#?}", parsed(&losant("")).unwrap(), parsed(EXAMPLE).unwrap());
     assert!(shown.contains("Secret(given as text)"));
-    for secret in ["hunter2", "canvas-secret", "informatica-secret", "activid-secret", "losant-secret", "aXg6"] {
+    for secret in [
+        "hunter2",
+        "canvas-secret",
+        "informatica-secret",
+        "activid-secret",
+        "losant-secret",
+        "proxy-secret",
+        "gateway-secret",
+        "aXg6",
+    ] {
         assert!(!shown.contains(secret), "{shown}");
     }
 }

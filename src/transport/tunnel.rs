@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::Uri;
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,11 +29,13 @@ const REFUSED_REMEDY: &str = "have the proxy let us through to this host and por
 /// `error`, or what the proxy says, where it is the proxy that refused. `login` is the user and password it was shown.
 pub(super) async fn explained(
     error: TransportError,
-    proxy: Option<&Url>,
+    proxy: &Url,
     login: Option<(&str, &SecretString)>,
-    to: &Uri,
+    to: &Url,
 ) -> TransportError {
-    let Some(proxy) = proxy.filter(|_| error.message.contains("tunnel error")) else { return error };
+    if !error.message.contains("tunnel error") {
+        return error;
+    }
     let shown = proxy.origin().ascii_serialization();
     if error.message.contains("proxy authorization required") {
         let message = format!("status 407 of {shown}: {PROXY_WANTS_CREDENTIALS}");
@@ -43,7 +44,7 @@ pub(super) async fn explained(
     if !error.message.contains("unsuccessful") {
         return error;
     }
-    let (host, port) = (to.host().unwrap_or_default(), to.port_u16().unwrap_or(443));
+    let (host, port) = (to.host_str().unwrap_or_default(), to.port_or_known_default().unwrap_or(443));
     let status = tokio::time::timeout(TIMEOUT, ask(proxy, login, &format!("{host}:{port}"))).await.ok().flatten();
     let Some(status) = status.filter(|status| *status != 200) else {
         return TransportError { remedy: Some(REFUSED_REMEDY), ..error };
@@ -76,8 +77,9 @@ mod tests {
     use bytes::Bytes;
     use http::Request;
 
-    use super::super::{Network, NetworkOptions, Transport};
+    use super::super::{Network, Transport};
     use super::*;
+    use crate::config::Common;
     use crate::simulate::raw::{RawService, answer};
 
     async fn told(answer: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> (TransportError, usize) {
@@ -86,9 +88,12 @@ mod tests {
             answer()
         })
         .unwrap();
-        let options = NetworkOptions { proxy: Some(proxy.origin().parse().unwrap()), ..NetworkOptions::default() };
+        let common = Common {
+            proxy_url: Some(proxy.origin().parse().unwrap()),
+            ..Common::defaults(crate::event::System::Losant)
+        };
         let request = Request::get("https://service.test/log?token=hunter2").body(Bytes::new()).unwrap();
-        let error = Network::new(&options).unwrap().send(request).await.err().unwrap();
+        let error = Network::new(&common).unwrap().send(request).await.err().unwrap();
         assert!(!error.message.contains("hunter2"), "{error}");
         (error, proxy.asked().len())
     }

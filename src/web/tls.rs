@@ -25,6 +25,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::config::{ClientAuth, Material, TlsSettings, TlsVersion, WebConfigError};
+use crate::pem::{self, NoPair};
 
 const CERT: &str = "tls_server_config.cert_file";
 const KEY: &str = "tls_server_config.key_file";
@@ -35,19 +36,18 @@ const VERSIONS: &str = "tls_server_config.min_version, max_version";
 pub(super) fn certified_key(material: &Material) -> Result<CertifiedKey, WebConfigError> {
     let refuse = |setting, why| WebConfigError::Setting { setting, why };
     let chain = certificates(&material.cert).map_err(|why| refuse(CERT, why))?;
-    let leaf = chain.first().ok_or_else(|| refuse(CERT, "holds no PEM certificate".into()))?;
-    let (_, leaf) =
-        X509Certificate::from_der(leaf).map_err(|_| refuse(CERT, "its first certificate is not well formed".into()))?;
+    if chain.is_empty() {
+        return Err(refuse(CERT, "holds no PEM certificate".into()));
+    }
     let key = PrivateKeyDer::from_pem_slice(material.key.expose_secret())
         .map_err(|_| refuse(KEY, "holds no PEM private key (an encrypted one cannot be used)".into()))?;
-    let key = provider().key_provider.load_private_key(key).map_err(|_| {
-        refuse(KEY, "not usable: RSA of 2048 bits or more, ECDSA on P-256 or P-384, or Ed25519 is needed".into())
-    })?;
-    // compared here and not by rustls, which would refuse X.509 version 1 along the way
-    if key.public_key().is_some_and(|public| public.as_ref() != leaf.public_key().raw) {
-        return Err(refuse(KEY, "does not belong to the certificate".into()));
-    }
-    Ok(CertifiedKey::new(chain, key))
+    pem::pair(chain, key).map_err(|no_pair| match no_pair {
+        NoPair::Certificate => refuse(CERT, "its first certificate is not well formed".into()),
+        NoPair::Kind => {
+            refuse(KEY, "not usable: RSA of 2048 bits or more, ECDSA on P-256 or P-384, or Ed25519 is needed".into())
+        }
+        NoPair::Apart => refuse(KEY, "does not belong to the certificate".into()),
+    })
 }
 
 /// The server for these settings and the present content of their files.
@@ -232,27 +232,11 @@ impl Chain {
             // webpki, other than Go, refuses as a client's own
             Chain::From { authorities, .. } if authorities.iter().any(|authority| authority == leaf) => {
                 let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| CertificateError::BadEncoding)?;
-                fit_for_client(&leaf, now)
+                pem::fit_for(|usage| usage.client_auth, &leaf, now)
             }
             Chain::From { verifier, .. } => verifier.verify_client_cert(leaf, intermediates, now).map(|_| ()),
         }
     }
-}
-
-/// Valid at this time, and meant for a TLS client unless it says nothing about its purpose.
-fn fit_for_client(leaf: &X509Certificate<'_>, now: UnixTime) -> Result<(), rustls::Error> {
-    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    if seconds < leaf.validity().not_before.timestamp() {
-        return Err(CertificateError::NotValidYet.into());
-    }
-    if seconds > leaf.validity().not_after.timestamp() {
-        return Err(CertificateError::Expired.into());
-    }
-    let usage = leaf.extended_key_usage().map_err(|_| CertificateError::BadEncoding)?;
-    if usage.is_some_and(|usage| !usage.value.client_auth && !usage.value.any) {
-        return Err(CertificateError::InvalidPurpose.into());
-    }
-    Ok(())
 }
 
 /// The certificate's DNS names, e-mail addresses, IP addresses and URIs, as text.

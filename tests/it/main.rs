@@ -18,6 +18,7 @@ mod exposed;
 mod fuzzed;
 mod http;
 mod locks;
+mod network;
 mod oracles;
 mod process;
 mod program;

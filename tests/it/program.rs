@@ -246,7 +246,11 @@ impl Running {
 
     /// The exporter as this command starts it.
     pub fn exporter_by(command: &mut Command) -> Self {
-        let mut process = Process::start(command);
+        Self::started(Process::start(command))
+    }
+
+    /// An exporter that was started with `--web.listen-address=127.0.0.1:0`.
+    pub fn started(mut process: Process) -> Self {
         let address = process.until_printed("the address it serves on", |printed| {
             let line = printed.lines().find(|line| line.contains("serving") && line.contains("address="))?;
             let address = line.split("address=").nth(1)?;

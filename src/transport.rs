@@ -22,7 +22,7 @@ pub type Body = Pin<Box<dyn Stream<Item = Result<Bytes, TransportError>> + Send>
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct TransportError {
-    /// `Connect`, `Tls`, `Timeout` or `Decode` (a body that is not the gzip it says it is).
+    /// `Connect`, `Tls`, `Timeout` or `Decode` (a body that is not the gzip it says it is, see `encoding.rs`).
     pub kind: ErrorKind,
     /// What happened, without the address.
     pub message: String,

@@ -16,7 +16,8 @@ use audit_exporter::exporter::{ApplyError, Connect, Edges, Exporter};
 use audit_exporter::exposition::Format;
 use audit_exporter::ledger::{Ledger, TALLY_CELL};
 use audit_exporter::simulate::{
-    Disk, EventCall, Faults, Injection, Options, Scenario, ScenarioCall, Truth, TruthOf, World, credentials as c,
+    Disk, EventCall, Faults, Injection, Options, Scenario, ScenarioCall, TotalCount, Truth, TruthOf, World,
+    credentials as c,
 };
 use audit_exporter::transport::{InMemory, Transport};
 use audit_exporter::window::{Window, floor};
@@ -757,7 +758,7 @@ impl Trial {
             for _ in 0..self.random.random_range(1..4) {
                 let often = self.random.random_range(0.02..0.5);
                 let seldom = self.random.random_range(0.0..0.05);
-                match self.random.random_range(0..20) {
+                match self.random.random_range(0..24) {
                     0 | 1 => {
                         of.throttle = often;
                         of.retry_after = [0, 1, 7, 60, 400][self.random.random_range(0..5)];
@@ -779,6 +780,10 @@ impl Trial {
                     16 => of.looping = true,
                     17 => of.restarting = true,
                     18 => of.unavailable = 1.0,
+                    20 => of.link_lost = often * 2.0,
+                    21 => of.next_is_this_page = true,
+                    22 => of.gzip_members = true,
+                    23 => of.total_count = TOTAL_COUNTS[self.random.random_range(0..TOTAL_COUNTS.len())],
                     _ => of.shuffled = often * 2.0,
                 }
             }
@@ -1142,6 +1147,18 @@ fn equal_events(system: System, count: u32) -> EventCall {
     }
 }
 
+/// Half of them are right.
+const TOTAL_COUNTS: [TotalCount; 8] = [
+    TotalCount::Right,
+    TotalCount::Right,
+    TotalCount::Right,
+    TotalCount::Right,
+    TotalCount::Capped,
+    TotalCount::PageLength,
+    TotalCount::Zero,
+    TotalCount::Absent,
+];
+
 /// What a service is like, as opposed to what happens to it.
 fn fixed_faults(random: &mut StdRng) -> Faults {
     let mut faults = Faults::default();
@@ -1155,12 +1172,16 @@ fn fixed_faults(random: &mut StdRng) -> Faults {
     faults.index_exchange.single_file_bids = flip(0.3);
     faults.index_exchange.new_file_ids = flip(0.3);
     faults.index_exchange.content_encoding = flip(0.3);
+    faults.losant.cap_unsaid = flip(0.3);
+    faults.canvas.link_lost = if flip(0.2) { 1.0 } else { 0.0 };
+    faults.losant.total_count = TOTAL_COUNTS[random.random_range(0..TOTAL_COUNTS.len())];
     let (flat, bare) = (faults.canvas.flat, faults.canvas.bare_list);
     for system in System::ALL {
         let skew = [0, 0, 0, 0, 90, -90, 5000, -5000][random.random_range(0..8)];
         let of = faults.of_mut(system);
         of.clock_skew_seconds = skew;
-        of.count_cap = [0, 0, 60, 200][random.random_range(0..4)];
+        of.count_cap = [0, 0, 0, 60, 200, 256][random.random_range(0..6)];
+        of.gzip_members = random.random_bool(0.2);
         // without ids, what is listed twice has happened twice
         let ids = system != System::Canvas || !(flat || bare);
         of.duplicates = if ids && random.random_bool(0.2) { 0.1 } else { 0.0 };

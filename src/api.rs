@@ -40,6 +40,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::clock::{Clock, delta, written};
+use crate::encoding;
 use crate::stats::{ErrorKind, SourceStats};
 use crate::transport::{Body, Transport, TransportError};
 
@@ -626,6 +627,7 @@ impl Wire {
             headers.clone_from(&call.headers);
             // what a cache kept is of another moment than the one that is asked about
             headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+            headers.insert(header::ACCEPT_ENCODING, encoding::ACCEPTED);
         }
         let request = request
             .body(call.body.clone())
@@ -636,6 +638,12 @@ impl Wire {
             Failure::new(ErrorKind::Decode, call.tried(), got)
                 .advising("set the clock that is wrong (NTP); what is not read now is read then")
         });
+        let body = match encoding::unpacked(&head.headers, body) {
+            Ok(body) => body,
+            Err(error) if head.status.is_success() => return Err(call.failed(error)),
+            // its status says enough
+            Err(_) => futures_util::stream::empty().boxed(),
+        };
         Ok((head.status, head.headers, body, clock))
     }
 
@@ -650,7 +658,12 @@ impl Wire {
     ) -> Result<Reply, Failure> {
         let mut whole = Vec::new();
         while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|error| call.failed(error))?;
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                // what refuses us is dealt with by its status, however it is packed
+                Err(error) if error.kind == ErrorKind::Decode && !status.is_success() => break,
+                Err(error) => return Err(call.failed(error)),
+            };
             if (whole.len() + chunk.len()) as u64 > cap {
                 return Err(Failure::new(
                     ErrorKind::TooLarge,

@@ -27,6 +27,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod doctor;
+pub mod encoding;
 pub mod event;
 pub mod exporter;
 pub mod exposition;

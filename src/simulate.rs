@@ -24,7 +24,7 @@ mod truth;
 mod world;
 
 pub use disk::Disk;
-pub use faults::{BadFault, ErrorShape, Faults, RetryForm, ServiceFaults, SessionEnd};
+pub use faults::{BadFault, ErrorShape, Faults, RetryForm, ServiceFaults, SessionEnd, TotalCount};
 pub use truth::{Truth, TruthOf};
 pub use world::{EventCall, Injection, Options, Scenario, ScenarioCall, Seen, World};
 

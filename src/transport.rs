@@ -35,8 +35,8 @@ pub type Body = Pin<Box<dyn Stream<Item = Result<Bytes, TransportError>> + Send>
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct TransportError {
-    /// `Connect`, `Tls`, `Timeout`, `Decode` (a body that is not the gzip it says it is) or `Auth` (a proxy that wants
-    /// to know who we are).
+    /// `Connect`, `Tls`, `Timeout`, `Decode` (a body that is not the gzip it says it is, see `encoding.rs`) or `Auth` (a
+    /// proxy that wants to know who we are).
     pub kind: ErrorKind,
     /// What happened, without the address.
     pub message: String,

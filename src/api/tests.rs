@@ -694,3 +694,82 @@ fn requests_and_answers_print_neither_credential_nor_body() {
     };
     assert_eq!(format!("{reply:?}"), r#"Reply("POST http://service.test/login", 200)"#);
 }
+
+// === packed answers ===
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// What comes of an answer: in memory and over a real connection.
+async fn packed(status: u16, coding: &'static str, body: Vec<u8>) -> [Result<Reply, Failure>; 2] {
+    use crate::config::Common;
+    use crate::event::System;
+    use crate::simulate::raw;
+    use crate::transport::Network;
+    let sent = body.clone();
+    let router = Router::new().fallback(move || {
+        let status = StatusCode::from_u16(status).unwrap();
+        let answer = (status, [(header::CONTENT_ENCODING, coding)], sent.clone()).into_response();
+        async move { answer }
+    });
+    let service = raw::RawService::start(move |asked| {
+        assert_eq!(asked.header("accept-encoding"), Some("gzip"));
+        raw::answer(status, &[("Content-Encoding", coding)], &body)
+    });
+    let limits = Limits { max_response_bytes: 100_000, ..fast() };
+    let exchange = async |transport: Arc<dyn Transport>, to: Url| {
+        let clock = Clock::machine();
+        let api = Api::new(transport, Box::new(Numbered::default()), limits, Arc::default(), clock, 1);
+        api.wire.exchange_whole(&Call::get(to), false).await
+    };
+    let network = Network::new(&Common::defaults(System::Losant)).unwrap();
+    let to = Url::parse(&service.unwrap().origin()).unwrap();
+    [exchange(Arc::new(InMemory(router)), url("/log")).await, exchange(Arc::new(network), to).await]
+}
+
+#[tokio::test]
+async fn a_packed_answer_is_read_whole_or_not_at_all() {
+    let text = "{\"entries\": [1, 2, 3]}".repeat(100);
+    let (first, second) = text.as_bytes().split_at(700);
+    let members = [gzip(first), gzip(b""), gzip(second)].concat();
+    let padded = [&members[..], &[0; 512]].concat();
+    for (coding, body) in [
+        ("gzip", gzip(text.as_bytes())),
+        ("gzip", members.clone()),
+        ("x-gzip", padded.clone()),
+        ("gzip, gzip", gzip(&padded)),
+        ("identity", text.clone().into_bytes()),
+    ] {
+        for reply in packed(200, coding, body).await {
+            assert!(reply.unwrap().body == text, "{coding}");
+        }
+    }
+    for (coding, body, kind, why) in [
+        ("gzip", members[..members.len() - 3].to_vec(), ErrorKind::Decode, "not the gzip"),
+        ("gzip", [&members[..], b"garbage"].concat(), ErrorKind::Decode, "not the gzip"),
+        ("gzip", text.clone().into_bytes(), ErrorKind::Decode, "not the gzip"),
+        ("gzip", b"<html>".to_vec(), ErrorKind::Decode, "not the gzip"),
+        ("br", text.clone().into_bytes(), ErrorKind::Decode, "encoding br"),
+        ("gzip", gzip(&vec![b' '; 64 << 20]), ErrorKind::TooLarge, "more than 100000 bytes"),
+        ("gzip, gzip", gzip(&gzip(&vec![b' '; 64 << 20])), ErrorKind::TooLarge, "more than 100000 bytes"),
+    ] {
+        for reply in packed(200, coding, body).await {
+            let failure = reply.unwrap_err();
+            assert_eq!(failure.kind, kind, "{coding}: {failure}");
+            assert!(failure.to_string().contains(why), "{coding}: {failure}");
+        }
+    }
+    // what refuses is dealt with by its status
+    for (coding, body) in [("gzip", b"<html>".to_vec()), ("br", b"x".to_vec()), ("gzip", gzip(b"{}")[..9].to_vec())] {
+        for reply in packed(429, coding, body).await {
+            assert_eq!(reply.unwrap().status, StatusCode::TOO_MANY_REQUESTS);
+        }
+    }
+    for reply in packed(204, "gzip", Vec::new()).await {
+        assert_eq!(reply.unwrap().body, "");
+    }
+}

@@ -180,7 +180,11 @@ fn list(world: &mut Inner, ask: &Ask, of: Of) -> Reply {
     };
     let current = if bookmark.is_some() { page } else { "first" };
     let mut links = vec![link(ask, current, per_page, "current")];
-    links.extend(next.map(|next| link(ask, &next, per_page, "next")));
+    if faults.next_is_this_page {
+        links.push(this_page(ask));
+    } else {
+        links.extend(next.map(|next| link(ask, &next, per_page, "next")));
+    }
     links.push(link(ask, "first", per_page, "first"));
 
     let listed = |event: &Placed<Login>| times_listed(&event.wire.id, faults.duplicates);
@@ -262,6 +266,12 @@ fn link(ask: &Ask, page: &str, per_page: usize, rel: &str) -> String {
     let query: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).finish();
     let joint = if query.is_empty() { "" } else { "&" };
     format!("<{}{}?{query}{joint}page={page}&per_page={per_page}>; rel=\"{rel}\"", ask.origin, ask.path)
+}
+
+/// A link to the page that is asked for, as the next one.
+fn this_page(ask: &Ask) -> String {
+    let query: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(&ask.query).finish();
+    format!("<{}{}?{query}>; rel=\"next\"", ask.origin, ask.path)
 }
 
 // === documents ===

@@ -107,6 +107,17 @@ pub struct ServiceFaults {
     pub cached_seconds: u32,
     /// The most events one answer holds, whatever was asked for; 0 is no cap beyond the documented.
     pub count_cap: usize,
+    /// Losant: what `totalCount` says.
+    pub total_count: TotalCount,
+    /// Losant: `perPage` repeats what was asked for, whatever `count_cap` leaves of it.
+    pub cap_unsaid: bool,
+    /// Canvas: the answer comes without its `Link` header.
+    pub link_lost: f64,
+    /// Canvas: `next` of every page leads to that page.
+    pub next_is_this_page: bool,
+    /// Good answers come with `Content-Encoding: gzip` in several members with zeros behind the last; files of Index
+    /// Exchange are such gzip themselves, too.
+    pub gzip_members: bool,
     /// Losant: `start` and `end` are exclusive (the documentation does not say).
     pub exclusive_bounds: bool,
     /// Canvas: flat events as in the old documentation (no `id`, times with an offset) in the compound
@@ -140,6 +151,23 @@ pub struct ServiceFaults {
     pub new_file_ids: bool,
     /// Index Exchange: files are sent with `Content-Encoding: gzip`, not as files that are gzip.
     pub content_encoding: bool,
+}
+
+/// What Losant's `totalCount` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TotalCount {
+    /// How many events there are.
+    #[default]
+    Right,
+    /// The same, at most 150.
+    Capped,
+    /// How many are on the page.
+    PageLength,
+    /// 0.
+    Zero,
+    /// Nothing.
+    Absent,
 }
 
 /// How Informatica refuses an ended session.

@@ -10,19 +10,16 @@
 //! expiry are not public; those here are made up, and so is the size.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 
 use axum::Router;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Timelike, Utc};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::chance::Dice;
-use super::message::{Ask, Content, Refusal, Reply};
+use super::message::{Ask, Content, Refusal, Reply, gzip, gzip_members};
 use super::truth::{Expect, Truth, TruthOf};
 use super::world::{Call, EventCall, Inner, World};
 use crate::event::{Class, Outcome, System};
@@ -260,6 +257,7 @@ fn file(world: &mut Inner, ask: &Ask) -> Reply {
     let now = world.now;
     let whole_hours = world.faults.index_exchange.single_file_bids;
     let encoded = world.faults.index_exchange.content_encoding;
+    let members = world.faults.index_exchange.gzip_members;
     let wanted = ask.segments.last().and_then(|id| id.parse::<u64>().ok()).map_or(0, |id| id % ID_STEP);
     let seed = world.index_exchange.seed;
     let found = world.index_exchange.files.iter_mut().find_map(|((number, hour), parts)| {
@@ -274,12 +272,8 @@ fn file(world: &mut Inner, ask: &Ask) -> Reply {
         part.downloaded = Some(part.visible_rows(now));
     }
     let csv = csv(seed, &SUBSCRIPTIONS[number], hour, parts, now);
-    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
-    // writing to a Vec cannot fail
-    let _ = packer.write_all(csv.as_bytes());
-    let bytes = packer.finish().unwrap_or_default();
     let mut reply = Reply::new(StatusCode::OK);
-    reply.content = Content::Bytes(bytes.into());
+    reply.content = Content::Bytes(if members { gzip_members(csv.as_bytes()) } else { gzip(csv.as_bytes()).into() });
     if encoded {
         return reply.with(header::CONTENT_TYPE, "text/csv").with(header::CONTENT_ENCODING, "gzip");
     }

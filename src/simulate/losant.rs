@@ -15,6 +15,7 @@ use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::chance::{Cell, Dice, times_listed};
+use super::faults::TotalCount;
 use super::message::{Ask, Refusal, Reply};
 use super::truth::{Expect, Placed, Timeline};
 use super::world::{Call, EventCall, Inner, World};
@@ -34,6 +35,8 @@ pub const API_TOKEN: &str = concat!(
 
 const PER_PAGE: i64 = 100;
 const PER_PAGE_MAX: usize = 1000;
+/// The most that a capped `totalCount` says.
+const TOTAL_MAX: usize = 150;
 
 /// Target types: on the wire, as category, as `requestResource`, and as an actor would name one.
 const TARGETS: [(&str, &str, &str, &str); 5] = [
@@ -183,8 +186,14 @@ fn listed(world: &Inner, ask: &Ask) -> Result<Value, String> {
     Ok(json!({
         "items": items,
         "count": items.len(),
-        "totalCount": events.len(),
-        "perPage": per_page,
+        "totalCount": match faults.total_count {
+            TotalCount::Right => Some(events.len()),
+            TotalCount::Capped => Some(events.len().min(TOTAL_MAX)),
+            TotalCount::PageLength => Some(items.len()),
+            TotalCount::Zero => Some(0),
+            TotalCount::Absent => None,
+        },
+        "perPage": if faults.cap_unsaid { wanted } else { per_page },
         "page": page,
         "sortField": field,
         "sortDirection": direction,

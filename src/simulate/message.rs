@@ -15,6 +15,8 @@ use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
@@ -72,6 +74,8 @@ pub(super) enum Delivery {
     Drip,
     Huge,
     Bomb,
+    /// Packed in several members.
+    Members,
 }
 
 // === impl Ask ===
@@ -200,8 +204,8 @@ impl Reply {
             System::IndexExchange => json!({"subscriptionID": "not a download", "hour": 1}),
         };
         if let Some(events) = self.events(system) {
-            // no answer is longer than the service's own limit
-            if count_cap == 0 || events.len() < count_cap {
+            // no answer is longer than the service's own limit, and what is empty stays so
+            if !events.is_empty() && (count_cap == 0 || events.len() < count_cap) {
                 events.insert(events.len() / 2, no_event);
             }
         }
@@ -298,6 +302,7 @@ impl Reply {
                 Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)))
             }
             Delivery::Bomb => Body::from(bomb()),
+            Delivery::Members => Body::from(gzip_members(&bytes)),
         };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
@@ -307,8 +312,8 @@ impl Reply {
                 headers.append(name, value);
             }
         }
-        if delivery == Delivery::Bomb {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        if matches!(delivery, Delivery::Bomb | Delivery::Members) {
+            headers.append(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         if let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(date.into())) {
             headers.insert(header::DATE, value);
@@ -365,6 +370,19 @@ fn drip(bytes: Bytes) -> Body {
         let first = rest.split_to(1);
         Some((Ok::<_, Infallible>(first), rest))
     }))
+}
+
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+    // writing to a Vec cannot fail
+    let _ = packer.write_all(bytes);
+    packer.finish().unwrap_or_default()
+}
+
+/// gzip of several members, one of them empty, with zeros behind the last (RFC 1952; GNU gzip, "Tapes").
+pub(super) fn gzip_members(bytes: &[u8]) -> Bytes {
+    let (first, second) = bytes.split_at(bytes.len() / 3);
+    [gzip(first), gzip(b""), gzip(second), vec![0; 512]].concat().into()
 }
 
 /// A gzip stream that unpacks to [`BLOWN_UP_BYTES`] blanks: one flushed block, repeated. Its

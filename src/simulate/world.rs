@@ -539,6 +539,9 @@ impl Inner {
         if call == Call::Login || !reply.status.is_success() {
             return (reply.refused_as(&faults, call == Call::Login), Delivery::Plain);
         }
+        if self.meets(&mut dice, "link_lost", faults.link_lost) {
+            reply.headers.retain(|(name, _)| *name != header::LINK);
+        }
         if self.meets(&mut dice, "html", faults.html) {
             return (Reply::html(), Delivery::Plain);
         }
@@ -578,6 +581,8 @@ impl Inner {
             Delivery::Huge
         } else if self.meets(&mut dice, "bomb", faults.bomb) {
             Delivery::Bomb
+        } else if faults.gzip_members {
+            Delivery::Members
         } else {
             Delivery::Plain
         };

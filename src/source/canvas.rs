@@ -8,6 +8,11 @@
 //! What can go wrong while paging, and what is done:
 //! - A bookmark the service cannot read yields page 1 without a word. A page that was seen before
 //!   in the same walk ends it, and the window is read in halves, down to one second.
+//! - The `Link` header may be lost on the way. That it holds no `next` ends a walk only where it is there, or where the
+//!   page is much shorter than the longest. Else the window is read in parts, until two that both hold something bring
+//!   nothing new; where there are no parts, it stays open.
+//! - A `next` may lead back to a page that was read, even where nothing is left to be read: an error, found out the
+//!   same way.
 //! - Older versions lose the rest of a second at the end of a page. That second is read by itself.
 //! - A time the service cannot read is ignored without a word. What comes back is checked.
 //!
@@ -43,6 +48,8 @@ mod link;
 const PAGE_SIZE: u32 = 100;
 /// No window has this many pages; a service that always has one more is broken.
 const PAGES_MAX: usize = 10_000;
+/// What the service puts on a page where nobody asks for a number. No cap of its own is believed to be smaller.
+const PAGE_SIZE_MIN: usize = 10;
 /// Keeps ids beyond 2^53 whole (Canvas API documentation, "Schema").
 const ACCEPT: HeaderValue = HeaderValue::from_static("application/json+canvas-string-ids, application/json");
 /// An event this far outside what was asked for does not mean that the filter was ignored.
@@ -143,7 +150,15 @@ impl Source for Canvas {
     }
 
     async fn read(&mut self, window: Window, api: &Api, sink: &mut dyn Sink) -> Result<(), Failure> {
-        let mut reading = Reading { api, sink, filter_ignored: false, finer: false, longest: 0 };
+        let mut reading = Reading {
+            api,
+            sink,
+            filter_ignored: false,
+            finer: false,
+            longest: 0,
+            seen: HashSet::new(),
+            unproven: None,
+        };
         let mut refused = None;
         let mut gone = Vec::new();
         for scope in &*Arc::clone(&self.scopes) {
@@ -164,7 +179,7 @@ impl Source for Canvas {
         for failure in gone {
             reading.sink.report(failure);
         }
-        refused.map_or(Ok(()), Err)
+        refused.or(reading.unproven).map_or(Ok(()), Err)
     }
 }
 
@@ -178,6 +193,10 @@ struct Reading<'a> {
     finer: bool,
     /// Events of the longest page: a shorter one is not full.
     longest: usize,
+    /// What came of the scope that is read.
+    seen: HashSet<EventKey>,
+    /// Pages that may go on, and do not say how. The rest is read, but the window stays open.
+    unproven: Option<Failure>,
 }
 
 /// Whole seconds since the epoch, both inside.
@@ -197,9 +216,15 @@ impl Span {
         Self { first: second, last: second }
     }
 
-    fn halves(self) -> Option<[Span; 2]> {
+    /// Two parts: halves; but where all that was seen lies in one of them, what lies beside it and the rest.
+    fn parts(self, seen: Option<Span>) -> Option<[Span; 2]> {
         let middle = self.first + (self.last - self.first) / 2;
-        (middle < self.last).then_some([Self { last: middle, ..self }, Self { first: middle + 1, ..self }])
+        let end = match seen {
+            Some(seen) if (self.first..=middle).contains(&seen.last) => seen.last,
+            Some(seen) if (middle + 1..=self.last).contains(&seen.first) => seen.first - 1,
+            _ => middle,
+        };
+        (middle < self.last).then_some([Self { last: end, ..self }, Self { first: end + 1, ..self }])
     }
 }
 
@@ -217,22 +242,57 @@ impl Canvas {
     }
 
     async fn read_scope(&mut self, scope: &Scope, window: Window, reading: &mut Reading<'_>) -> Result<(), Failure> {
-        let mut spans = vec![Span::of(window)];
+        reading.seen.clear();
+        let whole = Span::of(window);
+        let mut walked = vec![(whole, self.walk(scope, whole, reading).await?)];
         let mut by_itself = HashSet::new();
-        while let Some(span) = spans.pop() {
-            let walk = self.walk(scope, span, reading).await?;
+        while let Some((span, walk)) = walked.pop() {
             let alone = span.first == span.last;
             let overfull = alone && walk.cut.contains(&span.first);
-            if !walk.loops && !overfull {
-                let cut = walk.cut.into_iter().filter(|_| !reading.filter_ignored);
-                spans.extend(cut.filter(|second| by_itself.insert(*second)).map(Span::second));
+            if !walk.loops && !walk.lost && !overfull {
+                for second in walk.cut {
+                    if !reading.filter_ignored && by_itself.insert(second) {
+                        let span = Span::second(second);
+                        walked.push((span, self.walk(scope, span, reading).await?));
+                    }
+                }
                 continue;
             }
-            match span.halves() {
+            match span.parts(walk.seen_span()) {
                 // nothing at all, over and over, is nothing
                 _ if walk.longest == 0 => {}
                 // where the filter is ignored, half a window is no smaller
-                Some(halves) if !reading.filter_ignored => spans.extend(halves),
+                Some(parts) if !reading.filter_ignored => {
+                    let before = reading.seen.len();
+                    let mut lengths = [0; 2];
+                    for (part, length) in parts.into_iter().zip(&mut lengths) {
+                        let walk = self.walk(scope, part, reading).await?;
+                        *length = walk.longest;
+                        walked.push((part, walk));
+                    }
+                    // parts that both hold something, and nothing new: it was whole, and what it led to is wrong
+                    let was_whole = lengths.iter().all(|length| *length > 0) && reading.seen.len() == before;
+                    if was_whole && walk.leads_back {
+                        let got = "a next link that leads back to a page that was read before";
+                        let failure = Failure::new(ErrorKind::Decode, self.tried(scope), got);
+                        reading.unproven.get_or_insert(failure);
+                        return Ok(());
+                    }
+                    if was_whole && lengths.iter().all(|length| *length < walk.longest) {
+                        walked.iter_mut().rev().take(2).for_each(|(_, part)| (part.loops, part.lost) = (false, false));
+                    }
+                }
+                _ if walk.lost => {
+                    // a page that is shorter than asked for is the last, unless the service's cap shows in others
+                    let full = walk.longest >= self.page_size as usize;
+                    if full || (alone && reading.seen.len() > reading.longest) {
+                        let got = "a full page without a Link header, and no smaller window";
+                        let failure = Failure::new(ErrorKind::Truncated, self.tried(scope), got).advising(
+                            "find what takes the Link header away on the way (a proxy or gateway); it is read again",
+                        );
+                        reading.unproven.get_or_insert(failure);
+                    }
+                }
                 // a page that is not full held everything
                 None if walk.longest < reading.longest => {}
                 _ => {
@@ -248,33 +308,47 @@ impl Canvas {
         Ok(())
     }
 
-    /// Follows the pages of one span from the first to the last.
+    /// What is known of the pages of one span at their end.
     async fn walk(&mut self, scope: &Scope, span: Span, reading: &mut Reading<'_>) -> Result<Walk, Failure> {
+        let walk = self.follow(scope, span, reading).await?;
+        // what the pages held is not needed any more
+        Ok(Walk { asked: HashSet::new(), seen: HashSet::new(), equal: HashMap::new(), ..walk })
+    }
+
+    /// Follows the pages of one span from the first to the last.
+    async fn follow(&mut self, scope: &Scope, span: Span, reading: &mut Reading<'_>) -> Result<Walk, Failure> {
         let mut walk = Walk::default();
         let (mut url, mut reply) = self.first_page(scope, span, reading.finer, reading.api).await?;
         for _ in 0..PAGES_MAX {
-            walk.asked.insert(url.clone());
+            walk.asked.insert(in_order(&url));
             let entries = self.entries(&reply)?;
             let next = next_page(&self.path(scope), &reply);
-            let next_again = matches!(&next, Ok(Some(next)) if walk.asked.contains(next));
+            let next_again = matches!(&next, Ok(Some(next)) if walk.asked.contains(&in_order(next)));
             let restarted = walk.restarts_with(&entries);
             // what has no id and comes twice would be numbered twice; it is read again in a smaller span
             let doubtful = next_again && walk.pages > 0 && entries.iter().any(|entry| !entry.has_own_key);
             walk.loops = next_again || restarted;
+            walk.leads_back = next_again && !restarted;
             reading.longest = reading.longest.max(entries.len());
+            // pages may be of different lengths, but not of such different ones
+            let full = entries.len() >= PAGE_SIZE_MIN && 2 * entries.len() > reading.longest;
             if restarted || doubtful {
                 return Ok(walk);
             }
             walk.observe(&entries, span);
             self.check_filter(scope, &walk, reading);
             let items = walk.number(entries);
+            reading.seen.extend(items.iter().map(|item| item.key));
             reading.sink.page(Page { items, ..Page::default() }).await?;
             match next? {
                 Some(next) if !walk.loops && !walk.is_past() => {
                     walk.tie = if loses_ties(&next) { walk.last_second() } else { None };
                     url = next;
                 }
-                _ => return Ok(walk),
+                next => {
+                    walk.lost = next.is_none() && full && !link::says_end(&reply.headers);
+                    return Ok(walk);
+                }
             }
             reply = reading.api.call(|_| request(&url)).await?;
         }
@@ -377,6 +451,15 @@ fn next_page(current: &Url, reply: &Reply) -> Result<Option<Url>, Failure> {
     Ok(Some(next))
 }
 
+/// An address with its query in order, so that another way to write the same one is seen.
+fn in_order(url: &Url) -> Url {
+    let mut query: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    query.sort_unstable();
+    let mut url = url.clone();
+    url.query_pairs_mut().clear().extend_pairs(query);
+    url
+}
+
 /// An event of a page, before events without an id are numbered.
 struct Entry {
     /// Its key or, where it has none of its own, that of all events equal to it.
@@ -398,6 +481,7 @@ struct Walk {
     /// Events of the longest page.
     longest: usize,
     newest: Option<DateTime<Utc>>,
+    oldest: Option<DateTime<Utc>>,
     /// The last event of the last page that had one with a time.
     last: Option<DateTime<Utc>>,
     /// An event was newer than the one before it.
@@ -413,11 +497,20 @@ struct Walk {
     cut: Vec<i64>,
     /// The pages lead back to where they came from.
     loops: bool,
+    /// A page says so itself.
+    leads_back: bool,
+    /// The last page is full, and does not say that it is the last.
+    lost: bool,
 }
 
 impl Walk {
     fn last_second(&self) -> Option<i64> {
         self.last.map(|at| at.timestamp())
+    }
+
+    /// The seconds of all events that were seen.
+    fn seen_span(&self) -> Option<Span> {
+        Some(Span { first: self.oldest?.timestamp(), last: self.newest?.timestamp() })
     }
 
     /// Whether a page after the first brings nothing but what was there before.
@@ -453,6 +546,7 @@ impl Walk {
             self.strays |= at < first || at > last;
             self.finer |= at.timestamp_subsec_nanos() > 0;
             self.newest = self.newest.max(Some(at));
+            self.oldest = Some(self.oldest.map_or(at, |oldest| oldest.min(at)));
             self.last = Some(at);
         }
     }

@@ -3,9 +3,11 @@
 //!
 //! `GET {base}/public/core/v3/securityLog` (Informatica, REST API Reference, Security Logs) with a
 //! closed range of `entryTime` of at most 14 days, pages by `skip` and `limit`, in an order nobody
-//! documents and without a total. So a range is read to its last page and events are told apart by
-//! their `id`; where the service refuses or ignores `skip`, the range is cut in halves until each
-//! fits on one page.
+//! documents and without a total. So a range is read until a page brings nothing new, and events are told apart by
+//! their `id`: the service may have caps of its own, and a page that is shorter than `limit` is not the last for that.
+//! Only a first page of fewer than 100 entries (the smallest `limit` there is) is taken for all there are, and that only
+//! where its number is not round and its size small. Where the service refuses or ignores `skip`, the range is cut in
+//! halves until each fits on one page.
 //!
 //! The session comes from a login with name and password (`/saas/public/core/v3/login`), which is
 //! itself an entry of the log: it is kept until the service says that it has ended.
@@ -50,8 +52,12 @@ const RANGE_MAX: Duration = Duration::from_hours(7 * 24);
 const SECOND: Duration = Duration::from_secs(1);
 /// Requests of one reading. A log that always has one more page is broken.
 const REQUESTS_MAX: u32 = 100_000;
-/// A short page of a multiple of this many entries may be what a cap below `limit` left of it.
+/// The documented minimum of `limit`. No cap of the service's own is believed to be smaller, unless it is [`ROUND`].
+const LIMIT_MIN: usize = 100;
+/// A page of a multiple of this many entries may be what a cap below `limit` left of it.
 const ROUND: usize = 10;
+/// A shorter page was not cut because of its size.
+const SMALL_BYTES: usize = 8 << 10;
 /// The longest body that is looked at as an error.
 const ERROR_BODY_MAX: usize = 64 << 10;
 /// How many pairs of category and event are remembered with their labels.
@@ -357,10 +363,11 @@ impl Source for Informatica {
         let mut pieces = ranges(window);
         while let Some(piece) = pieces.pop() {
             let End::Stuck { full } = self.read_piece(piece, api, sink, &mut progress).await? else { continue };
-            match piece.halves(SECOND) {
+            match piece.halves(SECOND).filter(|_| !progress.range_ignored) {
                 Some((earlier, later)) => pieces.extend([later, earlier]),
                 None if full => {
-                    let got = "more than a page within one second, and skip is refused or ignored";
+                    let within = if progress.range_ignored { "any range" } else { "one second" };
+                    let got = format!("maybe more than a page within {within}, and skip is refused or ignored");
                     return Err(Failure::new(ErrorKind::Decode, "reading all pages", got));
                 }
                 None => {}
@@ -380,6 +387,12 @@ struct Progress {
     requests: u32,
     /// Entries from outside the range that was asked for.
     outside: usize,
+    /// Entries of the longest page: a shorter one is not full.
+    longest: usize,
+    /// The first page of the piece that was read last.
+    first_page: Bytes,
+    /// A piece had the first page of the piece before, though some of it lies outside: no smaller piece helps.
+    range_ignored: bool,
 }
 
 /// How the reading of a piece ended.
@@ -388,7 +401,7 @@ enum End {
     Whole,
     /// `skip` leads no further, or not to every entry; `full` if there must be more entries.
     Stuck {
-        /// Whether the last page had as many entries as were asked for.
+        /// Whether a page had so many entries that it may have been cut.
         full: bool,
     },
 }
@@ -406,6 +419,7 @@ impl Informatica {
         let mut seen: HashSet<EventKey> = HashSet::new();
         let mut previous = Bytes::new();
         let mut full = false;
+        let mut entries = 0;
         let mut skip = 0;
         // entries of the page before that are to come again
         let mut again = 0;
@@ -419,7 +433,12 @@ impl Informatica {
             }
             let reply = api.call(|session| Call::get(url(session, asked, self.limit, skip))).await?;
             if !reply.status.is_success() {
-                return if skip > 0 { Ok(End::Stuck { full }) } else { Err(reply.failure(ErrorKind::Server)) };
+                return match skip {
+                    0 => Err(reply.failure(ErrorKind::Server)),
+                    // the first page of the piece, and not a full one
+                    _ if skip <= entries && entries < progress.longest => Ok(End::Whole),
+                    _ => Ok(End::Stuck { full }),
+                };
             }
             let items =
                 if reply.status == StatusCode::NO_CONTENT { Ok(Vec::new()) } else { self.decoder.items(&reply.body) };
@@ -427,19 +446,31 @@ impl Informatica {
                 BadPage::TooMany => super::too_many(&reply),
                 BadPage::NoEntries | BadPage::Strange => reply.undecodable(error),
             })?;
-            let entries = items.len();
+            entries = items.len();
             let understood = items.iter().filter(|item| !matches!(item.what, What::Rejected(_))).count();
             let fresh = items.iter().filter(|item| seen.insert(item.key)).count();
-            full = entries >= limit;
-            // an entry that comes twice stands where another one should: equal times may be in another order each time
-            shifted |= skip > 0 && entries - fresh > again;
-            let is_round = |entries: usize| entries > 0 && entries.is_multiple_of(ROUND);
-            let is_last = !full && !is_round(entries) && !is_round(understood);
+            full |= entries >= limit.min(LIMIT_MIN);
+            progress.longest = progress.longest.max(entries);
+            let outside =
+                items.iter().filter(|item| item.at.is_some_and(|at| at < asked.from || asked.to < at)).count();
+            progress.outside += outside;
+            if skip == 0 {
+                progress.range_ignored |= outside > 0 && reply.body == progress.first_page;
+                progress.first_page = reply.body.clone();
+            }
+            let may_be_cut = |entries: usize| entries >= LIMIT_MIN || (entries > 0 && entries.is_multiple_of(ROUND));
+            let small = !may_be_cut(entries) && !may_be_cut(understood) && reply.body.len() < SMALL_BYTES;
+            let is_last = if skip == 0 {
+                entries == 0 || small
+            } else {
+                // nothing but what was to come again, or the last page once more
+                fresh == 0 && (entries <= again || (reply.body == previous && entries < progress.longest))
+            };
             if !is_last && (fresh == 0 || reply.body == previous) {
                 return Ok(End::Stuck { full });
             }
-            let is_outside = |item: &&Item| item.at.is_some_and(|at| at < asked.from || asked.to < at);
-            progress.outside += items.iter().filter(is_outside).count();
+            // an entry that comes twice stands where another one should: equal times may be in another order each time
+            shifted |= skip > 0 && !is_last && entries - fresh > again;
             sink.page(Page { items, ..Page::default() }).await?;
             if is_last {
                 return Ok(if shifted { End::Stuck { full: false } } else { End::Whole });

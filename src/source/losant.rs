@@ -1,9 +1,15 @@
 //! Losant, instance audit logs: changes to the resources of an instance.
 //!
 //! `GET /instance/{id}/audit-logs` (docs.losant.com, REST API, Instance Audit Logs), pages of a
-//! closed time range in ascending order, so that what is new does not shift what is old. The
-//! service says how many there are in all (`totalCount`); where that changed while reading, or
-//! fewer came, the window is read once more.
+//! closed time range in ascending order, so that what is new does not shift what is old.
+//!
+//! A window ends with an empty page. Nothing else is believed alone: `totalCount` may be capped, `perPage` may be
+//! repeated and not obeyed, a page may be cut short. It also ends with a page that is shorter than those before it,
+//! if exactly `totalCount` events were read; and where a page that is not full is followed by one without anything
+//! new, because some services repeat a page where none is left.
+//!
+//! Where `totalCount` changed while reading, or fewer events came, the window is read once more; where pages were
+//! shorter than asked for, so that it cannot be known whether they join, once more in pages of that length.
 //!
 //! What it cannot report: logins of any kind (authentication is not recorded), and requests that
 //! failed before they reached a resource. It keeps a year.
@@ -21,7 +27,7 @@ use super::{
     Ignore, Raw, RawEvents, Signals, Sink, Source, Spec, StaticToken, is_believable, is_strange, nothing_of_its_own,
     parse_time, rejected,
 };
-use crate::api::{Api, Call, Dialect, Failure, Reply};
+use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, judge_by_status};
 use crate::config::{self, Common};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, RejectReason, What};
 use crate::ledger::{Catalogue, Page};
@@ -36,6 +42,8 @@ const PAGES_MAX: u32 = 100_000;
 /// would not help: in ascending order what is new cannot push out what is old, and the overlap
 /// reads the window again.
 const READINGS_MAX: u32 = 2;
+/// The same where pages of another length are asked for.
+const LENGTHS_MAX: u32 = 3;
 
 /// Reads one instance's log.
 pub struct Losant {
@@ -53,8 +61,29 @@ pub fn build(service: &config::Losant, common: &Common) -> (Box<dyn Source>, Box
         page_size: common.page_size.map_or(PAGE_SIZE, std::num::NonZeroU32::get),
         ignore: Ignore::new(&common.ignore_actors),
     };
-    let customs = StaticToken { token: service.api_token.clone(), base: service.base_url.clone() };
-    (Box::new(source), Box::new(customs))
+    let token = StaticToken { token: service.api_token.clone(), base: service.base_url.clone() };
+    (Box::new(source), Box::new(Customs(token)))
+}
+
+struct Customs(StaticToken);
+
+#[async_trait]
+impl Dialect for Customs {
+    async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
+        self.0.open_session(wire).await
+    }
+
+    fn keeps_session(&self) -> bool {
+        self.0.keeps_session()
+    }
+
+    fn judge(&self, reply: &Reply) -> Verdict {
+        match reply.status.as_u16() {
+            // maybe no page where there is none any more: what follows is up to the reader
+            400 | 404 | 416 | 422 => Verdict::Good,
+            _ => judge_by_status(reply.status),
+        }
+    }
 }
 
 #[async_trait]
@@ -75,72 +104,176 @@ impl Source for Losant {
     }
 
     async fn read(&mut self, window: Window, api: &Api, sink: &mut dyn Sink) -> Result<(), Failure> {
-        let mut missing = 0;
-        for _ in 0..READINGS_MAX {
-            missing = match self.read_once(window, api, sink).await? {
-                Reading::Whole => return Ok(()),
-                Reading::Drifted => 0,
-                Reading::Short(missing) => missing,
-            };
+        let mut per_page = self.page_size;
+        let mut lengths = 1;
+        let mut readings = 0;
+        loop {
+            readings += 1;
+            let reading = self.read_once(window, per_page, api, sink).await?;
+            match reading {
+                Reading { uncertain: Some(shorter), .. } if lengths < LENGTHS_MAX => {
+                    (per_page, lengths, readings) = (shorter, lengths + 1, 0);
+                }
+                Reading { drifted: false, missing: 0, uncertain: None } => return Ok(()),
+                _ if readings < READINGS_MAX => {}
+                Reading { drifted: true, .. } => return Ok(()),
+                Reading { missing, .. } => {
+                    let got = match missing {
+                        0 => "pages shorter than asked for, of which it is not known whether they join".to_owned(),
+                        _ => format!("{missing} events fewer than the service says there are, twice"),
+                    };
+                    sink.report(Failure::new(ErrorKind::Truncated, "reading all pages", got));
+                    return Ok(());
+                }
+            }
         }
-        if missing > 0 {
-            let got = format!("{missing} events fewer than the service says there are, twice");
-            sink.report(Failure::new(ErrorKind::Truncated, "reading all pages", got));
-        }
-        Ok(())
     }
 }
 
-/// How the reading of a window ended.
-enum Reading {
-    /// As many different events as the service says there are.
-    Whole,
+/// What came of reading a window once.
+#[derive(Default)]
+struct Reading {
     /// The number of events changed, so pages may have shifted.
-    Drifted,
-    /// The pages ended this many events too early.
-    Short(u64),
+    drifted: bool,
+    /// How many more different events there are than came, as the service says.
+    missing: u64,
+    /// The length of the shortest page that others followed, where nothing says that the next one began where it ended.
+    uncertain: Option<u32>,
+}
+
+/// The pages of a reading so far.
+struct Pages {
+    /// What was asked for.
+    asked: u32,
+    /// `totalCount` of the last page.
+    total: Option<u64>,
+    /// `perPage` of the last page.
+    said: Option<u32>,
+    /// The length of each page that brought anything new, and whether the service said that a page is no longer.
+    lengths: Vec<(usize, bool)>,
+    /// How many pages in a row brought nothing new.
+    stale: u32,
+}
+
+/// What follows from a page.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    More,
+    End,
+    /// The same events over and over, and no sign that they are all.
+    Stuck,
+}
+
+impl Pages {
+    fn new(asked: u32) -> Self {
+        Self { asked, total: None, said: None, lengths: Vec::new(), stale: 0 }
+    }
+
+    /// Takes a page of `events`, of which `fresh` were not there before, so that `read` different ones are known.
+    fn next(&mut self, listed: &Listed<'_>, fresh: usize, read: u64) -> Next {
+        let events = listed.items.len();
+        (self.total, self.said) = (listed.total, listed.per_page.filter(|said| *said > 0));
+        if events == 0 {
+            return Next::End;
+        }
+        let before = self.lengths.last().map(|(length, _)| *length);
+        if fresh == 0 {
+            self.stale += 1;
+            return match self.stale {
+                _ if self.ended_short(read) => Next::End,
+                // a total that is the length of the page itself says nothing
+                _ if self.total == Some(read) && self.lengths.len() > 1 => Next::End,
+                // pages may begin with 1
+                1 => Next::More,
+                _ => Next::Stuck,
+            };
+        }
+        self.stale = 0;
+        self.lengths.push((events, self.said.is_some_and(|said| said as usize <= events)));
+        let followed = &self.lengths[..self.lengths.len() - 1];
+        let is_shorter = before.is_some_and(|before| events < before && followed.iter().all(|(len, _)| *len == before));
+        if is_shorter && self.total == Some(read) { Next::End } else { Next::More }
+    }
+
+    /// Whether a page that the service refuses is one behind the last.
+    fn may_end(&self, read: u64) -> bool {
+        self.ended_short(read) || self.total == Some(read)
+    }
+
+    /// Whether the last page was not full, and the service does not say that there are more events.
+    fn ended_short(&self, read: u64) -> bool {
+        let full = self.said.map_or(self.asked, |said| said.min(self.asked)) as usize;
+        let is_short = self.lengths.last().is_some_and(|(length, _)| *length < full);
+        is_short && self.total.is_none_or(|total| total <= read)
+    }
+
+    /// How many more different events there are, as the service says.
+    fn missing(&self, read: u64) -> u64 {
+        self.total.map_or(0, |total| total.saturating_sub(read))
+    }
+
+    /// The length of the shortest page that another one followed (or should have), where it was shorter than asked for
+    /// and nothing says that the next one began where it ended.
+    fn uncertain(&self, read: u64) -> Option<u32> {
+        let followed = match &self.lengths[..] {
+            [only] if self.missing(read) > 0 => std::slice::from_ref(only),
+            lengths => lengths.split_last()?.1,
+        };
+        let shortest = followed.iter().map(|(length, _)| *length).min()?;
+        let is_said = followed.iter().all(|(length, is_said)| *is_said && *length == shortest);
+        let uncertain = shortest < self.asked as usize && !is_said && self.total != Some(read);
+        uncertain.then(|| u32::try_from(shortest).ok()).flatten()
+    }
 }
 
 impl Losant {
-    async fn read_once(&self, window: Window, api: &Api, sink: &mut dyn Sink) -> Result<Reading, Failure> {
+    async fn read_once(
+        &self,
+        window: Window,
+        per_page: u32,
+        api: &Api,
+        sink: &mut dyn Sink,
+    ) -> Result<Reading, Failure> {
         let mut total_at_first = None;
         let mut drifted = false;
         let mut seen: HashSet<EventKey> = HashSet::new();
+        let mut pages = Pages::new(per_page);
         for page in 0..PAGES_MAX {
-            let url = self.url(window, page);
+            let url = self.url(window, page, per_page);
             let reply = api.call(|_| Call::get(url.clone())).await?;
+            let read = seen.len() as u64;
+            if !reply.status.is_success() {
+                if page > 0 && pages.may_end(read) {
+                    return Ok(Reading { drifted, missing: 0, uncertain: pages.uncertain(read) });
+                }
+                let kind = if reply.status == StatusCode::NOT_FOUND { ErrorKind::NotFound } else { ErrorKind::Server };
+                return Err(reply.failure(kind));
+            }
             let listed = Listed::parse(&reply)?;
             let items: Vec<Item> = listed.items.iter().map(|Raw(raw)| self.item(raw)).collect();
             if is_strange(&listed.items, items.iter().map(|item| &item.what), &OWN_NAMES) {
                 return Err(nothing_of_its_own(&reply));
             }
-            let events = items.len();
             let fresh = items.iter().filter(|item| seen.insert(item.key)).count();
             sink.page(Page { items, ..Page::default() }).await?;
             // the pages are read to their end even so: what is new cannot push out what is old
             drifted |= *total_at_first.get_or_insert(listed.total) != listed.total;
             let read = seen.len() as u64;
-            if page > 0 && events > 0 && fresh == 0 && listed.total.is_some_and(|total| read < total) {
-                // it would go on like this for as many pages as it says there are
-                return Err(reply.undecodable("a page of events that were there before: page is ignored"));
+            match pages.next(&listed, fresh, read) {
+                Next::More => {}
+                Next::End => {
+                    return Ok(Reading { drifted, missing: pages.missing(read), uncertain: pages.uncertain(read) });
+                }
+                // it would go on like this for ever
+                Next::Stuck => {
+                    return Err(reply.undecodable("a page of events that were there before: page is ignored"));
+                }
             }
-            let short = match listed.total {
-                Some(total) if read >= total => 0,
-                Some(total) if events == 0 => total - read,
-                // the service may put fewer on a page than it was asked for
-                None if events < listed.per_page.unwrap_or(self.page_size) as usize => 0,
-                _ => continue,
-            };
-            return Ok(match short {
-                _ if drifted => Reading::Drifted,
-                0 => Reading::Whole,
-                missing => Reading::Short(missing),
-            });
         }
         Err(Failure::new(ErrorKind::Truncated, "reading pages", format!("no end after {PAGES_MAX} pages")))
     }
 
-    fn url(&self, window: Window, page: u32) -> url::Url {
+    fn url(&self, window: Window, page: u32, per_page: u32) -> url::Url {
         let mut url = config::endpoint(&self.base, &["instance", &self.instance, "audit-logs"]);
         // whether the ends are inside is not documented: ask for a millisecond more on each side
         let start = (window.from - TimeDelta::milliseconds(1)).timestamp_millis();
@@ -149,7 +282,7 @@ impl Losant {
             .append_pair("sortField", "creationDate")
             .append_pair("sortDirection", "asc")
             .append_pair("page", &page.to_string())
-            .append_pair("perPage", &self.page_size.to_string())
+            .append_pair("perPage", &per_page.to_string())
             .append_pair("start", &start.to_string())
             .append_pair("end", &end.to_string());
         url
@@ -298,6 +431,9 @@ impl Log {
 }
 
 #[cfg(test)]
+mod ends;
+
+#[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 
@@ -380,7 +516,7 @@ mod tests {
     #[test]
     fn the_query_asks_for_ascending_pages_of_a_closed_range() {
         let at = |ms| DateTime::from_timestamp_millis(ms).unwrap();
-        let url = losant().url(Window { from: at(1000), to: at(2000) }, 3);
+        let url = losant().url(Window { from: at(1000), to: at(2000) }, 3, 100);
         assert_eq!(
             url.as_str(),
             "https://api.losant.com/instance/575ec7417ae143cd83dc4a96/audit-logs?sortField=creationDate\

@@ -1,18 +1,34 @@
 //! The `Link` header (RFC 8288), as far as paging needs it.
 //!
-//! Promises: finds the target of the first `rel="next"`, whatever else the header holds; text that
-//! is no link is passed over. Leaves to others: whether the target may be followed.
+//! Promises: finds the target of the first `rel="next"`, whatever else the header holds; tells where there is none from
+//! where the header was lost on the way; text that is no link is passed over. Leaves to others: whether the target may
+//! be followed.
 
 use http::{HeaderMap, header};
 
 /// The target of the first link whose relation is `next`, as it was written. The relation's case
 /// does not matter, and it may be one of several.
 pub(super) fn next(headers: &HeaderMap) -> Option<String> {
+    find(headers, &["next"])
+}
+
+/// Whether the header says that there is no next page: it is there, it is about pages (something on the way may have
+/// added links of other kinds), and it has no `next`, not even a garbled one.
+pub(super) fn says_end(headers: &HeaderMap) -> bool {
+    let garbled = headers.get_all(header::LINK).iter().any(|value| {
+        let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+        text.replace([' ', '"', '\''], "").contains("rel=next")
+    });
+    !garbled && find(headers, &["current", "first", "last", "prev", "previous"]).is_some()
+}
+
+fn find(headers: &HeaderMap, wanted: &[&str]) -> Option<String> {
     headers.get_all(header::LINK).iter().find_map(|value| {
         let text = String::from_utf8_lossy(value.as_bytes());
         let mut rest = text.as_ref();
         while let Some((target, relations, after)) = link(rest) {
-            if relations.split_ascii_whitespace().any(|relation| relation.eq_ignore_ascii_case("next")) {
+            let is_wanted = |relation: &str| wanted.iter().any(|wanted| relation.eq_ignore_ascii_case(wanted));
+            if relations.split_ascii_whitespace().any(is_wanted) {
                 return Some(target.to_owned());
             }
             rest = after;
@@ -43,7 +59,8 @@ fn parameter_value(text: &str) -> (String, &str) {
     let text = text.trim_start();
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find([';', ',']).unwrap_or(text.len());
-        return (text[..end].trim().to_owned(), &text[end..]);
+        // single quotes are none, but they are written
+        return (text[..end].trim().trim_matches('\'').to_owned(), &text[end..]);
     };
     let mut value = String::new();
     let mut letters = quoted.char_indices();
@@ -70,10 +87,31 @@ mod tests {
     }
 
     #[test]
+    fn only_a_header_about_pages_says_that_there_is_no_next_one() {
+        for (value, says_end) in [
+            (r#"<a>; rel="current",<b>; rel="first""#, true),
+            ("<a>; rel=LAST", true),
+            (r#"<a>; rel="preload"; as="style", <b>; rel=preconnect"#, false),
+            (r#"<a>; rel="current", <b>; rel="next""#, false),
+            (r#"<a>; rel="current", <b; rel="next""#, false),
+            (r#"<a>; rel="current", b; rel = "next""#, false),
+            (r#"<a>; rel="current", <b?page=next>; rel="first""#, true),
+            (r#"rel="current""#, false),
+            ("<a", false),
+            ("", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::LINK, value.parse().unwrap())]);
+            assert_eq!(super::says_end(&headers), says_end, "{value}");
+        }
+        assert!(!super::says_end(&HeaderMap::new()));
+    }
+
+    #[test]
     fn next_is_found_however_the_header_is_written() {
         for (values, expected) in [
             (&[r#"<https://c.example/a?page=2>; rel="next""#][..], Some("https://c.example/a?page=2")),
             (&["<a>;rel=next"], Some("a")),
+            (&["<a>; rel='next'"], Some("a")),
             (&["<a> ; REL = Next ; title=x"], Some("a")),
             (&[r#"<a>; rel="prev next""#], Some("a")),
             (&[r#"<a>; rel="current",<b>; rel="next",<c>; rel="first""#], Some("b")),

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 
 use csv_core::ReadRecordResult;
-use flate2::write::MultiGzDecoder;
 
+use crate::encoding::Gunzip;
 use crate::event::Label;
 
 /// The longest record, in bytes; those of the service have a few hundred.
@@ -226,7 +226,7 @@ enum Form {
     /// Too little has arrived to tell what it is.
     Unknown(Vec<u8>),
     Plain(Box<RowCounter>),
-    Gzip(Box<MultiGzDecoder<Feeder>>),
+    Gzip(Box<Gunzip<Feeder>>),
 }
 
 /// Hands unpacked bytes on.
@@ -277,7 +277,7 @@ impl Unpacker {
         let head = std::mem::take(head);
         refuse_pages(&head)?;
         self.0 = if head.starts_with(GZIP) {
-            Form::Gzip(Box::new(MultiGzDecoder::new(Feeder(RowCounter::new()))))
+            Form::Gzip(Box::new(Gunzip::new(Feeder(RowCounter::new()))))
         } else {
             Form::Plain(Box::default())
         };
@@ -420,6 +420,11 @@ mod tests {
         let whole = [gzip(b"a,event_type\n1,x\n2,"), gzip(b"y\n"), gzip(b""), gzip(b"3,y\n")].concat();
         for piece in [1, 2, 7, usize::MAX] {
             assert_eq!(shown(&unpack(&whole, piece).unwrap()), "x=1 y=2 -0");
+            assert_eq!(
+                shown(&unpack(&[&whole[..], &[0; 600]].concat(), piece).unwrap()),
+                "x=1 y=2 -0",
+                "zeros behind it"
+            );
             assert_eq!(shown(&unpack(b"a,event_type\n1,x\n", piece).unwrap()), "x=1 -0");
         }
     }
@@ -435,6 +440,10 @@ mod tests {
         let at = wrong_sum.len() - 8;
         wrong_sum[at] ^= 1;
         assert!(matches!(unpack(&wrong_sum, 64), Err(BadFile::Gzip(_))));
+        for behind in [&b"x,y\n"[..], &[0, 0, 7], &[0, 0x1f, 0x8b]] {
+            let followed = [&whole[..], behind].concat();
+            assert!(matches!(unpack(&followed, 5), Err(BadFile::Gzip(_))), "followed by {behind:?}");
+        }
     }
 
     #[test]
@@ -456,8 +465,8 @@ mod tests {
         }
         let mut unpacker = Unpacker::new();
         unpacker.feed(&encoder.finish().unwrap()).unwrap();
-        let Form::Gzip(decoder) = &unpacker.0 else { panic!("gzip") };
-        let counter = &decoder.get_ref().0;
+        let Form::Gzip(decoder) = &mut unpacker.0 else { panic!("gzip") };
+        let counter = &decoder.get_mut().unwrap().0;
         assert!(counter.text.len() + counter.ends.len() < 10_000);
         assert_eq!(shown(&unpacker.finish().unwrap()), format!("x={} -0", 32 << 18));
     }

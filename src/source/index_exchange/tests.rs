@@ -45,6 +45,8 @@ enum Answer {
     Json(Value),
     Status(u16),
     Bytes(Vec<u8>),
+    /// Said to be packed like this.
+    Encoded(&'static str, Vec<u8>),
     /// The connection breaks after these.
     Broken(Vec<u8>),
     /// A byte each second.
@@ -112,6 +114,9 @@ impl Service {
             Some(Answer::Status(status)) => StatusCode::from_u16(*status).unwrap().into_response(),
             Some(Answer::Json(value)) => value.to_string().into_response(),
             Some(Answer::Bytes(bytes)) => bytes.clone().into_response(),
+            Some(Answer::Encoded(coding, bytes)) => {
+                ([(header::CONTENT_ENCODING, *coding)], bytes.clone()).into_response()
+            }
             Some(Answer::Broken(bytes)) => {
                 let pieces = [Ok(Bytes::from(bytes.clone())), Err(std::io::Error::other("gone"))];
                 Body::from_stream(stream::iter(pieces)).into_response()
@@ -706,6 +711,44 @@ async fn files_of_every_kind_are_counted() {
     assert_eq!(reader.sink.source.state().value(&SeriesKey::new(Counter::Rejected, &["malformed"])), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_packed_for_its_way_is_counted_whole_or_not_at_all() {
+    let text = csv(&[("impression", 500)]);
+    let (first, second) = text.split_at(text.len() / 2);
+    let members = [gzip(first), gzip(second)].concat();
+    let padded = [&members[..], &[0; 512]].concat();
+    for (coding, bytes, rows) in [
+        ("gzip", gzip(&text), Some(500)),
+        ("gzip", members.clone(), Some(500)),
+        ("x-gzip", padded.clone(), Some(500)),
+        ("identity", padded.clone(), Some(500)),
+        ("gzip", gzip(&padded), Some(500)),
+        ("gzip, gzip", gzip(&members), Some(500)),
+        ("gzip", [gzip(&members), vec![0; 10]].concat(), Some(500)),
+        ("gzip", members[..members.len() - 9].to_vec(), None),
+        ("gzip", members[..gzip(first).len() + 4].to_vec(), None),
+        ("gzip", [&members[..], b"garbage"].concat(), None),
+        ("gzip", text.clone(), None),
+        ("br", text.clone(), None),
+        ("deflate", members.clone(), None),
+        ("gzip", gzip(&members[..members.len() - 9]), None),
+        ("gzip", gzip(&[&members[..], b"x"].concat()), None),
+    ] {
+        let service = Service::new();
+        service.list(IMPRESSIONS, json!([single("impressions", 3, "1", "new", 1)]));
+        service.set("/api/cal/v1/files/1", Answer::Encoded(coding, bytes));
+        let mut reader = Reader::of(&service).await;
+        let failure = reader.read().await.err();
+        assert_eq!(failure.as_ref().map(|failure| failure.kind), rows.is_none().then_some(ErrorKind::Decode));
+        assert_eq!(reader.total(), rows.unwrap_or(0), "{coding}: {failure:?}");
+        if rows.is_none() {
+            service.set("/api/cal/v1/files/1", Answer::Encoded("gzip", members.clone()));
+            reader.read().await.unwrap();
+            assert_eq!(reader.total(), 500, "when the service recovers");
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_series_of_what_is_subscribed_exist_from_the_start() {
     let reader = Reader::of(&Service::new()).await;
@@ -746,7 +789,7 @@ async fn answers_that_are_no_answers_are_errors_and_count_nothing() {
         ("html", ErrorKind::Decode),
         ("truncated", ErrorKind::Decode),
         ("deep", ErrorKind::Decode),
-        ("bomb", ErrorKind::Decode),
+        ("bomb", ErrorKind::TooLarge),
         ("huge", ErrorKind::TooLarge),
         ("redirect", ErrorKind::Redirect),
         ("forbidden", ErrorKind::Forbidden),
@@ -768,6 +811,8 @@ async fn whatever_the_service_does_every_row_is_counted_once_in_the_end() {
         "index_exchange:new_file_ids",
         "index_exchange:single_file_bids",
         "index_exchange:content_encoding",
+        "index_exchange:gzip_members",
+        "index_exchange:gzip_members,content_encoding",
         all,
     ] {
         let world = world(0.006, faults);

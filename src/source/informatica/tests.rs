@@ -559,16 +559,22 @@ async fn pages_are_read_to_the_last_whatever_their_number() {
     for (count, cap, limit, pages) in [
         (0, 1000, 1000, 1),
         (1, 1000, 1000, 1),
-        (999, 1000, 1000, 1),
+        (37, 1000, 1000, 1),
+        (99, 1000, 1000, 2),
+        (999, 1000, 1000, 2),
         (1000, 1000, 1000, 2),
-        (1001, 1000, 1000, 2),
+        (1001, 1000, 1000, 3),
         (2000, 1000, 1000, 3),
         (300, 1000, 1000, 2),
         (450, 100, 1000, 6),
-        (455, 100, 1000, 5),
-        (455, 200, 1000, 3),
-        (137, 50, 100, 3),
-        (205, 1000, 100, 3),
+        (455, 100, 1000, 6),
+        (455, 200, 1000, 4),
+        (137, 50, 100, 4),
+        (205, 1000, 100, 4),
+        (1500, 256, 1000, 7),
+        (1500, 333, 1000, 6),
+        (256, 256, 1000, 2),
+        (333, 333, 1000, 2),
     ] {
         let script = Script::log(entries(count, 1000), cap);
         let limit = std::num::NonZeroU32::new(limit);
@@ -650,12 +656,76 @@ async fn where_skip_leads_nowhere_within_a_second_reading_ends_with_an_error() {
     let log = entries(1500, 0);
     let script = Script::open(move |_, asked| page(&log, asked, 0, 1000));
     assert_eq!(Reader::of(&script).ends().await, "decode");
-    // but a short page is the whole of it
+    // a page of as many as the smallest limit may be cut
     let log = entries(100, 0);
+    let script = Script::open(move |_, asked| page(&log, asked, 0, 1000));
+    assert_eq!(Reader::of(&script).ends().await, "decode");
+    // but a shorter one is the whole of it
+    let log = entries(90, 0);
     let script = Script::open(move |_, asked| page(&log, asked, 0, 1000));
     let (result, collected) = Reader::of(&script).read(hours(1)).await;
     result.unwrap();
-    assert_eq!(collected.events.len(), 100);
+    assert_eq!(collected.events.len(), 90);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_cut_by_their_size_are_read_until_nothing_new_comes() {
+    for bytes in [9_000, 20_000, 64 << 10] {
+        // entries of different lengths, so that pages have different numbers of them
+        let mut log = entries(1500, 1000);
+        for (n, entry) in log.iter_mut().enumerate() {
+            entry["objectName"] = json!("x".repeat(n * 7919 % 200));
+        }
+        let script = Script::open(move |_, asked| {
+            let mut room = bytes;
+            let fits = |entry: &&Value| {
+                room -= i64::try_from(entry.to_string().len()).unwrap();
+                room > 0
+            };
+            let (_, whole) = page(&log, asked, asked.skip, 1000);
+            let whole: Value = serde_json::from_str(&whole).unwrap();
+            let listed: Vec<&Value> = whole["entries"].as_array().unwrap().iter().take_while(fits).collect();
+            (200, json!({"entries": listed}).to_string())
+        });
+        let (result, collected) = Reader::of(&script).read(hours(1)).await;
+        result.unwrap();
+        assert_eq!(collected.events.len(), 1500, "{bytes}");
+        assert_eq!(collected.reports, []);
+        assert!(script.reads().len() < 45, "{bytes}: {}", script.reads().len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_repeats_its_last_or_first_page_behind_the_end_is_read_once() {
+    for first in [false, true] {
+        for (count, reads) in [(37, 1), (1355, 6)] {
+            let log = entries(count, 1000);
+            let script = Script::open(move |_, asked| {
+                let mut skip = asked.skip;
+                if skip >= count {
+                    skip = if first { 0 } else { count / 300 * 300 };
+                }
+                page(&log, asked, skip, 300)
+            });
+            let (result, collected) = Reader::of(&script).read(hours(1)).await;
+            result.unwrap();
+            assert_eq!(collected.events.len(), count);
+            if !first {
+                assert_eq!(script.reads().len(), reads);
+            }
+            assert!(script.reads().len() < 60, "{}", script.reads().len());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_answers_everything_alike_is_left_soon() {
+    for (count, ends) in [(0, "ok"), (9, "ok"), (10, "ok"), (90, "ok"), (140, "decode"), (1000, "decode")] {
+        let log = json!({"entries": entries(count, 3_500)}).to_string();
+        let script = Script::open(move |_, _| (200, log.clone()));
+        assert_eq!(Reader::of(&script).ends().await, ends, "{count}");
+        assert!(script.reads().len() <= 40, "{count}: {}", script.reads().len());
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -681,7 +751,7 @@ async fn an_ignored_range_is_reported_and_does_not_keep_the_reading_from_its_end
 
 #[tokio::test(start_paused = true)]
 async fn entries_that_are_none_neither_end_a_reading_nor_shift_it() {
-    for (count, reads) in [(0, 1), (7, 1), (10, 2), (1500, 16), (1505, 16)] {
+    for (count, reads) in [(0, 1), (7, 1), (10, 2), (1500, 16), (1505, 17)] {
         let log = entries(count, 1000);
         let script = Script::open(move |_, asked| {
             let (status, body) = page(&log, asked, asked.skip, 100);
@@ -957,8 +1027,12 @@ async fn the_simulated_log_is_counted_exactly_whatever_goes_wrong() {
         "informatica:expire_every=2,session_end=html",
         "informatica:jwt_sessions,clock_skew_seconds=4000",
         "informatica:count_cap=100",
+        "informatica:count_cap=256",
+        "informatica:count_cap=333,duplicates=0.1",
+        "informatica:gzip_members",
         "informatica:looping",
         "informatica:looping,count_cap=200",
+        "informatica:looping,count_cap=256",
         "informatica:duplicates=0.3",
         "informatica:malformed=1",
         "informatica:malformed=0.5,duplicates=0.3,count_cap=100",

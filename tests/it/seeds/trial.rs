@@ -16,7 +16,7 @@ use audit_exporter::exporter::{ApplyError, Connect, Edges, Exporter};
 use audit_exporter::exposition::Format;
 use audit_exporter::ledger::{Ledger, TALLY_CELL};
 use audit_exporter::simulate::{
-    Disk, EventCall, Faults, Injection, Options, RetryForm, Scenario, ScenarioCall, Truth, TruthOf, World,
+    Disk, EventCall, Faults, Injection, Options, RetryForm, Scenario, ScenarioCall, TotalCount, Truth, TruthOf, World,
     credentials as c,
 };
 use audit_exporter::transport::{InMemory, Transport};
@@ -758,7 +758,7 @@ impl Trial {
             for _ in 0..self.random.random_range(1..4) {
                 let often = self.random.random_range(0.02..0.5);
                 let seldom = self.random.random_range(0.0..0.05);
-                match self.random.random_range(0..27) {
+                match self.random.random_range(0..31) {
                     0 | 1 => {
                         of.throttle = often;
                         of.retry_after = [0, 1, 7, 60, 400][self.random.random_range(0..5)];
@@ -794,6 +794,10 @@ impl Trial {
                     23 => of.null_lists = often,
                     24 => of.strange = often / 2.0,
                     25 => of.odd_totals = often,
+                    26 => of.link_lost = often * 2.0,
+                    27 => of.next_is_this_page = true,
+                    28 => of.gzip_members = true,
+                    29 => of.total_count = TOTAL_COUNTS[self.random.random_range(0..TOTAL_COUNTS.len())],
                     _ => of.shuffled = often * 2.0,
                 }
             }
@@ -1154,6 +1158,18 @@ fn equal_events(system: System, count: u32) -> EventCall {
     }
 }
 
+/// Half of them are right.
+const TOTAL_COUNTS: [TotalCount; 8] = [
+    TotalCount::Right,
+    TotalCount::Right,
+    TotalCount::Right,
+    TotalCount::Right,
+    TotalCount::Capped,
+    TotalCount::PageLength,
+    TotalCount::Zero,
+    TotalCount::Absent,
+];
+
 /// What a service is like, as opposed to what happens to it.
 fn fixed_faults(random: &mut StdRng) -> Faults {
     let mut faults = Faults::default();
@@ -1167,12 +1183,16 @@ fn fixed_faults(random: &mut StdRng) -> Faults {
     faults.index_exchange.single_file_bids = flip(0.3);
     faults.index_exchange.new_file_ids = flip(0.3);
     faults.index_exchange.content_encoding = flip(0.3);
+    faults.losant.cap_unsaid = flip(0.3);
+    faults.canvas.link_lost = if flip(0.2) { 1.0 } else { 0.0 };
+    faults.losant.total_count = TOTAL_COUNTS[random.random_range(0..TOTAL_COUNTS.len())];
     let (flat, bare) = (faults.canvas.flat, faults.canvas.bare_list);
     for system in System::ALL {
         let skew = [0, 0, 0, 0, 90, -90, 5000, -5000][random.random_range(0..8)];
         let of = faults.of_mut(system);
         of.clock_skew_seconds = skew;
-        of.count_cap = [0, 0, 60, 200][random.random_range(0..4)];
+        of.count_cap = [0, 0, 0, 60, 200, 256][random.random_range(0..6)];
+        of.gzip_members = random.random_bool(0.2);
         // without ids, what is listed twice has happened twice
         let ids = system != System::Canvas || !(flat || bare);
         of.duplicates = if ids && random.random_bool(0.2) { 0.1 } else { 0.0 };

@@ -2,7 +2,7 @@
 //! its key; the checkpoint moves in the transaction that ends its window.
 //!
 //! Promises:
-//! - **Exactly once.** [`Ledger::commit`] counts an item whose key it does not hold, and no other.
+//! - **Exactly once.** [`Ledger::commit`] counts an item whose key it does not hold, under any time, and no other.
 //!   Counters, keys and checkpoint change together or not at all, durably, before anyone sees
 //!   them. A commit names the checkpoint it works from and is refused if that is not the ledger's.
 //! - **Committed values only.** What is readable here was on disk before. A commit that failed is
@@ -20,6 +20,7 @@
 //! and reading a source's state.
 
 mod file;
+mod marks;
 mod series;
 mod store;
 
@@ -292,6 +293,13 @@ impl State {
             *tallies.entry((*at, key)).or_default() += count;
         }
         tallies
+    }
+
+    /// The series of [`Counter::Events`] that an event of these labels is, or would be, counted under.
+    fn series_of_event(&self, labels: &EventLabels) -> SeriesKey {
+        let (mut categories, mut actions) = (self.categories.clone(), self.actions.clone());
+        let mut tally = Tally { categories: &mut categories, actions: &mut actions, series: BTreeMap::new() };
+        tally.add_events(labels.clone(), 0)
     }
 
     /// The committed value of a series, whether or not it may be shown yet.

@@ -236,13 +236,27 @@ pub fn token_expiry(token: &str) -> Option<DateTime<Utc>> {
 }
 
 /// An id that some services write as a string and others as a number.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Id {
     /// As text.
     Text(String),
-    /// As a number, kept as it was written.
+    /// As a number.
     Number(serde_json::Number),
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        let raw = <&RawValue>::deserialize(deserializer)?.get();
+        if raw.starts_with('"') {
+            return serde_json::from_str(raw).map(Self::Text).map_err(D::Error::custom);
+        }
+        let number: serde_json::Number = serde_json::from_str(raw).map_err(D::Error::custom)?;
+        // beyond 64 bits a number would lose digits, and two ids would become one
+        let digits = raw.strip_prefix('-').unwrap_or(raw);
+        let is_beyond = number.is_f64() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        Ok(if is_beyond { Self::Text(raw.to_owned()) } else { Self::Number(number) })
+    }
 }
 
 impl Id {

@@ -440,6 +440,16 @@ impl Inner {
         if !self.quiet {
             self.index_exchange.grow(self.now);
         }
+        self.redate();
+    }
+
+    fn redate(&mut self) {
+        let now = self.now;
+        let share = |system| Some(self.faults.of(system).redated).filter(|share| *share > 0.0);
+        let [canvas, informatica, losant] = [System::Canvas, System::Informatica, System::Losant].map(share);
+        canvas.inspect(|share| self.canvas.redate(now, *share));
+        informatica.inspect(|share| self.informatica.redate(now, *share));
+        losant.inspect(|share| self.losant.redate(now, *share));
     }
 
     fn cell(&self, system: System, start_ms: i64) -> Cell {

@@ -342,6 +342,8 @@ impl Canvas {
             Entry { key: item.key, has_own_key: true, at: None, what: item.what }
         };
         let Ok(event) = serde_json::from_slice::<Event>(raw) else { return refused(RejectReason::Malformed) };
+        // with its own key, so that it does not count again as an event when its time is mended
+        let refused = |reason| Entry { key: event.own_key().unwrap_or(refused(reason).key), ..refused(reason) };
         let Some(created_at) = &event.created_at else { return refused(RejectReason::Malformed) };
         let Some(at) = parse_time(created_at) else { return refused(RejectReason::BadTime) };
         let (key, has_own_key) = event.key(at);
@@ -521,10 +523,15 @@ struct Links {
 }
 
 impl Event {
+    fn own_key(&self) -> Option<EventKey> {
+        let id = self.id.as_ref().map(Id::to_text).filter(|id| !id.is_empty())?;
+        Some(EventKey::of("canvas", &[id.as_bytes()]))
+    }
+
     /// The key of its id; without one, that of all events equal to it, and `false`.
     fn key(&self, at: DateTime<Utc>) -> (EventKey, bool) {
-        if let Some(id) = self.id.as_ref().map(Id::to_text).filter(|id| !id.is_empty()) {
-            return (EventKey::of("canvas", &[id.as_bytes()]), true);
+        if let Some(key) = self.own_key() {
+            return (key, true);
         }
         let links = self.links.as_ref();
         let text =

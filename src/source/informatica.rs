@@ -540,17 +540,19 @@ impl Decoder {
             let entry: Result<Entry<'_>, _> = serde_json::from_str(raw.get());
             match entry.map_err(|_| RejectReason::Malformed).and_then(|entry| entry.when().map(|at| (entry, at))) {
                 Ok((entry, at)) => self.item(&entry, at),
-                Err(reason) => rejected(reason, raw.get().as_bytes()),
+                Err(reason) => {
+                    let refused = rejected(reason, raw.get().as_bytes());
+                    // with its own key, so that it does not count again as an event when its time is mended
+                    let entry = serde_json::from_str(raw.get()).ok();
+                    Item { key: entry.and_then(|entry: Entry<'_>| entry.own_key()).unwrap_or(refused.key), ..refused }
+                }
             }
         };
         Ok(raws.iter().map(item).collect())
     }
 
     fn item(&mut self, entry: &Entry<'_>, at: Option<DateTime<Utc>>) -> Item {
-        let key = match &entry.id {
-            Some(Text(id)) if !id.is_empty() => EventKey::of("informatica", &[id.as_bytes()]),
-            _ => self.key_of_nameless(entry),
-        };
+        let key = entry.own_key().unwrap_or_else(|| self.key_of_nameless(entry));
         let what = if self.ignore.matches([text_of(entry.actor.as_ref())]) {
             What::Ignored
         } else {
@@ -644,6 +646,12 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
+    /// The key of its id, if it has one.
+    fn own_key(&self) -> Option<EventKey> {
+        let id = text_of(self.id.as_ref()).filter(|id| !id.is_empty())?;
+        Some(EventKey::of("informatica", &[id.as_bytes()]))
+    }
+
     /// When it happened, where it says so; or why it is no event.
     fn when(&self) -> Result<Option<DateTime<Utc>>, RejectReason> {
         let Some(Text(text)) = &self.time else {

@@ -19,8 +19,8 @@ use redb::{Database, DatabaseError, Entry, ReadableDatabase, ReadableTable, Tabl
 use super::file::{self, Mark, Unaccepted};
 use super::marks::{Marks, TIMELESS as WITHOUT_TIME};
 use super::{
-    Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Series, SeriesKey, SourceLedger,
-    State, TALLIES_KEPT, TALLY_CELL, Tallies, Tally,
+    Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Registration, Series, SeriesKey,
+    SourceLedger, State, TALLIES_KEPT, TALLY_CELL, Tallies, Tally,
 };
 use crate::clock::delta;
 use crate::event::{EventKey, EventLabels, Item, Label, SourceName, System, What};
@@ -331,9 +331,14 @@ impl Store {
         if let Some(book) = self.books.get(&path) {
             return Ok(Arc::clone(book));
         }
-        let is_new = !self.knows(name, system)?;
         let (id, state) = self.load(name, system)?;
-        let book = Arc::new(SourceLedger {
+        let book = Arc::new(self.new_book(name, system, id, state, false));
+        self.books.insert(path, Arc::clone(&book));
+        Ok(book)
+    }
+
+    fn new_book(&self, name: &SourceName, system: System, id: u32, state: State, is_new: bool) -> SourceLedger {
+        SourceLedger {
             name: name.clone(),
             system,
             id,
@@ -341,9 +346,71 @@ impl Store {
             state: RwLock::new(state),
             generation: AtomicU64::new(self.generation),
             is_new,
-        });
-        self.books.insert(path, Arc::clone(&book));
-        Ok(book)
+        }
+    }
+
+    /// Makes sources known, each once, and brings the series of their catalogues into being.
+    pub(super) fn register(
+        &mut self,
+        wanted: Vec<Registration>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Arc<SourceLedger>>, CommitError> {
+        let mut sources: Vec<Arc<SourceLedger>> = Vec::with_capacity(wanted.len());
+        let mut new: Vec<(String, Arc<SourceLedger>)> = Vec::new();
+        for Registration { name, system, .. } in &wanted {
+            let path = format!("{system}/{name}");
+            if self.books.contains_key(&path) || self.knows(name, *system)? {
+                let source = self.book(name, *system)?;
+                self.heal(&source)?;
+                sources.push(source);
+            } else {
+                let last = match new.last() {
+                    Some((_, last)) => last.id,
+                    None => self.last_number()?,
+                };
+                let source = Arc::new(self.new_book(name, *system, last + 1, State::default(), true));
+                new.push((path, Arc::clone(&source)));
+                sources.push(source);
+            }
+        }
+        let mut missing: Vec<(Arc<SourceLedger>, Vec<SeriesKey>)> = Vec::with_capacity(sources.len());
+        for (source, Registration { system, catalogue, .. }) in sources.iter().zip(wanted) {
+            let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
+            state.learn_labels(&catalogue);
+            let mut series = catalogue.series(system);
+            series.retain(|key| !state.series.contains_key(key));
+            *source.catalogue.lock().unwrap_or_else(PoisonError::into_inner) = catalogue;
+            if !series.is_empty() {
+                missing.push((Arc::clone(source), series));
+            }
+        }
+        if !new.is_empty() || !missing.is_empty() {
+            self.writing(|write| {
+                let record = serde_json::to_vec(&Record::default())?;
+                let mut table = write.open_table(SOURCES)?;
+                for (path, source) in &new {
+                    table.insert(path.as_str(), (source.id, record.as_slice()))?;
+                }
+                let mut table = write.open_table(SERIES)?;
+                for (source, series) in &missing {
+                    for key in series {
+                        table.insert(key.to_bytes(source.id).as_slice(), (0, now.timestamp_millis(), false))?;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        for (source, series) in missing {
+            let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
+            state.series.extend(series.into_iter().map(|key| (Arc::new(key), Series::new(0, now, false))));
+        }
+        self.books.extend(new);
+        Ok(sources)
+    }
+
+    /// The largest number of a source; 0 where there is none.
+    fn last_number(&mut self) -> Result<u32, StoreError> {
+        self.guarded(|database| last_number(&database.begin_read()?.open_table(SOURCES)?))
     }
 
     /// Makes sure that the file is open and that `source` shows what is in it: after a failure it
@@ -409,20 +476,23 @@ impl Store {
         })
     }
 
-    /// The transaction: counts what is new in the page, remembers it, moves the checkpoint.
+    /// The transaction: counts what is new in the pages (of a source each), remembers it, moves the checkpoints.
     pub(super) fn write(
         &mut self,
-        source: &SourceLedger,
-        state: &State,
-        commit: Commit,
-    ) -> Result<(Change, Committed), CommitError> {
-        let path = format!("{}/{}", source.system, source.name);
+        pages: Vec<(Arc<SourceLedger>, Commit)>,
+    ) -> Result<Vec<(Change, Committed)>, CommitError> {
         let mut marks = std::mem::take(&mut self.marks);
         let written = self.writing(|write| {
-            let mut page = Transaction::new(source.id, state, &commit, &mut marks);
-            page.count_items(write, commit.page.items)?;
-            page.count_documents(write, commit.page.documents)?;
-            page.finish(write, &path, commit.page.facts, commit.next)
+            let mut written = Vec::with_capacity(pages.len());
+            for (source, commit) in pages {
+                let path = format!("{}/{}", source.system, source.name);
+                let state = source.state();
+                let mut page = Transaction::new(source.id, &state, &commit, &mut marks);
+                page.count_items(write, commit.page.items)?;
+                page.count_documents(write, commit.page.documents)?;
+                written.push(page.finish(write, &path, commit.page.facts, commit.next)?);
+            }
+            Ok(written)
         })?;
         self.marks = marks;
         Ok(written)
@@ -487,12 +557,17 @@ fn add_tallies(database: &Database) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn add_source(write: &redb::WriteTransaction, path: &str) -> Result<u32, StoreError> {
-    let mut sources = write.open_table(SOURCES)?;
+fn last_number(sources: &impl ReadableTable<&'static str, (u32, &'static [u8])>) -> Result<u32, StoreError> {
     let mut last = 0;
     for row in sources.iter()? {
         last = last.max(row?.1.value().0);
     }
+    Ok(last)
+}
+
+fn add_source(write: &redb::WriteTransaction, path: &str) -> Result<u32, StoreError> {
+    let mut sources = write.open_table(SOURCES)?;
+    let last = last_number(&sources)?;
     let record = serde_json::to_vec(&Record::default())?;
     sources.insert(path, (last + 1, record.as_slice()))?;
     Ok(last + 1)

@@ -741,7 +741,7 @@ async fn a_panic_in_the_store_is_an_error_and_the_store_is_read_anew() {
             now: at(100),
             service_now: at(100),
         };
-        let (change, _) = store.write(&broken, &broken.state(), commit)?;
+        let (change, _) = store.write(vec![(Arc::clone(&broken), commit)])?.remove(0);
         let mut state = broken.state.write().unwrap();
         change.apply(&mut state);
         state.series.clear();
@@ -755,4 +755,213 @@ async fn a_panic_in_the_store_is_an_error_and_the_store_is_read_anew() {
     assert_eq!(count(&ledger, &source, page(again)).await.unwrap(), counted(1, 2));
     assert_eq!((events_total(&source), source.state().total(Counter::Actions)), (3, 3));
     assert_eq!(events_total(&*register(&ledger).await), 3);
+}
+
+// --- many sources ---
+
+/// A disk that takes its time to flush, and counts how often it does.
+#[derive(Clone, Debug)]
+struct SlowDisk {
+    memory: Arc<redb::backends::InMemoryBackend>,
+    flush: Duration,
+    flushes: Arc<AtomicU64>,
+}
+
+impl redb::StorageBackend for SlowDisk {
+    fn len(&self) -> std::io::Result<u64> {
+        self.memory.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.memory.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.memory.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(self.flush);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.memory.write(offset, data)
+    }
+}
+
+impl SlowDisk {
+    fn new(flush: Duration) -> Self {
+        Self { memory: Arc::new(redb::backends::InMemoryBackend::new()), flush, flushes: Arc::default() }
+    }
+
+    fn ledger(&self) -> Ledger {
+        let disk = self.clone();
+        Ledger::open_with(Box::new(move || Database::builder().create_with_backend(disk.clone()))).unwrap()
+    }
+
+    fn flushes(&self) -> u64 {
+        self.flushes.load(Ordering::Relaxed)
+    }
+}
+
+async fn register_many(ledger: &Ledger, count: usize) -> Vec<Arc<SourceLedger>> {
+    let registration = |n| Registration {
+        name: format!("source{n}").parse().unwrap(),
+        system: System::Losant,
+        catalogue: catalogue(),
+    };
+    ledger.register_all((0..count).map(registration).collect(), at(0)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_thousand_sources_are_made_known_with_the_flushes_of_one() {
+    let disk = SlowDisk::new(Duration::ZERO);
+    let ledger = disk.ledger();
+    let before = disk.flushes();
+    register_many(&ledger, 1).await;
+    let of_one = disk.flushes() - before;
+    let sources = register_many(&ledger, 1000).await;
+    assert_eq!(disk.flushes() - before, 2 * of_one);
+    assert!(sources[1..].iter().all(|source| source.is_new()) && sources[0].state().series.len() > 5);
+    let ids: BTreeSet<u32> = sources.iter().map(|source| source.id).collect();
+    assert_eq!(ids.len(), 1000, "each has a number of its own");
+    count(&ledger, &sources[7], page(vec![event(1, 1, "user", "create")])).await.unwrap();
+    // a reload, and a restart
+    let again = register_many(&ledger, 1000).await;
+    assert!(sources.iter().zip(&again).all(|(before, after)| Arc::ptr_eq(before, after)));
+    drop((sources, again, ledger));
+    let flushes = disk.flushes();
+    let ledger = disk.ledger();
+    let opened = disk.flushes() - flushes;
+    let sources = register_many(&ledger, 1000).await;
+    assert_eq!((events_total(&sources[7]), events_total(&sources[8])), (1, 0));
+    assert!(sources.iter().all(|source| !source.is_new()));
+    assert_eq!(disk.flushes() - flushes, opened, "nothing is written where nothing is new");
+    let mixed = register_many(&ledger, 1001).await;
+    assert!(mixed[1000].is_new() && ids.iter().all(|id| mixed[1000].id > *id));
+}
+
+/// Lets commits queue up while the store is held, and returns their outcomes.
+async fn together(ledger: &Ledger, commits: Vec<(Arc<SourceLedger>, Commit)>) -> Vec<Result<Committed, CommitError>> {
+    let (free, held) = std::sync::mpsc::channel::<()>();
+    let (taken, is_held) = oneshot::channel();
+    let holder = ledger.clone();
+    let holder = tokio::spawn(async move {
+        let wait = move |_: &mut Store| {
+            let _ = taken.send(());
+            let _ = held.recv();
+            Ok(())
+        };
+        holder.with_store(wait).await
+    });
+    is_held.await.unwrap();
+    let wanted = commits.len();
+    let mut tasks = Vec::new();
+    for (n, (source, commit)) in commits.into_iter().enumerate() {
+        let ledger = ledger.clone();
+        let queue = Arc::clone(&ledger.queue);
+        tasks.push(tokio::spawn(async move { ledger.commit(&source, commit).await }));
+        while queue.lock().unwrap().waiting.len() <= n {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(ledger.queue.lock().unwrap().waiting.len(), wanted);
+    free.send(()).unwrap();
+    holder.await.unwrap().unwrap();
+    let mut outcomes = Vec::new();
+    for task in tasks {
+        outcomes.push(task.await.unwrap());
+    }
+    outcomes
+}
+
+fn commit_of(expected: Option<Checkpoint>, next: Option<Checkpoint>, id: u64) -> Commit {
+    let page = page(vec![event(id, 1, "user", "create")]);
+    Commit { expected, next, page, lost_seconds: 0, now: at(100), service_now: at(100) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_that_wait_for_the_disk_share_one_flush_and_each_has_its_own_outcome() {
+    let disk = SlowDisk::new(Duration::from_millis(1));
+    let ledger = disk.ledger();
+    let sources = register_many(&ledger, 50).await;
+    let before = disk.flushes();
+    count(&ledger, &sources[0], page(vec![event(0, 1, "user", "create")])).await.unwrap();
+    let of_one = disk.flushes() - before;
+
+    let mut commits: Vec<_> =
+        sources.iter().map(|source| (Arc::clone(source), commit_of(None, Some(read_to(10)), 1))).collect();
+    commits[7].1.expected = Some(read_to(5)); // what another reader had
+    // the next page of a source, and one of a reader that does not know of it
+    commits.push((Arc::clone(&sources[3]), commit_of(Some(read_to(10)), Some(read_to(20)), 2)));
+    commits.push((Arc::clone(&sources[4]), commit_of(None, Some(read_to(20)), 2)));
+    let before = disk.flushes();
+    let outcomes = together(&ledger, commits).await;
+    assert_eq!(disk.flushes() - before, 2 * of_one, "all first pages are one transaction, a second page another");
+    for (n, outcome) in outcomes.iter().enumerate() {
+        match n {
+            7 | 51 => assert!(matches!(outcome, Err(CommitError::Conflict { .. })), "{n}: {outcome:?}"),
+            _ => assert_eq!(outcome.as_ref().unwrap(), &counted(1, 0), "{n}"),
+        }
+    }
+    let totals: Vec<u64> = sources.iter().map(|source| events_total(source)).collect();
+    let expected = |n| match n {
+        7 => 0,
+        0 | 3 => 2,
+        _ => 1,
+    };
+    assert_eq!(totals, (0..50).map(expected).collect::<Vec<_>>());
+    drop((ledger, sources));
+    let sources = register_many(&disk.ledger(), 50).await;
+    assert_eq!(totals, sources.iter().map(|source| events_total(source)).collect::<Vec<_>>(), "as it is on the disk");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_disk_fails_all_commits_of_a_transaction_fail_and_none_is_counted_twice_later() {
+    for room in 0..12 {
+        let disk = Disk::default();
+        let ledger = Ledger::open_with(disk.opener()).unwrap();
+        let sources = register_many(&ledger, 8).await;
+        let commits =
+            |id| sources.iter().map(|source| (Arc::clone(source), commit_of(None, None, id))).collect::<Vec<_>>();
+        disk.fill_after(room);
+        let outcomes = together(&ledger, commits(1)).await;
+        let failed = outcomes.iter().filter(|outcome| matches!(outcome, Err(CommitError::Storage(_)))).count();
+        assert!(failed == 0 || failed == 8, "room for {room} operations: {outcomes:?}");
+        disk.make_room();
+        for outcome in together(&ledger, commits(1)).await {
+            outcome.unwrap();
+        }
+        assert!(sources.iter().all(|source| events_total(source) == 1), "room for {room} operations");
+    }
+}
+
+/// A hundred sources, each with an event a second, on a disk that takes 10 ms to flush.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_sources_with_an_event_a_second_do_not_queue_for_a_slow_disk() {
+    let disk = SlowDisk::new(Duration::from_millis(10));
+    let ledger = disk.ledger();
+    let sources = register_many(&ledger, 100).await;
+    let before = disk.flushes();
+    let commit_at_once = async |id| {
+        let begun = tokio::time::Instant::now();
+        let commits = sources.iter().map(|source| {
+            let (ledger, source) = (ledger.clone(), Arc::clone(source));
+            tokio::spawn(async move { ledger.commit(&source, commit_of(None, None, id)).await })
+        });
+        for commit in commits.collect::<Vec<_>>() {
+            assert_eq!(commit.await.unwrap().unwrap(), counted(1, 0));
+        }
+        begun.elapsed()
+    };
+    let mut longest = Duration::ZERO;
+    for second in 0..3 {
+        longest = longest.max(commit_at_once(second).await);
+    }
+    let flushes = disk.flushes() - before;
+    eprintln!("{flushes} flushes for 300 commits; the longest took {longest:?}");
+    assert!(flushes < 100, "{flushes} flushes for 300 commits");
+    assert!(sources.iter().all(|source| events_total(source) == 3));
 }

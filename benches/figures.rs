@@ -22,7 +22,7 @@ use audit_exporter::demo;
 use audit_exporter::event::{Class, EventKey, EventLabels, Item, Label, Outcome, System, What};
 use audit_exporter::exporter::{Edges, Exporter, over_the_network};
 use audit_exporter::exposition::Format;
-use audit_exporter::ledger::{Catalogue, Commit, Counter, Ledger, Page};
+use audit_exporter::ledger::{Catalogue, Commit, Counter, Ledger, Page, Registration};
 use audit_exporter::simulate::credentials;
 use audit_exporter::source::Ignore;
 use audit_exporter::source::index_exchange::RowCounter;
@@ -39,6 +39,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         commit().await;
+        slow_disk().await;
         over_http().await;
     });
     rows();
@@ -149,6 +150,81 @@ async fn commit() {
     assert_eq!(book.state().total(Counter::Events), (pages.len() * PAGE) as u64);
     let name = "… and a durable commit per page of 1,000";
     print_rate(name, events, "events", "200,000", cpu_seconds() - cpu, clock.elapsed());
+}
+
+/// A disk in memory that takes its time to flush.
+#[derive(Clone, Debug)]
+struct SlowDisk(Arc<redb::backends::InMemoryBackend>);
+
+impl redb::StorageBackend for SlowDisk {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        std::thread::sleep(Duration::from_millis(10));
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
+/// A thousand sources that are made known, and a hundred that commit an event each second.
+async fn slow_disk() {
+    let disk = SlowDisk(Arc::new(redb::backends::InMemoryBackend::new()));
+    let ledger =
+        Ledger::open_with(Box::new(move || redb::Database::builder().create_with_backend(disk.clone()))).unwrap();
+    let mut catalogue = Catalogue::default();
+    catalogue.add(&["user", "role"], &["create", "update", "delete"], &[Outcome::Success], Class::Change);
+    let registration = |n: usize| Registration {
+        name: format!("source{n}").parse().unwrap(),
+        system: System::Losant,
+        catalogue: catalogue.clone(),
+    };
+    let clock = Instant::now();
+    let books = ledger.register_all((0..1000).map(registration).collect(), start()).await.unwrap();
+    let took = clock.elapsed().as_secs_f64() * 1000.0;
+    println!("{:<58} {took:>13.1} ms {:>16}   under 1,000 ms", "1,000 sources made known, flush of 10 ms", "");
+    let mut waits = Vec::new();
+    let labels = EventLabels {
+        category: Label::from_words("user"),
+        action: Label::from_words("create"),
+        outcome: Outcome::Success,
+        class: Class::Change,
+    };
+    for second in 0..10_u64 {
+        let begun = Instant::now();
+        let commits = books[..100].iter().map(|book| {
+            let (ledger, book, labels) = (ledger.clone(), Arc::clone(book), labels.clone());
+            let at = Some(start());
+            let key = EventKey::of("bench", &[&second.to_le_bytes()]);
+            let page =
+                Page { items: vec![Item { key, at, filed_at: at, what: What::Event(labels) }], ..Page::default() };
+            let commit =
+                Commit { expected: None, next: None, page, lost_seconds: 0, now: start(), service_now: start() };
+            tokio::spawn(async move {
+                ledger.commit(&book, commit).await.unwrap();
+                begun.elapsed().as_secs_f64() * 1000.0
+            })
+        });
+        for commit in commits.collect::<Vec<_>>() {
+            waits.push(commit.await.unwrap());
+        }
+        tokio::time::sleep(Duration::from_secs(1).saturating_sub(begun.elapsed())).await;
+    }
+    waits.sort_by(f64::total_cmp);
+    let (p50, p99) = (waits[500], waits[990]);
+    println!("{:<58} {p50:>13.1} ms {p99:>13.1} ms   p50 and p99", "100 sources commit at once, flush of 10 ms");
 }
 
 /// The source as it is, from login to commit, against a server of ready-made pages.

@@ -318,8 +318,9 @@ pub struct Item {
     /// When it happened, by the service's clock. `None` where the service does not say.
     pub at: Option<DateTime<Utc>>,
     /// When it happened as closely as the source can tell: the event's own time, or the start of
-    /// the cell it was read from. Keys are kept in the order of this moment, so it must be the
-    /// same on every reading. `None` only where neither is known.
+    /// the cell of five minutes ([`TALLY_CELL`](crate::ledger::TALLY_CELL)) it was read from. Keys are
+    /// kept in the order of this moment; one that comes again under another is found, at some cost.
+    /// `None` only where neither is known.
     pub filed_at: Option<DateTime<Utc>>,
     /// What it is.
     pub what: What,

@@ -19,16 +19,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::api::{Api, Gate, Limits};
+use crate::api::{Api, Dialect, Gate, Limits};
 use crate::clock::Clock;
 use crate::config::{Common, Config, Global, SourceConfig};
 use crate::doctor::Patient;
 use crate::event::{SourceName, System};
 use crate::exposition::{self, Format};
-use crate::ledger::{CommitError, Copied, Counter, Ledger, STORE_FILE, SourceLedger};
+use crate::ledger::{CommitError, Copied, Counter, Ledger, Registration, STORE_FILE, SourceLedger};
 use crate::metrics::{ExporterView, SourceView, families};
 use crate::poll::Poller;
-use crate::source::{self, Spec};
+use crate::source::{self, Source, Spec};
 use crate::stats::SourceStats;
 use crate::transport::{Network, Transport};
 use crate::verify::Subject;
@@ -187,17 +187,12 @@ impl Exporter {
         }
         let before = self.inner().running.clone();
         // everything that can be refused comes before anything is stopped
-        let mut after: Vec<Arc<Running>> = Vec::new();
-        let mut fresh: Vec<(Arc<Running>, Poller)> = Vec::new();
-        for entry in config.sources {
-            if let Some(unchanged) = before.iter().find(|running| running.config == entry) {
-                after.push(Arc::clone(unchanged));
-                continue;
-            }
-            let (running, poller) = self.prepare(entry).await?;
-            after.push(Arc::clone(&running));
-            fresh.push((running, poller));
-        }
+        let unchanged = |entry: &SourceConfig| before.iter().find(|running| running.config == *entry).cloned();
+        let changed: Vec<_> = config.sources.iter().filter(|entry| unchanged(entry).is_none()).cloned().collect();
+        let fresh = self.prepare_all(changed).await?;
+        let mut prepared = fresh.iter().map(|(running, _)| Arc::clone(running));
+        let after: Vec<Arc<Running>> =
+            config.sources.iter().filter_map(|entry| unchanged(entry).or_else(|| prepared.next())).collect();
         for running in &before {
             if !after.iter().any(|kept| Arc::ptr_eq(kept, running)) {
                 running.stop().await;
@@ -230,16 +225,39 @@ impl Exporter {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).reload.reload_successful = false;
     }
 
-    async fn prepare(&self, config: SourceConfig) -> Result<(Arc<Running>, Poller), ApplyError> {
+    /// Connects sources and makes them known to the ledger, all at once: one flush of the disk, however many they are.
+    async fn prepare_all(&self, configs: Vec<SourceConfig>) -> Result<Vec<(Arc<Running>, Poller)>, ApplyError> {
+        let mut connected = Vec::with_capacity(configs.len());
+        let mut registrations = Vec::with_capacity(configs.len());
+        for config in configs {
+            let transport =
+                (self.connect)(&config).map_err(|why| ApplyError::Connect { name: config.name.clone(), why })?;
+            let (reader, dialect) = source::build(&config);
+            let catalogue = reader.spec().catalogue;
+            registrations.push(Registration { name: config.name.clone(), system: config.system(), catalogue });
+            connected.push((config, transport, reader, dialect));
+        }
+        if connected.is_empty() {
+            return Ok(Vec::new());
+        }
+        let books = self.ledger.register_all(registrations, self.clock.now()).await?;
+        let prepare =
+            |((config, transport, reader, dialect), book)| self.prepare(config, transport, reader, dialect, book);
+        Ok(connected.into_iter().zip(books).map(prepare).collect())
+    }
+
+    fn prepare(
+        &self,
+        config: SourceConfig,
+        transport: Arc<dyn Transport>,
+        reader: Box<dyn Source>,
+        dialect: Box<dyn Dialect>,
+        book: Arc<SourceLedger>,
+    ) -> (Arc<Running>, Poller) {
         let common = &config.common;
-        let transport =
-            (self.connect)(&config).map_err(|why| ApplyError::Connect { name: config.name.clone(), why })?;
         let key = (config.name.clone(), config.system());
-        let (reader, dialect) = source::build(&config);
         let limits = limits(common);
         let spec = reader.spec();
-        let now = self.clock.now();
-        let book = self.ledger.register(&config.name, config.system(), spec.catalogue.clone(), now).await?;
         let kept = self.inner().kept.get(&key).cloned();
         let kept = kept.unwrap_or_else(|| Kept {
             stats: Arc::default(),
@@ -289,7 +307,7 @@ impl Exporter {
             seed: self.draw(),
         };
         let stop = CancellationToken::new();
-        Ok((Arc::new(Running { config, spec, book, kept, api, stop, task: Mutex::default() }), poller))
+        (Arc::new(Running { config, spec, book, kept, api, stop, task: Mutex::default() }), poller)
     }
 
     /// `/metrics`, in the given format.

@@ -2,7 +2,7 @@
 //! its key; the checkpoint moves in the transaction that ends its window.
 //!
 //! Promises:
-//! - **Exactly once.** [`Ledger::commit`] counts an item whose key it does not hold, and no other.
+//! - **Exactly once.** [`Ledger::commit`] counts an item whose key it does not hold, under any time, and no other.
 //!   Counters, keys and checkpoint change together or not at all, durably, before anyone sees
 //!   them. A commit names the checkpoint it works from and is refused if that is not the ledger's.
 //! - **Committed values only.** What is readable here was on disk before. A commit that failed is
@@ -23,6 +23,7 @@ mod access;
 mod backup;
 mod file;
 mod lock;
+mod marks;
 mod series;
 mod store;
 
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 pub use access::{Unusable, usable};
 pub use backup::{Copied, verify_copy};
@@ -182,7 +184,7 @@ pub struct Committed {
 }
 
 /// Why a commit did not happen. Nothing of it is visible.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
     /// Another commit moved the checkpoint.
     #[error("the checkpoint of {source_name} is not the one this page was read from; the window is read again")]
@@ -317,6 +319,13 @@ impl State {
         tallies
     }
 
+    /// The series of [`Counter::Events`] that an event of these labels is, or would be, counted under.
+    fn series_of_event(&self, labels: &EventLabels) -> SeriesKey {
+        let (mut categories, mut actions) = (self.categories.clone(), self.actions.clone());
+        let mut tally = Tally { categories: &mut categories, actions: &mut actions, series: BTreeMap::new() };
+        tally.add_events(labels.clone(), 0)
+    }
+
     /// The committed value of a series, whether or not it may be shown yet.
     pub fn value(&self, key: &SeriesKey) -> u64 {
         self.series.get(key).map_or(0, |series| series.value)
@@ -396,17 +405,47 @@ pub struct Shown {
 #[derive(Clone)]
 pub struct Ledger {
     writer: Arc<Mutex<Store>>,
+    queue: Arc<Mutex<Queue>>,
+}
+
+/// Commits that wait for the store, in the order in which they came.
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<Waiting>,
+    /// Somebody is on the way to the store, and will take with it what waits then.
+    is_called_for: bool,
+}
+
+/// A commit, and where its outcome goes.
+struct Waiting {
+    source: Arc<SourceLedger>,
+    commit: Commit,
+    outcome: oneshot::Sender<Result<Committed, CommitError>>,
+}
+
+/// A source that is to be made known.
+pub struct Registration {
+    /// Its name.
+    pub name: SourceName,
+    /// Its system.
+    pub system: System,
+    /// The series that are to exist from the start.
+    pub catalogue: Catalogue,
 }
 
 impl Ledger {
     /// Opens the store in the folder `path`, which is created if it is missing.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Ok(Self { writer: Arc::new(Mutex::new(Store::open_folder(path)?)) })
+        Ok(Self::of(Store::open_folder(path)?))
     }
 
     /// Opens a store on a disk of the caller's (a simulated one), which is asked for anew after each failure.
     pub fn open_with(open: Opener) -> Result<Self, OpenError> {
-        Ok(Self { writer: Arc::new(Mutex::new(Store::open(open)?)) })
+        Ok(Self::of(Store::open(open)?))
+    }
+
+    fn of(store: Store) -> Self {
+        Self { writer: Arc::new(Mutex::new(store)), queue: Arc::default() }
     }
 
     /// Runs `work` with the store on a thread that may block. Should it panic, the store is opened and every
@@ -436,24 +475,18 @@ impl Ledger {
         catalogue: Catalogue,
         now: DateTime<Utc>,
     ) -> Result<Arc<SourceLedger>, CommitError> {
-        let name = name.clone();
-        self.with_store(move |store| {
-            let source = store.book(&name, system)?;
-            store.heal(&source)?;
-            let missing: Vec<SeriesKey> = {
-                let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
-                state.learn_labels(&catalogue);
-                catalogue.series(system).into_iter().filter(|key| !state.series.contains_key(key)).collect()
-            };
-            *source.catalogue.lock().unwrap_or_else(PoisonError::into_inner) = catalogue;
-            if !missing.is_empty() {
-                store.write_series(source.id, missing.iter().map(|key| (key, 0, now, false)))?;
-                let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
-                state.series.extend(missing.into_iter().map(|key| (Arc::new(key), Series::new(0, now, false))));
-            }
-            Ok(source)
-        })
-        .await
+        let registration = Registration { name: name.clone(), system, catalogue };
+        let mut registered = self.register_all(vec![registration], now).await?;
+        Ok(registered.remove(0))
+    }
+
+    /// The same for many sources, in one transaction: all of them are made known, or none.
+    pub async fn register_all(
+        &self,
+        registrations: Vec<Registration>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Arc<SourceLedger>>, CommitError> {
+        self.with_store(move |store| store.register(registrations, now)).await
     }
 
     /// A source that something was counted for, without making it known where nothing was.
@@ -511,23 +544,44 @@ impl Ledger {
     /// Waits until no commit is under way.
     pub async fn settle(&self) {
         // a store that cannot be used has none
-        let _ = self.with_store(|_| Ok(())).await;
+        let _ = self.commit_waiting().await;
     }
 
     /// Counts a page. When this returns `Ok`, the page is durable and visible.
+    ///
+    /// Commits that wait while another transaction is being flushed share the next one and its flush. Each has its own
+    /// checkpoint to be checked and its own outcome.
     pub async fn commit(&self, source: &Arc<SourceLedger>, commit: Commit) -> Result<Committed, CommitError> {
-        let source = Arc::clone(source);
+        let (outcome, told) = oneshot::channel();
+        let is_first = {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.waiting.push(Waiting { source: Arc::clone(source), commit, outcome });
+            !std::mem::replace(&mut queue.is_called_for, true)
+        };
+        if is_first {
+            self.commit_waiting().await?;
+        }
+        // a panic on the way to it
+        told.await.unwrap_or_else(|_| Err(CommitError::Fault("the commit was not made".into())))
+    }
+
+    /// Makes the commits that wait when the store is free, as many as can be in one transaction.
+    async fn commit_waiting(&self) -> Result<(), CommitError> {
+        let queue = Arc::clone(&self.queue);
         self.with_store(move |store| {
-            store.heal(&source)?;
-            let (change, committed) = {
-                let state = source.state();
-                if state.record.checkpoint != commit.expected {
-                    return Err(CommitError::Conflict { source_name: source.name.clone() });
-                }
-                store.write(&source, &state, commit)?
+            let mut waiting = {
+                let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                queue.is_called_for = false;
+                std::mem::take(&mut queue.waiting)
             };
-            change.apply(&mut source.state.write().unwrap_or_else(PoisonError::into_inner));
-            Ok(committed)
+            while !waiting.is_empty() {
+                // a source's second commit builds on its first
+                let mut sources = BTreeSet::new();
+                let (now, later) = waiting.into_iter().partition(|one| sources.insert(one.source.id));
+                waiting = later;
+                commit_together(store, now);
+            }
+            Ok(())
         })
         .await
     }
@@ -589,6 +643,44 @@ impl Ledger {
             state.series.iter().map(show).collect()
         };
         sources.iter().map(shown).collect()
+    }
+}
+
+/// Makes commits of different sources in one transaction, and tells each its outcome. Where it fails, it fails for all.
+fn commit_together(store: &mut Store, waiting: Vec<Waiting>) {
+    let healed = waiting.iter().try_for_each(|one| store.heal(&one.source));
+    let mut pages = Vec::with_capacity(waiting.len());
+    let mut outcomes = Vec::with_capacity(waiting.len());
+    for Waiting { source, commit, outcome } in waiting {
+        if healed.is_ok() && source.state().record.checkpoint != commit.expected {
+            // nobody may listen any more
+            let _ = outcome.send(Err(CommitError::Conflict { source_name: source.name.clone() }));
+            continue;
+        }
+        outcomes.push((Arc::clone(&source), outcome));
+        pages.push((source, commit));
+    }
+    if pages.is_empty() {
+        return;
+    }
+    let written = healed.and_then(|()| {
+        contained(|| store.write(pages)).unwrap_or_else(|panic| {
+            store.distrust();
+            Err(CommitError::Fault(panic))
+        })
+    });
+    match written {
+        Ok(written) => {
+            for ((source, outcome), (change, committed)) in outcomes.into_iter().zip(written) {
+                change.apply(&mut source.state.write().unwrap_or_else(PoisonError::into_inner));
+                let _ = outcome.send(Ok(committed));
+            }
+        }
+        Err(error) => {
+            for (_, outcome) in outcomes {
+                let _ = outcome.send(Err(error.clone()));
+            }
+        }
     }
 }
 

@@ -488,6 +488,10 @@ fn reasons(subject: &Subject, differences: &[Difference], found: &Found) -> Vec<
         surplus && found.left_out.ignored > 0,
         "events of actors that came into ignore_actors after they were counted stay counted".into(),
     );
+    may(
+        missing && surplus && !found.is_feed,
+        "the service has given events another time than they were counted under".into(),
+    );
     let other = differences.iter().any(|difference| difference.category == "other" || difference.action == "other");
     may(
         missing && surplus && other,

@@ -133,6 +133,12 @@ impl Checkpoint {
         self.origin <= at && at < self.head && !self.gaps.iter().any(|gap| gap.unread().contains(at))
     }
 
+    /// Whether all from `first` to `last` belongs to what was read before.
+    pub fn covers_all(&self, first: DateTime<Utc>, last: DateTime<Utc>) -> bool {
+        let is_unread = |unread: Window| unread.from <= last && first < unread.to;
+        self.covers(first) && self.covers(last) && !self.gaps.iter().any(|gap| is_unread(gap.unread()))
+    }
+
     /// This checkpoint after a piece of its gaps was read. What lies before and behind it stays a gap.
     #[must_use]
     pub fn piece_read(&self, piece: Window) -> Self {

@@ -23,9 +23,10 @@ use super::access;
 use super::backup::Copied;
 use super::file::{self, Mark, Unaccepted};
 use super::lock::{Lock, Refused};
+use super::marks::{Marks, TIMELESS as WITHOUT_TIME};
 use super::{
-    Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Series, SeriesKey, SourceLedger,
-    State, TALLIES_KEPT, TALLY_CELL, Tallies, Tally,
+    Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Registration, Series, SeriesKey,
+    SourceLedger, State, TALLIES_KEPT, TALLY_CELL, Tallies, Tally,
 };
 use crate::clock::delta;
 use crate::event::{EventKey, EventLabels, Item, Label, SourceName, System, What};
@@ -163,6 +164,8 @@ pub(super) struct Store {
     generation: u64,
     /// The sources in use, by the key of their row: one state each, whoever asks.
     books: HashMap<String, Arc<SourceLedger>>,
+    /// By the number of the source; read from the tables when it is first needed after an opening.
+    marks: HashMap<u32, Marks>,
 }
 
 impl Store {
@@ -195,7 +198,8 @@ impl Store {
     }
 
     fn open_at(path: String, mark: Option<Mark>, opener: AnyOpener) -> Result<Self, OpenError> {
-        let mut store = Self { opener, path, mark, database: None, generation: 0, books: HashMap::new() };
+        let mut store =
+            Self { opener, path, mark, database: None, generation: 0, books: HashMap::new(), marks: HashMap::new() };
         store.reopen()?;
         Ok(store)
     }
@@ -286,6 +290,8 @@ impl Store {
     /// Until the next use. Closing writes, too, which one that has failed or panicked may not survive.
     fn close(&mut self) {
         let database = self.database.take();
+        // they may hold what was not committed
+        self.marks.clear();
         let _ = contained(move || drop(database));
     }
 
@@ -353,9 +359,14 @@ impl Store {
         if let Some(book) = self.books.get(&path) {
             return Ok(Arc::clone(book));
         }
-        let is_new = !self.knows(name, system)?;
         let (id, state) = self.load(name, system)?;
-        let book = Arc::new(SourceLedger {
+        let book = Arc::new(self.new_book(name, system, id, state, false));
+        self.books.insert(path, Arc::clone(&book));
+        Ok(book)
+    }
+
+    fn new_book(&self, name: &SourceName, system: System, id: u32, state: State, is_new: bool) -> SourceLedger {
+        SourceLedger {
             name: name.clone(),
             system,
             id,
@@ -363,9 +374,71 @@ impl Store {
             state: RwLock::new(state),
             generation: AtomicU64::new(self.generation),
             is_new,
-        });
-        self.books.insert(path, Arc::clone(&book));
-        Ok(book)
+        }
+    }
+
+    /// Makes sources known, each once, and brings the series of their catalogues into being.
+    pub(super) fn register(
+        &mut self,
+        wanted: Vec<Registration>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Arc<SourceLedger>>, CommitError> {
+        let mut sources: Vec<Arc<SourceLedger>> = Vec::with_capacity(wanted.len());
+        let mut new: Vec<(String, Arc<SourceLedger>)> = Vec::new();
+        for Registration { name, system, .. } in &wanted {
+            let path = format!("{system}/{name}");
+            if self.books.contains_key(&path) || self.knows(name, *system)? {
+                let source = self.book(name, *system)?;
+                self.heal(&source)?;
+                sources.push(source);
+            } else {
+                let last = match new.last() {
+                    Some((_, last)) => last.id,
+                    None => self.last_number()?,
+                };
+                let source = Arc::new(self.new_book(name, *system, last + 1, State::default(), true));
+                new.push((path, Arc::clone(&source)));
+                sources.push(source);
+            }
+        }
+        let mut missing: Vec<(Arc<SourceLedger>, Vec<SeriesKey>)> = Vec::with_capacity(sources.len());
+        for (source, Registration { system, catalogue, .. }) in sources.iter().zip(wanted) {
+            let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
+            state.learn_labels(&catalogue);
+            let mut series = catalogue.series(system);
+            series.retain(|key| !state.series.contains_key(key));
+            *source.catalogue.lock().unwrap_or_else(PoisonError::into_inner) = catalogue;
+            if !series.is_empty() {
+                missing.push((Arc::clone(source), series));
+            }
+        }
+        if !new.is_empty() || !missing.is_empty() {
+            self.writing(|write| {
+                let record = serde_json::to_vec(&Record::default())?;
+                let mut table = write.open_table(SOURCES)?;
+                for (path, source) in &new {
+                    table.insert(path.as_str(), (source.id, record.as_slice()))?;
+                }
+                let mut table = write.open_table(SERIES)?;
+                for (source, series) in &missing {
+                    for key in series {
+                        table.insert(key.to_bytes(source.id).as_slice(), (0, now.timestamp_millis(), false))?;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        for (source, series) in missing {
+            let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
+            state.series.extend(series.into_iter().map(|key| (Arc::new(key), Series::new(0, now, false))));
+        }
+        self.books.extend(new);
+        Ok(sources)
+    }
+
+    /// The largest number of a source; 0 where there is none.
+    fn last_number(&mut self) -> Result<u32, StoreError> {
+        self.guarded(|database| last_number(&database.begin_read()?.open_table(SOURCES)?))
     }
 
     /// Makes sure that the file is open and that `source` shows what is in it: after a failure it
@@ -431,21 +504,26 @@ impl Store {
         })
     }
 
-    /// The transaction: counts what is new in the page, remembers it, moves the checkpoint.
+    /// The transaction: counts what is new in the pages (of a source each), remembers it, moves the checkpoints.
     pub(super) fn write(
         &mut self,
-        source: &SourceLedger,
-        state: &State,
-        commit: Commit,
-    ) -> Result<(Change, Committed), CommitError> {
-        let path = format!("{}/{}", source.system, source.name);
-        self.writing(|write| {
-            let mut page = Transaction::new(source.id, state, &commit);
-            page.count_items(write, commit.page.items)?;
-            page.count_documents(write, commit.page.documents)?;
-            page.finish(write, &path, commit.page.facts, commit.next)
-        })
-        .map_err(CommitError::from)
+        pages: Vec<(Arc<SourceLedger>, Commit)>,
+    ) -> Result<Vec<(Change, Committed)>, CommitError> {
+        let mut marks = std::mem::take(&mut self.marks);
+        let written = self.writing(|write| {
+            let mut written = Vec::with_capacity(pages.len());
+            for (source, commit) in pages {
+                let path = format!("{}/{}", source.system, source.name);
+                let state = source.state();
+                let mut page = Transaction::new(source.id, &state, &commit, &mut marks);
+                page.count_items(write, commit.page.items)?;
+                page.count_documents(write, commit.page.documents)?;
+                written.push(page.finish(write, &path, commit.page.facts, commit.next)?);
+            }
+            Ok(written)
+        })?;
+        self.marks = marks;
+        Ok(written)
     }
 }
 
@@ -560,12 +638,17 @@ fn add_tallies(database: &Database) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn add_source(write: &redb::WriteTransaction, path: &str) -> Result<u32, StoreError> {
-    let mut sources = write.open_table(SOURCES)?;
+fn last_number(sources: &impl ReadableTable<&'static str, (u32, &'static [u8])>) -> Result<u32, StoreError> {
     let mut last = 0;
     for row in sources.iter()? {
         last = last.max(row?.1.value().0);
     }
+    Ok(last)
+}
+
+fn add_source(write: &redb::WriteTransaction, path: &str) -> Result<u32, StoreError> {
+    let mut sources = write.open_table(SOURCES)?;
+    let last = last_number(&sources)?;
     let record = serde_json::to_vec(&Record::default())?;
     sources.insert(path, (last + 1, record.as_slice()))?;
     Ok(last + 1)
@@ -582,7 +665,10 @@ fn second_of(at: DateTime<Utc>) -> u32 {
 
 /// The second in which the cell of a moment begins.
 fn tally_cell(at: DateTime<Utc>) -> u32 {
-    let second = second_of(at);
+    cell_of(second_of(at))
+}
+
+fn cell_of(second: u32) -> u32 {
     second - second % TALLY_CELL_SECONDS
 }
 
@@ -599,12 +685,21 @@ fn tally_key(source: u32, second: u32, series: &SeriesKey) -> Vec<u8> {
 }
 
 fn filed_key(source: u32, filed_at: DateTime<Utc>, key: [u8; 16]) -> [u8; 24] {
-    let second = second_of(filed_at);
+    seen_key(source, second_of(filed_at), key)
+}
+
+fn seen_key(source: u32, second: u32, key: [u8; 16]) -> [u8; 24] {
     let mut bytes = [0; 24];
     bytes[..4].copy_from_slice(&source.to_be_bytes());
     bytes[4..8].copy_from_slice(&second.to_be_bytes());
     bytes[8..].copy_from_slice(&key);
     bytes
+}
+
+/// The second and the key of a row of [`SEEN`].
+fn parts_of(row: &[u8; 24]) -> (u32, [u8; 16]) {
+    let [_, _, _, _, a, b, c, d, ..] = *row;
+    (u32::from_be_bytes([a, b, c, d]), *row.last_chunk().expect("the key has 24 bytes"))
 }
 
 /// Before every key of a source.
@@ -634,9 +729,87 @@ fn insert_if_new<K: redb::Key, V: redb::Value + 'static>(
     }
 }
 
+/// The keys of a source, by their time and by themselves.
+struct Keys<'a> {
+    source: u32,
+    seen: redb::Table<'a, &'static [u8; 24], ()>,
+    timeless: redb::Table<'a, &'static [u8; 20], u32>,
+    marks: &'a mut Marks,
+}
+
+impl<'a> Keys<'a> {
+    /// Reads the marks from the tables where they are not known.
+    fn open(
+        write: &'a redb::WriteTransaction,
+        source: u32,
+        known: &'a mut HashMap<u32, Marks>,
+    ) -> Result<Self, StoreError> {
+        use std::collections::hash_map::Entry;
+        let (seen, timeless) = (write.open_table(SEEN)?, write.open_table(TIMELESS)?);
+        let marks = match known.entry(source) {
+            Entry::Occupied(marks) => marks.into_mut(),
+            Entry::Vacant(place) => {
+                let mut marks = Marks::default();
+                for row in seen.range::<&[u8; 24]>(&first_key(source)..&first_key(source + 1))? {
+                    let (second, key) = parts_of(row?.0.value());
+                    marks.put(key, second);
+                }
+                put_timeless(&mut marks, source, &timeless)?;
+                place.insert(marks)
+            }
+        };
+        Ok(Self { source, seen, timeless, marks })
+    }
+
+    /// Makes sure that an item's key is remembered under its time. Whether it was remembered under any and, if that was
+    /// another one, which second it had and has now.
+    ///
+    /// A service may give an event another time than it had: it is remembered under both, and counted once.
+    fn remember(&mut self, item: &Item, this_hour: u32) -> Result<(bool, Option<(u32, u32)>), StoreError> {
+        let Self { source, seen, timeless, marks } = self;
+        let key = item.key.0;
+        let (second, known_here) = match item.filed_at {
+            Some(at) => (second_of(at), insert_if_new(seen.entry(&filed_key(*source, at, key))?, ())?),
+            None => (WITHOUT_TIME, insert_if_new(timeless.entry(&timeless_key(*source, key))?, this_hour)?),
+        };
+        if known_here {
+            return Ok((true, None));
+        }
+        let before = marks.find(key, |second| -> Result<bool, StoreError> {
+            Ok(match second {
+                WITHOUT_TIME => timeless.get(&timeless_key(*source, key))?.is_some(),
+                second => seen.get(&seen_key(*source, second, key))?.is_some(),
+            })
+        })?;
+        marks.put(key, second);
+        let timed = |second: &u32| *second != WITHOUT_TIME;
+        Ok((before.is_some(), before.filter(timed).zip(Some(second).filter(timed))))
+    }
+}
+
+fn put_timeless(
+    marks: &mut Marks,
+    source: u32,
+    timeless: &impl ReadableTable<&'static [u8; 20], u32>,
+) -> Result<(), StoreError> {
+    let (first, after) = (timeless_key(source, [0; 16]), timeless_key(source + 1, [0; 16]));
+    for row in timeless.range::<&[u8; 20]>(&first..&after)? {
+        marks.put(*row?.0.value().last_chunk().expect("the key has 20 bytes"), WITHOUT_TIME);
+    }
+    Ok(())
+}
+
+/// An event that came again with a time of other five minutes.
+struct Moved {
+    labels: EventLabels,
+    from: u32,
+    to: u32,
+}
+
 /// One page on its way into the store: what it will change, should the transaction commit.
 struct Transaction<'a> {
     source: u32,
+    marks: &'a mut HashMap<u32, Marks>,
     state: &'a State,
     now: DateTime<Utc>,
     service_now: DateTime<Utc>,
@@ -649,13 +822,14 @@ struct Transaction<'a> {
 }
 
 impl<'a> Transaction<'a> {
-    fn new(source: u32, state: &'a State, commit: &Commit) -> Self {
+    fn new(source: u32, state: &'a State, commit: &Commit, marks: &'a mut HashMap<u32, Marks>) -> Self {
         let mut series = BTreeMap::new();
         if commit.lost_seconds > 0 {
             series.insert(SeriesKey::new(Counter::LostSeconds, &[]), commit.lost_seconds);
         }
         Self {
             source,
+            marks,
             state,
             now: commit.now,
             service_now: commit.service_now,
@@ -677,10 +851,10 @@ impl<'a> Transaction<'a> {
         if items.is_empty() {
             return Ok(());
         }
-        // neighbours in the tree are written together
-        items.sort_unstable_by_key(|item| (item.filed_at, item.key));
-        let mut seen = write.open_table(SEEN)?;
-        let mut timeless = write.open_table(TIMELESS)?;
+        // neighbours in the tree are written together; of an event that comes with a time and without one, the first counts
+        items.sort_unstable_by_key(|item| (item.filed_at.is_none(), item.filed_at, item.key));
+        let mut keys = Keys::open(write, self.source, self.marks)?;
+        let mut moved: Vec<Moved> = Vec::new();
         let mut events: HashMap<(EventLabels, Option<u32>), u64> = HashMap::new();
         let tallied_from = self.state.checkpoint().map_or(0, |read| second_of(read.head - delta(TALLIES_KEPT)));
         let mut others: BTreeMap<SeriesKey, u64> = BTreeMap::new();
@@ -691,21 +865,20 @@ impl<'a> Transaction<'a> {
                 let filed_at = item.filed_at.unwrap_or(self.now);
                 let mut known = false;
                 for candidate in candidates {
-                    known = known || seen.get(&filed_key(self.source, filed_at, candidate.0))?.is_some();
+                    known = known || keys.seen.get(&filed_key(self.source, filed_at, candidate.0))?.is_some();
                 }
                 if !known {
-                    seen.insert(&filed_key(self.source, filed_at, item.key.0), ())?;
+                    keys.seen.insert(&filed_key(self.source, filed_at, item.key.0), ())?;
                     count_other(SeriesKey::new(Counter::Tainted, &[]));
                 }
                 continue;
             }
-            let known = if let Some(filed_at) = item.filed_at {
-                let place = filed_key(self.source, filed_at, item.key.0);
-                insert_if_new(seen.entry(&place)?, ())?
-            } else {
-                let place = timeless_key(self.source, item.key.0);
-                insert_if_new(timeless.entry(&place)?, this_hour)?
-            };
+            let (known, new_time) = keys.remember(&item, this_hour)?;
+            if let (Some((from, to)), What::Event(labels)) = (new_time, &item.what)
+                && cell_of(from) != cell_of(to)
+            {
+                moved.push(Moved { labels: labels.clone(), from: cell_of(from), to: cell_of(to) });
+            }
             if known {
                 self.committed.duplicate += 1;
                 count_other(SeriesKey::new(Counter::Duplicate, &[]));
@@ -719,9 +892,15 @@ impl<'a> Transaction<'a> {
                     if let Some(at) = item.at {
                         self.record.last_event = self.record.last_event.max(Some(at));
                         self.record.lateness.observe((self.service_now - at).max(TimeDelta::zero()));
-                        if self.state.checkpoint().is_some_and(|read| read.covers(at)) {
-                            count_other(SeriesKey::new(Counter::Late, &[]));
-                        }
+                    }
+                    // without a time, it is known to lie within the five minutes it is filed under
+                    let first = item.at.or(item.filed_at);
+                    let last =
+                        item.at.or(item.filed_at.map(|cell| cell + delta(TALLY_CELL) - TimeDelta::milliseconds(1)));
+                    if let (Some(first), Some(last)) = (first, last)
+                        && self.state.checkpoint().is_some_and(|read| read.covers_all(first, last))
+                    {
+                        count_other(SeriesKey::new(Counter::Late, &[]));
                     }
                 }
                 What::Ignored => count_other(SeriesKey::new(Counter::Ignored, &[])),
@@ -734,6 +913,7 @@ impl<'a> Transaction<'a> {
                 What::Tainted { .. } => unreachable!("handled above"),
             }
         }
+        drop(keys);
         // sorted, so that which values come under the cap does not depend on a hash
         let events: BTreeMap<(EventLabels, Option<u32>), u64> = events.into_iter().collect();
         let mut tallies: BTreeMap<(u32, SeriesKey), u64> = BTreeMap::new();
@@ -748,13 +928,39 @@ impl<'a> Transaction<'a> {
             tally.add(key, count);
         }
         self.series = tally.series;
-        if !tallies.is_empty() {
-            let mut table = write.open_table(TALLIES)?;
-            for ((cell, series), count) in tallies {
-                let key = tally_key(self.source, cell, &series);
-                let before = table.get(key.as_slice())?.map_or(0, |before| before.value());
-                table.insert(key.as_slice(), before + count)?;
+        self.write_tallies(write, tallies, moved)
+    }
+
+    fn write_tallies(
+        &self,
+        write: &redb::WriteTransaction,
+        tallies: BTreeMap<(u32, SeriesKey), u64>,
+        moved: Vec<Moved>,
+    ) -> Result<(), StoreError> {
+        if tallies.is_empty() && moved.is_empty() {
+            return Ok(());
+        }
+        let mut table = write.open_table(TALLIES)?;
+        let value = |row: Option<redb::AccessGuard<'_, u64>>| row.map_or(0, |count| count.value());
+        for ((cell, series), count) in tallies {
+            let key = tally_key(self.source, cell, &series);
+            let before = value(table.get(key.as_slice())?);
+            table.insert(key.as_slice(), before + count)?;
+        }
+        // tallies are compared with what the service says now
+        for Moved { labels, from, to } in moved {
+            let series = self.state.series_of_event(&labels);
+            let (from, to) = (tally_key(self.source, from, &series), tally_key(self.source, to, &series));
+            let left = value(table.get(from.as_slice())?);
+            if left == 0 {
+                continue;
             }
+            table.remove(from.as_slice())?;
+            if left > 1 {
+                table.insert(from.as_slice(), left - 1)?;
+            }
+            let there = value(table.get(to.as_slice())?);
+            table.insert(to.as_slice(), there + 1)?;
         }
         Ok(())
     }
@@ -873,12 +1079,17 @@ impl<'a> Transaction<'a> {
         Ok(changed)
     }
 
-    fn forget_keys(&self, write: &redb::WriteTransaction, before: DateTime<Utc>) -> Result<(), StoreError> {
+    fn forget_keys(&mut self, write: &redb::WriteTransaction, before: DateTime<Utc>) -> Result<(), StoreError> {
         let after = filed_key(self.source, before, [0; 16]);
         write.open_table(SEEN)?.retain_in::<&[u8; 24], _>(&first_key(self.source)..&after, |_, ()| false)?;
         let first = timeless_key(self.source, [0; 16]);
         let after = timeless_key(self.source + 1, [0; 16]);
-        write.open_table(TIMELESS)?.retain_in::<&[u8; 20], _>(&first..&after, |_, hour| hour >= hour_of(before))?;
+        let mut timeless = write.open_table(TIMELESS)?;
+        timeless.retain_in::<&[u8; 20], _>(&first..&after, |_, hour| hour >= hour_of(before))?;
+        if let Some(marks) = self.marks.get_mut(&self.source) {
+            marks.drop_before(second_of(before));
+            put_timeless(marks, self.source, &timeless)?;
+        }
         Ok(())
     }
 
@@ -888,7 +1099,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    fn forget_documents(&self, write: &redb::WriteTransaction) -> Result<Vec<EventKey>, StoreError> {
+    fn forget_documents(&mut self, write: &redb::WriteTransaction) -> Result<Vec<EventKey>, StoreError> {
         let before = self.now - delta(DOCUMENTS_KEPT);
         // the origin of a feed, by which they are forgotten otherwise, never moves
         self.forget_keys(write, before)?;

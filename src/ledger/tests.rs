@@ -308,6 +308,186 @@ async fn a_replaced_file_adds_only_the_rows_it_gained() {
     assert_eq!(events_total(&source), 16);
 }
 
+/// An event that its service tells another time of, or none.
+fn dated(id: u64, second: Option<i64>) -> Item {
+    Item { at: second.map(at), filed_at: second.map(at), ..event(id, 0, "user", "create") }
+}
+
+#[tokio::test]
+async fn an_event_that_comes_again_with_another_time_is_the_same_event() {
+    for times in [
+        &[Some(10), Some(11)][..],
+        &[Some(11), Some(10)],
+        &[Some(-3000), Some(900)],
+        &[Some(900), Some(-3000)],
+        &[Some(10), Some(70), Some(10), Some(70)],
+        &[Some(10), None],
+        &[None, Some(10)],
+        &[None, Some(10), None, Some(500), Some(10)],
+    ] {
+        let once = counted(1, u64::try_from(times.len()).unwrap() - 1);
+        let items = || times.iter().map(|second| dated(1, *second));
+        let (_folder, ledger, source) = opened().await;
+        assert_eq!(count(&ledger, &source, page(items().collect())).await.unwrap(), once, "on one page: {times:?}");
+
+        let (folder, ledger, source) = opened().await;
+        commit(&ledger, &source, Some(read_to(0)), Page::default()).await.unwrap();
+        for item in items() {
+            count(&ledger, &source, page(vec![item, event(2, 10, "user", "create")])).await.unwrap();
+        }
+        assert_eq!(events_total(&source), 2, "page by page: {times:?}");
+        drop((ledger, source));
+
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let source = register(&ledger).await;
+        let fresh = dated(3, Some(20));
+        let again = vec![dated(1, Some(1234)), fresh.clone(), Item { at: Some(at(1)), filed_at: Some(at(1)), ..fresh }];
+        assert_eq!(count(&ledger, &source, page(again)).await.unwrap(), counted(1, 2), "after a restart: {times:?}");
+        assert_eq!(source.state().total(Counter::Late), u64::from(times[0].is_some_and(|second| second < 0)));
+    }
+}
+
+#[tokio::test]
+async fn an_event_with_a_new_time_is_remembered_as_long_as_that_time() {
+    let (_folder, ledger, source) = opened().await;
+    commit(&ledger, &source, Some(read_to(0)), page(vec![dated(1, Some(0)), dated(2, None)])).await.unwrap();
+    count(&ledger, &source, page(vec![dated(1, Some(3700)), dated(2, Some(3700))])).await.unwrap();
+    let moved = Checkpoint { origin: at(3600), head: at(9000), gaps: vec![] };
+    let service_now = at(9000);
+    let page_at = |page: Page| Commit {
+        expected: Some(read_to(0)),
+        next: Some(moved.clone()),
+        page,
+        lost_seconds: 0,
+        now: service_now,
+        service_now,
+    };
+    ledger.commit(&source, page_at(Page::default())).await.unwrap();
+    let again = vec![dated(1, Some(3700)), dated(1, Some(5000)), dated(2, Some(5000)), dated(2, None)];
+    assert_eq!(
+        count(&ledger, &source, page(again)).await.unwrap(),
+        counted(0, 4),
+        "what was forgotten is the old time"
+    );
+    let moved = Checkpoint { origin: at(36_000), head: at(40_000), gaps: vec![] };
+    commit(&ledger, &source, Some(moved), Page::default()).await.unwrap();
+    assert_eq!(
+        count(&ledger, &source, page(vec![dated(1, Some(36_001))])).await.unwrap().counted,
+        1,
+        "in the end all is"
+    );
+}
+
+#[tokio::test]
+async fn what_is_ignored_or_rejected_does_not_become_an_event_with_another_time() {
+    let (_folder, ledger, source) = opened().await;
+    let rejection = Rejection { reason: RejectReason::BadTime, sample: String::new() };
+    let rejected = Item { what: What::Rejected(rejection), ..dated(1, None) };
+    let ignored = Item { what: What::Ignored, ..dated(2, Some(5)) };
+    count(&ledger, &source, page(vec![rejected.clone(), ignored, dated(3, Some(7))])).await.unwrap();
+    let rejected = Item { key: dated(3, None).key, ..rejected };
+    count(&ledger, &source, page(vec![dated(1, Some(9)), dated(2, Some(9)), rejected])).await.unwrap();
+    let state = source.state();
+    let total = |counter| state.total(counter);
+    assert_eq!((total(Counter::Events), total(Counter::Rejected), total(Counter::Ignored)), (1, 1, 1));
+    assert_eq!(total(Counter::Duplicate), 3);
+}
+
+#[tokio::test]
+async fn after_a_failure_of_the_disk_an_event_with_another_time_is_still_the_same() {
+    for room in 0..40 {
+        let disk = Disk::default();
+        let ledger = Ledger::open_with(disk.opener()).unwrap();
+        let source = register(&ledger).await;
+        count(&ledger, &source, page(vec![dated(1, Some(1))])).await.unwrap();
+        disk.fill_after(room);
+        let _ = count(&ledger, &source, page(vec![dated(1, Some(2)), dated(2, Some(2))])).await;
+        disk.make_room();
+        let again = vec![dated(1, Some(3)), dated(2, Some(400)), dated(1, Some(2)), dated(2, Some(2))];
+        count(&ledger, &source, page(again)).await.unwrap();
+        assert_eq!(
+            (events_total(&source), source.state().total(Counter::Actions)),
+            (2, 2),
+            "room for {room} operations"
+        );
+    }
+}
+
+#[tokio::test]
+async fn keys_of_two_sources_are_not_taken_for_each_other() {
+    let (_folder, ledger, source) = opened().await;
+    let other = ledger.register(&"other".parse().unwrap(), System::Losant, catalogue(), at(0)).await.unwrap();
+    for (source, second) in [(&source, 1), (&other, 2), (&source, 3), (&other, 4)] {
+        count(&ledger, source, page(vec![dated(1, Some(second))])).await.unwrap();
+    }
+    assert_eq!((events_total(&source), events_total(&other)), (1, 1));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(60))]
+    /// Whatever times an event comes with, on whatever pages, with restarts and forgetting between them.
+    #[test]
+    fn an_id_counts_once_for_as_long_as_it_is_remembered(
+        pages in proptest::collection::vec(
+            (proptest::collection::vec((0_u64..12, proptest::option::of(0_i64..5400)), 0..12), 0_u8..4), 1..20)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let disk = Disk::default();
+            let mut ledger = Ledger::open_with(disk.opener()).unwrap();
+            let mut source = register(&ledger).await;
+            let mut ids = BTreeSet::new();
+            for (nth, (items, restart)) in (0..).zip(pages) {
+                ids.extend(items.iter().map(|(id, _)| *id));
+                // half an hour a page: the times move on, and the hours before them are forgotten
+                let now = 1800 * nth;
+                let items = items.into_iter().map(|(id, second)| dated(id, second.map(|second| now + second))).collect();
+                let origin = floor(at(now - 5400), KEYS_BUCKET);
+                let next = Checkpoint { origin, head: at(now), gaps: vec![] };
+                let expected = source.state().checkpoint().cloned();
+                let moment = at(now);
+                let commit =
+                    Commit { expected, next: Some(next), page: page(items), lost_seconds: 0, now: moment, service_now: moment };
+                let before = events_total(&source);
+                let committed = ledger.commit(&source, commit).await.unwrap();
+                assert_eq!(events_total(&source) - before, committed.counted);
+                if restart == 0 {
+                    drop((ledger, source));
+                    ledger = Ledger::open_with(disk.opener()).unwrap();
+                    source = register(&ledger).await;
+                }
+                // every id is on every second page at least
+                let refresh = ids.iter().map(|id| dated(*id, Some(now))).collect();
+                assert_eq!(count(&ledger, &source, page(refresh)).await.unwrap().counted, 0);
+                assert_eq!(events_total(&source), ids.len() as u64);
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn an_event_without_a_time_of_its_own_is_late_where_all_of_its_cell_was_read_before() {
+    let (_folder, ledger, source) = opened().await;
+    let first = |second: i64| floor(at(second), TALLY_CELL);
+    let cell =
+        |id: u64, second: i64| Item { at: None, filed_at: Some(first(second)), ..event(id, 0, "user", "create") };
+    let head = first(3000) + TimeDelta::seconds(10);
+    let gap = Window { from: first(900), to: first(1500) };
+    let gap = crate::window::Gap { from: gap.from, to: gap.to, unread_from: gap.from };
+    let read = Checkpoint { origin: first(0), head, gaps: vec![gap] };
+    commit(&ledger, &source, Some(read), page(vec![cell(1, 2700)])).await.unwrap();
+    assert_eq!(source.state().total(Counter::Late), 0, "nothing had been read before");
+    let items =
+        vec![cell(2, 2700), cell(3, 3000), cell(4, 3300), cell(5, 900), cell(6, 1200), cell(7, 600), cell(8, 1500)];
+    count(&ledger, &source, page([items.clone(), items].concat())).await.unwrap();
+    assert_eq!(
+        source.state().total(Counter::Late),
+        3,
+        "of 2700, 600 and 1500: 3000 was read in part, 900 is in the gap"
+    );
+    assert_eq!(source.state().lateness().buckets, [0; 15], "how late is not known");
+}
+
 /// What a source's tallies say of a window, in seconds.
 async fn tallied(ledger: &Ledger, source: &Arc<SourceLedger>, from: i64, to: i64) -> Vec<(i64, String, u64)> {
     let tallies = ledger.tallies(source, Window { from: at(from), to: at(to) }).await.unwrap();
@@ -339,6 +519,26 @@ async fn what_was_counted_is_tallied_by_five_minutes_and_labels_once() {
     count(&ledger, &source, file(1, &[("impression", 10)])).await.unwrap();
     count(&ledger, &source, file(2, &[("impression", 12)])).await.unwrap();
     assert!(tallied(&ledger, &source, 0, 300).await.contains(&(0, "impressions,impression,unknown".into(), 12)));
+}
+
+#[tokio::test]
+async fn the_tally_of_an_event_follows_its_time() {
+    let (_folder, ledger, source) = opened().await;
+    let both = vec![event(1, 10, "user", "create"), event(2, 10, "role", "create")];
+    commit(&ledger, &source, Some(read_to(0)), page(both)).await.unwrap();
+    count(&ledger, &source, page(vec![event(1, 299, "user", "create")])).await.unwrap();
+    assert_eq!(tallied(&ledger, &source, 0, 300).await.len(), 2, "within five minutes nothing changes");
+    count(&ledger, &source, page(vec![event(1, 301, "user", "create"), event(2, 301, "novel", "create")]))
+        .await
+        .unwrap();
+    let of = |cell, labels: &str| (cell, labels.to_owned(), 1);
+    let stays = of(0, "role,create,success");
+    assert_eq!(
+        tallied(&ledger, &source, 0, 900).await,
+        [stays, of(300, "user,create,success")],
+        "what is described otherwise now stays where it was"
+    );
+    assert_eq!(events_total(&source), 2);
 }
 
 #[tokio::test]
@@ -541,7 +741,7 @@ async fn a_panic_in_the_store_is_an_error_and_the_store_is_read_anew() {
             now: at(100),
             service_now: at(100),
         };
-        let (change, _) = store.write(&broken, &broken.state(), commit)?;
+        let (change, _) = store.write(vec![(Arc::clone(&broken), commit)])?.remove(0);
         let mut state = broken.state.write().unwrap();
         change.apply(&mut state);
         state.series.clear();
@@ -555,4 +755,213 @@ async fn a_panic_in_the_store_is_an_error_and_the_store_is_read_anew() {
     assert_eq!(count(&ledger, &source, page(again)).await.unwrap(), counted(1, 2));
     assert_eq!((events_total(&source), source.state().total(Counter::Actions)), (3, 3));
     assert_eq!(events_total(&*register(&ledger).await), 3);
+}
+
+// --- many sources ---
+
+/// A disk that takes its time to flush, and counts how often it does.
+#[derive(Clone, Debug)]
+struct SlowDisk {
+    memory: Arc<redb::backends::InMemoryBackend>,
+    flush: Duration,
+    flushes: Arc<AtomicU64>,
+}
+
+impl redb::StorageBackend for SlowDisk {
+    fn len(&self) -> std::io::Result<u64> {
+        self.memory.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.memory.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.memory.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(self.flush);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.memory.write(offset, data)
+    }
+}
+
+impl SlowDisk {
+    fn new(flush: Duration) -> Self {
+        Self { memory: Arc::new(redb::backends::InMemoryBackend::new()), flush, flushes: Arc::default() }
+    }
+
+    fn ledger(&self) -> Ledger {
+        let disk = self.clone();
+        Ledger::open_with(Box::new(move || Database::builder().create_with_backend(disk.clone()))).unwrap()
+    }
+
+    fn flushes(&self) -> u64 {
+        self.flushes.load(Ordering::Relaxed)
+    }
+}
+
+async fn register_many(ledger: &Ledger, count: usize) -> Vec<Arc<SourceLedger>> {
+    let registration = |n| Registration {
+        name: format!("source{n}").parse().unwrap(),
+        system: System::Losant,
+        catalogue: catalogue(),
+    };
+    ledger.register_all((0..count).map(registration).collect(), at(0)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_thousand_sources_are_made_known_with_the_flushes_of_one() {
+    let disk = SlowDisk::new(Duration::ZERO);
+    let ledger = disk.ledger();
+    let before = disk.flushes();
+    register_many(&ledger, 1).await;
+    let of_one = disk.flushes() - before;
+    let sources = register_many(&ledger, 1000).await;
+    assert_eq!(disk.flushes() - before, 2 * of_one);
+    assert!(sources[1..].iter().all(|source| source.is_new()) && sources[0].state().series.len() > 5);
+    let ids: BTreeSet<u32> = sources.iter().map(|source| source.id).collect();
+    assert_eq!(ids.len(), 1000, "each has a number of its own");
+    count(&ledger, &sources[7], page(vec![event(1, 1, "user", "create")])).await.unwrap();
+    // a reload, and a restart
+    let again = register_many(&ledger, 1000).await;
+    assert!(sources.iter().zip(&again).all(|(before, after)| Arc::ptr_eq(before, after)));
+    drop((sources, again, ledger));
+    let flushes = disk.flushes();
+    let ledger = disk.ledger();
+    let opened = disk.flushes() - flushes;
+    let sources = register_many(&ledger, 1000).await;
+    assert_eq!((events_total(&sources[7]), events_total(&sources[8])), (1, 0));
+    assert!(sources.iter().all(|source| !source.is_new()));
+    assert_eq!(disk.flushes() - flushes, opened, "nothing is written where nothing is new");
+    let mixed = register_many(&ledger, 1001).await;
+    assert!(mixed[1000].is_new() && ids.iter().all(|id| mixed[1000].id > *id));
+}
+
+/// Lets commits queue up while the store is held, and returns their outcomes.
+async fn together(ledger: &Ledger, commits: Vec<(Arc<SourceLedger>, Commit)>) -> Vec<Result<Committed, CommitError>> {
+    let (free, held) = std::sync::mpsc::channel::<()>();
+    let (taken, is_held) = oneshot::channel();
+    let holder = ledger.clone();
+    let holder = tokio::spawn(async move {
+        let wait = move |_: &mut Store| {
+            let _ = taken.send(());
+            let _ = held.recv();
+            Ok(())
+        };
+        holder.with_store(wait).await
+    });
+    is_held.await.unwrap();
+    let wanted = commits.len();
+    let mut tasks = Vec::new();
+    for (n, (source, commit)) in commits.into_iter().enumerate() {
+        let ledger = ledger.clone();
+        let queue = Arc::clone(&ledger.queue);
+        tasks.push(tokio::spawn(async move { ledger.commit(&source, commit).await }));
+        while queue.lock().unwrap().waiting.len() <= n {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(ledger.queue.lock().unwrap().waiting.len(), wanted);
+    free.send(()).unwrap();
+    holder.await.unwrap().unwrap();
+    let mut outcomes = Vec::new();
+    for task in tasks {
+        outcomes.push(task.await.unwrap());
+    }
+    outcomes
+}
+
+fn commit_of(expected: Option<Checkpoint>, next: Option<Checkpoint>, id: u64) -> Commit {
+    let page = page(vec![event(id, 1, "user", "create")]);
+    Commit { expected, next, page, lost_seconds: 0, now: at(100), service_now: at(100) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_that_wait_for_the_disk_share_one_flush_and_each_has_its_own_outcome() {
+    let disk = SlowDisk::new(Duration::from_millis(1));
+    let ledger = disk.ledger();
+    let sources = register_many(&ledger, 50).await;
+    let before = disk.flushes();
+    count(&ledger, &sources[0], page(vec![event(0, 1, "user", "create")])).await.unwrap();
+    let of_one = disk.flushes() - before;
+
+    let mut commits: Vec<_> =
+        sources.iter().map(|source| (Arc::clone(source), commit_of(None, Some(read_to(10)), 1))).collect();
+    commits[7].1.expected = Some(read_to(5)); // what another reader had
+    // the next page of a source, and one of a reader that does not know of it
+    commits.push((Arc::clone(&sources[3]), commit_of(Some(read_to(10)), Some(read_to(20)), 2)));
+    commits.push((Arc::clone(&sources[4]), commit_of(None, Some(read_to(20)), 2)));
+    let before = disk.flushes();
+    let outcomes = together(&ledger, commits).await;
+    assert_eq!(disk.flushes() - before, 2 * of_one, "all first pages are one transaction, a second page another");
+    for (n, outcome) in outcomes.iter().enumerate() {
+        match n {
+            7 | 51 => assert!(matches!(outcome, Err(CommitError::Conflict { .. })), "{n}: {outcome:?}"),
+            _ => assert_eq!(outcome.as_ref().unwrap(), &counted(1, 0), "{n}"),
+        }
+    }
+    let totals: Vec<u64> = sources.iter().map(|source| events_total(source)).collect();
+    let expected = |n| match n {
+        7 => 0,
+        0 | 3 => 2,
+        _ => 1,
+    };
+    assert_eq!(totals, (0..50).map(expected).collect::<Vec<_>>());
+    drop((ledger, sources));
+    let sources = register_many(&disk.ledger(), 50).await;
+    assert_eq!(totals, sources.iter().map(|source| events_total(source)).collect::<Vec<_>>(), "as it is on the disk");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_disk_fails_all_commits_of_a_transaction_fail_and_none_is_counted_twice_later() {
+    for room in 0..12 {
+        let disk = Disk::default();
+        let ledger = Ledger::open_with(disk.opener()).unwrap();
+        let sources = register_many(&ledger, 8).await;
+        let commits =
+            |id| sources.iter().map(|source| (Arc::clone(source), commit_of(None, None, id))).collect::<Vec<_>>();
+        disk.fill_after(room);
+        let outcomes = together(&ledger, commits(1)).await;
+        let failed = outcomes.iter().filter(|outcome| matches!(outcome, Err(CommitError::Storage(_)))).count();
+        assert!(failed == 0 || failed == 8, "room for {room} operations: {outcomes:?}");
+        disk.make_room();
+        for outcome in together(&ledger, commits(1)).await {
+            outcome.unwrap();
+        }
+        assert!(sources.iter().all(|source| events_total(source) == 1), "room for {room} operations");
+    }
+}
+
+/// A hundred sources, each with an event a second, on a disk that takes 10 ms to flush.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_sources_with_an_event_a_second_do_not_queue_for_a_slow_disk() {
+    let disk = SlowDisk::new(Duration::from_millis(10));
+    let ledger = disk.ledger();
+    let sources = register_many(&ledger, 100).await;
+    let before = disk.flushes();
+    let commit_at_once = async |id| {
+        let begun = tokio::time::Instant::now();
+        let commits = sources.iter().map(|source| {
+            let (ledger, source) = (ledger.clone(), Arc::clone(source));
+            tokio::spawn(async move { ledger.commit(&source, commit_of(None, None, id)).await })
+        });
+        for commit in commits.collect::<Vec<_>>() {
+            assert_eq!(commit.await.unwrap().unwrap(), counted(1, 0));
+        }
+        begun.elapsed()
+    };
+    let mut longest = Duration::ZERO;
+    for second in 0..3 {
+        longest = longest.max(commit_at_once(second).await);
+    }
+    let flushes = disk.flushes() - before;
+    eprintln!("{flushes} flushes for 300 commits; the longest took {longest:?}");
+    assert!(flushes < 100, "{flushes} flushes for 300 commits");
+    assert!(sources.iter().all(|source| events_total(source) == 3));
 }

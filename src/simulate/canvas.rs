@@ -364,6 +364,10 @@ fn login_of(user_id: u64) -> u64 {
 // === impl Log ===
 
 impl Log {
+    pub(super) fn redate(&mut self, now: DateTime<Utc>, share: f64) {
+        self.events.redate(now, share, |event| &event.id);
+    }
+
     pub(super) fn new() -> Self {
         Self { events: Timeline::new(), level: 0.0, level_at: DateTime::UNIX_EPOCH }
     }

@@ -93,6 +93,8 @@ pub struct ServiceFaults {
     pub moves: f64,
     /// Share of events that are listed twice (services with ids).
     pub duplicates: f64,
+    /// Share of events that get another time, up to two minutes off, some minutes after they happened (services with ids).
+    pub redated: f64,
     /// Canvas: `next` of the second page leads to the second page; Losant and Informatica: `page`
     /// and `skip` are ignored.
     pub looping: bool,

@@ -424,6 +424,10 @@ impl Session {
 // === impl Log ===
 
 impl Log {
+    pub(super) fn redate(&mut self, now: DateTime<Utc>, share: f64) {
+        self.events.redate(now, share, |event| &event.id);
+    }
+
     pub(super) fn new() -> Self {
         Self { events: Timeline::new(), sessions: BTreeMap::new(), moved: 0, refused: 0 }
     }

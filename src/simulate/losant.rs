@@ -270,6 +270,10 @@ impl Item {
 // === impl Log ===
 
 impl Log {
+    pub(super) fn redate(&mut self, now: DateTime<Utc>, share: f64) {
+        self.events.redate(now, share, |event| &event.id);
+    }
+
     pub(super) fn new() -> Self {
         Self { events: Timeline::new() }
     }

@@ -5,11 +5,12 @@
 //!
 //! Leaves to others: making events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
+use super::chance::Dice;
 use super::world::EventCall;
 use crate::event::{Class, Outcome, Principal, System};
 
@@ -68,7 +69,16 @@ pub(super) struct Timeline<E> {
     inserted: u64,
     /// What is forgotten, counted.
     forgotten: Truth,
+    /// Which got another time.
+    redated: BTreeSet<u64>,
 }
+
+/// Within so much of its own time an event may get another one.
+const REDATED_WITHIN: TimeDelta = TimeDelta::minutes(15);
+/// The longest time between being visible and getting another time.
+const REDATED_AFTER_MS: u64 = 200_000;
+/// The earliest new time before, and the latest behind the old one, in seconds.
+const REDATED_BY: (u64, u64) = (60, 120);
 
 // === impl Truth ===
 
@@ -189,7 +199,7 @@ impl Expect {
 
 impl<E> Timeline<E> {
     pub(super) fn new() -> Self {
-        Self { events: BTreeMap::new(), inserted: 0, forgotten: Truth::default() }
+        Self { events: BTreeMap::new(), inserted: 0, forgotten: Truth::default(), redated: BTreeSet::new() }
     }
 
     /// Forgets what happened, and could be read, before a moment.
@@ -210,6 +220,31 @@ impl<E> Timeline<E> {
     pub(super) fn insert(&mut self, event: Placed<E>) {
         self.inserted += 1;
         self.events.insert((event.at.timestamp_millis(), self.inserted), event);
+    }
+
+    /// Gives a share of the events another time, each once. By their ids, so that it does not matter who looks when.
+    pub(super) fn redate(&mut self, now: DateTime<Utc>, share: f64, id: impl Fn(&E) -> &str) {
+        let range = ((now - REDATED_WITHIN).timestamp_millis(), 0)..=(now.timestamp_millis(), u64::MAX);
+        let moved: Vec<((i64, u64), DateTime<Utc>)> = self
+            .events
+            .range(range)
+            .filter(|((_, n), _)| !self.redated.contains(n))
+            .filter_map(|(place, event)| {
+                let mut dice = Dice::of(0, id(&event.wire), 1);
+                let happens = dice.chance(share);
+                let mut below = |n: u64| i64::try_from(dice.below(n)).unwrap_or(0);
+                let due = event.visible_at + TimeDelta::milliseconds(below(REDATED_AFTER_MS));
+                let (before, behind) = REDATED_BY;
+                let at =
+                    event.at - TimeDelta::seconds(below(before + behind)) + TimeDelta::seconds(behind.cast_signed());
+                (happens && due <= now && at <= now).then_some((*place, at))
+            })
+            .collect();
+        for (place @ (_, n), at) in moved {
+            let Some(event) = self.events.remove(&place) else { continue };
+            self.events.insert((at.timestamp_millis(), n), Placed { at, ..event });
+            self.redated.insert(n);
+        }
     }
 
     /// What can be read `now` and happened from `from` to `to`, both inclusive.

@@ -462,6 +462,7 @@ impl Inner {
         if let Some(kept) = self.kept {
             self.forget(self.now - delta(kept));
         }
+        self.redate();
     }
 
     fn forget(&mut self, before: DateTime<Utc>) {
@@ -474,6 +475,15 @@ impl Inner {
             let old = seen.partition_point(|one| one.at < before);
             seen.drain(..old);
         }
+    }
+
+    fn redate(&mut self) {
+        let now = self.now;
+        let share = |system| Some(self.faults.of(system).redated).filter(|share| *share > 0.0);
+        let [canvas, informatica, losant] = [System::Canvas, System::Informatica, System::Losant].map(share);
+        canvas.inspect(|share| self.canvas.redate(now, *share));
+        informatica.inspect(|share| self.informatica.redate(now, *share));
+        losant.inspect(|share| self.losant.redate(now, *share));
     }
 
     fn cell(&self, system: System, start_ms: i64) -> Cell {

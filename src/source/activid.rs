@@ -40,12 +40,12 @@ use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire};
 use crate::clock::delta;
 use crate::config::{self, Common, Secret};
 use crate::event::{Class, EventKey, Item, Outcome, Principal, What};
-use crate::ledger::{Catalogue, Facts, Page};
+use crate::ledger::{Catalogue, Facts, Page, TALLY_CELL};
 use crate::stats::ErrorKind;
 use crate::window::{Window, floor};
 
 /// Keys hold the start of the cell: another length counts everything in the overlap once more.
-const CELL: Duration = Duration::from_mins(5);
+const CELL: Duration = TALLY_CELL;
 /// How many events a search asks for. Neither default nor maximum is documented.
 const COUNT: u32 = 1000;
 /// The most a search asks for, where time cannot be cut any finer.

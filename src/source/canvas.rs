@@ -430,14 +430,17 @@ impl Canvas {
         let Some(Understood { entry: event, mended }) = understand::<Event>(raw) else {
             return refused(RejectReason::Malformed);
         };
+        let id = event.id.id().map(|id| id_bytes(id, "id", raw, mended));
+        let own_key = id.map(|id| EventKey::of("canvas", &[id]));
+        // with its own key, so that it does not count again as an event when its time is mended
+        let refused = |reason| Entry { key: own_key.unwrap_or(refused(reason).key), ..refused(reason) };
         let at = match &event.created_at {
             Field::Missing => return refused(RejectReason::Malformed),
             Field::Text(text) => parse_time(text),
             _ => None,
         };
         let Some(at) = at else { return refused(RejectReason::BadTime) };
-        let id = event.id.id().map(|id| id_bytes(id, "id", raw, mended));
-        let (key, has_own_key) = event.key(id, at);
+        let (key, has_own_key) = (own_key.unwrap_or_else(|| event.key(at)), own_key.is_some());
         let what = if self.ignore.matches([event.user()]) { What::Ignored } else { What::Event(event.labels()) };
         Entry { key, has_own_key, at: Some(at), what }
     }
@@ -640,18 +643,15 @@ struct Links {
 }
 
 impl Event {
-    /// The key of its id; without one, that of all events equal to it, and `false`.
-    fn key(&self, id: Option<&[u8]>, at: DateTime<Utc>) -> (EventKey, bool) {
-        if let Some(id) = id {
-            return (EventKey::of("canvas", &[id]), true);
-        }
+    /// The key of all events without an id that are equal to it.
+    fn key(&self, at: DateTime<Utc>) -> EventKey {
         let text = |linked: fn(&Links) -> &Field, flat| self.linked_or(linked, flat).unwrap_or_default().as_bytes();
         let login = text(|links| &links.login, &self.pseudonym_id);
         let account = text(|links| &links.account, &self.account_id);
         let second = at.timestamp().to_le_bytes();
         let user = self.user().unwrap_or_default().as_bytes();
         let parts: [&[u8]; 5] = [&second, self.kind.word().as_bytes(), login, account, user];
-        (EventKey::of("canvas without id", &parts), false)
+        EventKey::of("canvas without id", &parts)
     }
 
     fn linked_or<'a>(&'a self, linked: fn(&Links) -> &Field, flat: &'a Field) -> Option<&'a str> {

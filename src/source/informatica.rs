@@ -605,15 +605,18 @@ impl Decoder {
             Err(RejectReason::Malformed) if entry.id().is_some() && looks_like_one_of(raw, &OWN_NAMES) => Ok(None),
             at => at,
         };
-        match at {
-            Ok(at) => self.item(&entry, at, entry.id().map(|id| id_bytes(id, "id", raw, is_mended))),
-            Err(reason) => rejected(reason, raw),
+        let id = entry.id().map(|id| id_bytes(id, "id", raw, is_mended));
+        match (at, id) {
+            (Ok(at), id) => self.item(&entry, at, id),
+            // with its own key, so that it does not count again as an event when its time is mended
+            (Err(reason), Some(id)) => Item { key: key_of(id), ..rejected(reason, raw) },
+            (Err(reason), None) => rejected(reason, raw),
         }
     }
 
     fn item(&mut self, entry: &Entry<'_>, at: Option<DateTime<Utc>>, id: Option<&[u8]>) -> Item {
         let key = match id {
-            Some(id) => EventKey::of("informatica", &[id]),
+            Some(id) => key_of(id),
             None => self.key_of_nameless(entry),
         };
         let what = if self.ignore.matches([text_of(entry.actor.as_ref())]) {
@@ -706,6 +709,11 @@ struct Entry<'a> {
     action_category: Option<Text<'a>>,
     #[serde(borrow)]
     action_event: Option<Text<'a>>,
+}
+
+/// The key of an entry with this id.
+fn key_of(id: &[u8]) -> EventKey {
+    EventKey::of("informatica", &[id])
 }
 
 /// The names of an entry's fields.

@@ -11,10 +11,13 @@
 //! Where `totalCount` changed while reading, or fewer events came, the window is read once more; where pages were
 //! shorter than asked for, so that it cannot be known whether they join, once more in pages of that length.
 //!
+//! Events without an id are told apart by what they hold and, where that is equal to the byte, by number. Ids are
+//! taken as they are written: a number keeps all its digits.
+//!
 //! What it cannot report: logins of any kind (authentication is not recorded), and requests that
 //! failed before they reached a resource. It keeps a year.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -238,6 +241,7 @@ impl Losant {
         let mut drifted = false;
         let mut seen: HashSet<EventKey> = HashSet::new();
         let mut pages = Pages::new(per_page);
+        let mut numbers = Numbers::default();
         for page in 0..PAGES_MAX {
             let url = self.url(window, page, per_page);
             let reply = api.call(|_| Call::get(url.clone())).await?;
@@ -250,14 +254,17 @@ impl Losant {
                 return Err(reply.failure(kind));
             }
             let listed = Listed::parse(&reply)?;
-            let items: Vec<Item> = listed.items.iter().map(|Raw(raw)| self.item(raw)).collect();
-            if is_strange(&listed.items, items.iter().map(|item| &item.what), &OWN_NAMES) {
+            // pages may have shifted; they are read to their end even so: what is new cannot push out what is old
+            drifted |= *total_at_first.get_or_insert(listed.total) != listed.total;
+            let entries: Vec<Entry> = listed.items.iter().map(|Raw(raw)| self.entry(raw)).collect();
+            if is_strange(&listed.items, entries.iter().map(|entry| &entry.item.what), &OWN_NAMES) {
                 return Err(nothing_of_its_own(&reply));
             }
+            let came_before = |entry: &Entry| entry.has_own_key && seen.contains(&entry.item.key);
+            let doubtful = drifted || entries.iter().any(came_before);
+            let items = numbers.number(entries, doubtful);
             let fresh = items.iter().filter(|item| seen.insert(item.key)).count();
             sink.page(Page { items, ..Page::default() }).await?;
-            // the pages are read to their end even so: what is new cannot push out what is old
-            drifted |= *total_at_first.get_or_insert(listed.total) != listed.total;
             let read = seen.len() as u64;
             match pages.next(&listed, fresh, read) {
                 Next::More => {}
@@ -288,26 +295,88 @@ impl Losant {
         url
     }
 
+    #[cfg(test)]
     fn item(&self, raw: &[u8]) -> Item {
+        self.entry(raw).item
+    }
+
+    fn entry(&self, raw: &[u8]) -> Entry {
+        let own = |item| Entry { item, has_own_key: true };
         let Some(Understood { entry: log, mended }) = understand::<Log>(raw) else {
-            return rejected(RejectReason::Malformed, raw);
+            return own(rejected(RejectReason::Malformed, raw));
         };
         if log.says_nothing() && !looks_like_one_of(raw, &OWN_NAMES) {
-            return rejected(RejectReason::Malformed, raw);
+            return own(rejected(RejectReason::Malformed, raw));
         }
+        let id = |field: &Field, name| field.id().map(|id| EventKey::of("losant", &[id_bytes(id, name, raw, mended)]));
+        let own_key = id(&log.id, "id").or_else(|| id(&log.instance_audit_log_id, "instanceAuditLogId"));
         let at = match time(&log.creation_date) {
-            None if !log.creation_date.is_missing() => return rejected(RejectReason::BadTime, raw),
+            None if !log.creation_date.is_missing() => {
+                let refused = rejected(RejectReason::BadTime, raw);
+                // with its own key, so that it does not count again as an event when its time is mended
+                return own(Item { key: own_key.unwrap_or(refused.key), ..refused });
+            }
             at => at,
         };
-        let id = |field: &Field, name| field.id().map(|id| EventKey::of("losant", &[id_bytes(id, name, raw, mended)]));
-        let key = id(&log.id, "id").or_else(|| id(&log.instance_audit_log_id, "instanceAuditLogId"));
-        let key = key.unwrap_or_else(|| EventKey::of("losant without id", &[raw]));
+        let key = own_key.unwrap_or_else(|| EventKey::of("losant without id", &[raw]));
         let what = if self.ignore.matches([log.actor_name.id(), log.actor_id.id()]) {
             What::Ignored
         } else {
             What::Event(log.labels())
         };
-        Item { key, at, filed_at: at, what }
+        Entry { item: Item { key, at, filed_at: at, what }, has_own_key: own_key.is_some() }
+    }
+}
+
+/// An event of a page, before those without an id are numbered.
+struct Entry {
+    /// With its key or, where it has none of its own, that of all events equal to it to the byte.
+    item: Item,
+    has_own_key: bool,
+}
+
+/// Tells equal events without an id apart: the n-th of its kind in a reading is the same one in every reading.
+///
+/// Where pages shift, an event may come twice: at the end of one page and at the start of the next. From the moment
+/// that this is possible each page is numbered by itself. That may miss an event until the next reading, but never
+/// counts one twice.
+#[derive(Default)]
+struct Numbers {
+    /// How often each kind came so far.
+    counts: HashMap<EventKey, u64>,
+    /// The keys of the page before, in its order.
+    previous: Vec<EventKey>,
+    /// The newest time of the page before.
+    last: Option<DateTime<Utc>>,
+    doubtful: bool,
+}
+
+impl Numbers {
+    /// The items of a page, each with a key of its own. `doubtful`: pages have shifted.
+    fn number(&mut self, entries: Vec<Entry>, doubtful: bool) -> Vec<Item> {
+        let keys: Vec<EventKey> = entries.iter().map(|entry| entry.item.key).collect();
+        let times = || entries.iter().filter_map(|entry| entry.item.at);
+        let (first, last) = (times().min(), times().max());
+        // in ascending order, equal events go on at the edge of two pages or not at all
+        let goes_on = |item: &Item| item.at.is_none() || (item.at == self.last && item.at == first);
+        let came_before = |entry: &Entry| self.counts.contains_key(&entry.item.key) && !goes_on(&entry.item);
+        self.doubtful |= doubtful || (!keys.is_empty() && keys == self.previous) || entries.iter().any(came_before);
+        (self.last, self.previous) = (last, keys);
+        if self.doubtful {
+            self.counts.clear();
+        }
+        let numbered = |entry: Entry| {
+            let mut item = entry.item;
+            if !entry.has_own_key {
+                let nth = self.counts.entry(item.key).or_default();
+                *nth += 1;
+                if *nth > 1 {
+                    item.key = EventKey::of("losant nth without id", &[&item.key.0, &nth.to_le_bytes()]);
+                }
+            }
+            item
+        };
+        entries.into_iter().map(numbered).collect()
     }
 }
 
@@ -522,6 +591,81 @@ mod tests {
             "https://api.losant.com/instance/575ec7417ae143cd83dc4a96/audit-logs?sortField=creationDate\
              &sortDirection=asc&page=3&perPage=100&start=999&end=2000"
         );
+    }
+
+    fn named(raw: &str) -> Entry {
+        losant().entry(raw.as_bytes())
+    }
+
+    /// The keys that pages of these events have, those without an id numbered.
+    fn keys_of(pages: &[&[&str]], doubtful_from: usize) -> Vec<EventKey> {
+        let mut numbers = Numbers::default();
+        let page = |(n, raws): (usize, &&[&str])| {
+            numbers.number(raws.iter().map(|raw| named(raw)).collect(), n >= doubtful_from)
+        };
+        pages.iter().enumerate().flat_map(page).map(|item| item.key).collect()
+    }
+
+    fn different(keys: &[EventKey]) -> usize {
+        keys.iter().collect::<HashSet<_>>().len()
+    }
+
+    /// Equal events at 10 and 20 s, and others.
+    const AT_10: &str = r#"{"creationDate":"2026-01-01T00:00:10.000Z","requestAction":"post"}"#;
+    const AT_20: &str = r#"{"id":null,"creationDate":"2026-01-01T00:00:20.000Z","requestAction":"post"}"#;
+    const OTHER_AT_20: &str = r#"{"id":"","creationDate":"2026-01-01T00:00:20.000Z","requestAction":"put"}"#;
+    const WITH_ID: &str = r#"{"id":"a","creationDate":"2026-01-01T00:00:15.000Z"}"#;
+    const LATER: &str = r#"{"id":"b","creationDate":"2026-01-01T00:00:30.000Z"}"#;
+    const NO_TIME: &str = r#"{"requestAction":"post"}"#;
+
+    #[test]
+    fn equal_events_without_an_id_are_as_many_as_there_are_and_the_same_in_every_reading() {
+        let pages: &[&[&str]] =
+            &[&[NO_TIME, AT_10, AT_10, WITH_ID, WITH_ID, AT_20, OTHER_AT_20], &[AT_20, AT_20, OTHER_AT_20, NO_TIME]];
+        let keys = keys_of(pages, usize::MAX);
+        assert_eq!(different(&keys), 2 + 2 + 1 + 3 + 2);
+        assert_eq!(keys, keys_of(pages, usize::MAX));
+        let one_page: Vec<&str> = pages.concat();
+        let together = keys_of(&[&one_page], usize::MAX);
+        assert_eq!(
+            together.iter().collect::<HashSet<_>>(),
+            keys.iter().collect::<HashSet<_>>(),
+            "however pages are cut"
+        );
+        // as ledgers have it
+        assert_eq!(keys[1], EventKey::of("losant without id", &[AT_10.as_bytes()]));
+    }
+
+    #[test]
+    fn an_event_without_an_id_that_comes_twice_because_pages_shift_is_one() {
+        let once = |pages: &[&[&str]], doubtful_from| different(&keys_of(pages, doubtful_from));
+        assert_eq!(once(&[&[AT_10, AT_20], &[AT_20, LATER]], 1), 3, "the total has changed");
+        assert_eq!(once(&[&[AT_10, AT_20], &[AT_20, LATER]], 2), 4, "two at the edge");
+        assert_eq!(once(&[&[AT_10, AT_20], &[AT_10, AT_20], &[AT_10, AT_20]], 9), 2, "a page that repeats");
+        assert_eq!(once(&[&[AT_20], &[AT_20], &[AT_20]], 9), 1, "the same of one kind");
+        assert_eq!(once(&[&[AT_10, AT_20], &[AT_10, AT_20, LATER]], 9), 3, "one that begins anew");
+        assert_eq!(once(&[&[AT_10, AT_20, AT_20], &[AT_20, AT_20, LATER]], 1), 4, "in doubt, as many as on one page");
+    }
+
+    #[test]
+    fn an_event_with_an_id_has_one_key_whether_or_not_its_time_can_be_read() {
+        let key = |json: &str| losant().item(json.as_bytes()).key;
+        let dated = key(r#"{"id":"a","creationDate":"2026-01-01T00:00:10.000Z"}"#);
+        for json in [r#"{"id":"a","creationDate":"soon"}"#, r#"{"id":"a"}"#, r#"{"instanceAuditLogId":"a","id":""}"#] {
+            assert_eq!(key(json), dated, "{json}");
+        }
+        assert_ne!(key(r#"{"creationDate":"soon","n":1}"#), key(r#"{"creationDate":"soon","n":2}"#));
+    }
+
+    #[test]
+    fn ids_of_more_digits_than_a_number_holds_are_told_apart() {
+        let key = |id: &str| losant().item(format!(r#"{{"id":{id}}}"#).as_bytes()).key;
+        let ids = ["18446744073709551616", "18446744073709551617", "-9223372036854775809", "-9223372036854775810"];
+        let ids = [&ids[..], &["123456789012345678901234567890", "123456789012345678901234567891"]].concat();
+        assert_eq!(different(&ids.iter().map(|id| key(id)).collect::<Vec<_>>()), ids.len());
+        for id in ["7", "18446744073709551615", "18446744073709551616"] {
+            assert_eq!(key(id), key(&format!("\"{id}\"")), "a number and a text are the same id");
+        }
     }
 
     /// Takes pages and remembers keys.

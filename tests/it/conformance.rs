@@ -15,7 +15,8 @@ use audit_exporter::exposition::Format;
 use audit_exporter::ledger::Ledger;
 use audit_exporter::simulate::{Faults, Options, Truth, World};
 use audit_exporter::transport::{InMemory, Transport};
-use chrono::DateTime;
+use audit_exporter::verify::verify;
+use chrono::{DateTime, TimeDelta};
 
 use crate::exposed::Exposed;
 
@@ -240,6 +241,46 @@ async fn outage_with_a_clock_behind(system: System) {
     let page = exposed(&exporter).await;
     assert_exact(&page, &run.world.truth(), system);
     exporter.stop().await;
+}
+
+/// A service that gives its events other times than they had when they were first read.
+async fn other_times(system: System) {
+    let mut faults = Faults::default();
+    faults.set(&format!("{system}:redated=0.5")).unwrap();
+    let run = Run::with(system, 11, 0.1, faults);
+    let exporter = run.start().await;
+    minutes(150).await;
+    exporter.stop().await;
+    drop(exporter);
+    minutes(5).await;
+    let exporter = run.start().await;
+    minutes(60).await;
+    run.fall_silent().await;
+    let truth = run.world.truth();
+    assert!(truth.total(system) > 500, "there was traffic");
+    assert_exact(&exposed(&exporter).await, &truth, system);
+    // and the tallies by which `verify` compares are where the service says that the events are now
+    let subject = exporter.subject(run.config().sources[0].name.as_str()).unwrap();
+    let (say, _said) = tokio::sync::mpsc::unbounded_channel();
+    let from = run.clock.now() - TimeDelta::hours(3);
+    let report = verify(&subject, from, None, &say).await.unwrap();
+    assert!(report.differences.is_empty() && report.counted > 300, "{report}");
+    exporter.stop().await;
+}
+
+macro_rules! re_dates {
+    ($($name:ident: $system:expr;)*) => {$(
+        #[tokio::test(start_paused = true)]
+        async fn $name() {
+            other_times($system).await;
+        }
+    )*};
+}
+
+re_dates! {
+    an_event_that_canvas_gives_another_time_is_counted_once: System::Canvas;
+    an_event_that_informatica_gives_another_time_is_counted_once: System::Informatica;
+    an_event_that_losant_gives_another_time_is_counted_once: System::Losant;
 }
 
 macro_rules! conforms {

@@ -159,11 +159,11 @@ async fn a_bit_that_flips_while_the_program_runs_is_not_counted_on() {
     let mut random = StdRng::seed_from_u64(2);
     let [_, store] = stores().await;
     let mut noticed = 0;
-    for round in 0..20 {
+    for round in 0..40 {
         let folder = place(&store);
         // next to nothing is kept in memory, so that everything is read again
         let store = Store::open_folder_with(folder.path(), 0).unwrap();
-        let ledger = Ledger { writer: Arc::new(Mutex::new(store)) };
+        let ledger = Ledger::of(store);
         let source = register(&ledger).await;
         let before = source.state().total(Counter::Events);
         let path = folder.path().join("ledger.redb");
@@ -190,7 +190,7 @@ async fn a_bit_that_flips_while_the_program_runs_is_not_counted_on() {
         let shown = ledger.scrape(&[Arc::clone(&source)], time(EVENTS), std::time::Duration::ZERO).await;
         assert!(!shown[0].is_empty(), "what is known to be right is still served");
     }
-    assert!(noticed > 5, "{noticed} of 20");
+    assert!(noticed > 6, "{noticed} of 40");
 }
 
 #[tokio::test]

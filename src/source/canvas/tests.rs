@@ -400,11 +400,18 @@ async fn equal_events_without_an_id_that_fit_no_page_are_never_too_many() {
 
 #[test]
 fn ids_are_alike_as_text_and_as_number_and_keep_all_digits() {
-    let event = |json: Value| serde_json::from_str::<Event>(&json.to_string()).unwrap();
-    let at = DateTime::from_timestamp(T, 0).unwrap();
-    let key = |json: Value| {
-        let event = event(json);
-        event.key(event.id.id().map(str::as_bytes), at)
+    let service = config::Canvas {
+        base_url: "http://canvas.test".parse().unwrap(),
+        access_token: Secret::text("t"),
+        accounts: vec!["1".to_owned()],
+        users: Vec::new(),
+        pseudonyms: Vec::new(),
+    };
+    let canvas = Canvas::new(&service, &Common::defaults(System::Canvas));
+    let key = |mut json: Value| {
+        json["created_at"] = "2026-11-22T10:00:00Z".into();
+        let entry = canvas.entry(json.to_string().as_bytes());
+        (entry.key, entry.has_own_key)
     };
     assert_eq!(key(json!({"id": 7})), key(json!({"id": "7"})));
     assert_ne!(key(json!({"id": 9_007_199_254_740_993_u64})), key(json!({"id": 9_007_199_254_740_992_u64})));

@@ -279,7 +279,8 @@ impl Trial {
     fn new(seed: u64, log: Log, story: Arc<Mutex<String>>) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let clock = Clock::starting_at(DateTime::from_timestamp(1_790_000_000, 0).unwrap());
-        let fixed = fixed_faults(&mut random);
+        let mut fixed = fixed_faults(&mut random);
+        redate(&mut fixed, seed);
         let rate = 0.004 * 30_f64.powf(random.random_range(0.0_f64..1.0).powi(2));
         let world = World::new(Options {
             seed,
@@ -1213,6 +1214,16 @@ fn fixed_faults(random: &mut StdRng) -> Faults {
         ][random.random_range(0..3)];
     }
     faults
+}
+
+/// Events get other times than they had. Drawn by itself, so that all else of a seed stays as it was.
+fn redate(faults: &mut Faults, seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed ^ 0x7265_6461_7465);
+    // without ids, an event with another time is another event
+    let ids = !(faults.canvas.flat || faults.canvas.bare_list);
+    for of in [&mut faults.informatica, &mut faults.losant].into_iter().chain(ids.then_some(&mut faults.canvas)) {
+        of.redated = if random.random_bool(0.3) { random.random_range(0.02..0.5) } else { 0.0 };
+    }
 }
 
 /// The switches that are not as usual.

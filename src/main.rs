@@ -288,7 +288,7 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
         None => {
             let config = load(&arguments)?;
             let file = arguments.config_file.clone().map(Arc::new);
-            run_exporter(&arguments, config, file, stop_signal()?, |_| {}).await
+            run_exporter(&arguments, config, file, stop_signal()?, |_, _| {}).await
         }
     }
 }
@@ -404,10 +404,13 @@ async fn run_demo(mut arguments: Arguments, seed: u64, faults: &[String], hold: 
     let own_storage = std::env::temp_dir().join(format!("audit-exporter-demo-{}", std::process::id()));
     let storage = arguments.storage.take().unwrap_or_else(|| own_storage.clone());
     let config = demo::config(&format!("http://{address}"), &storage, hold).map_err(Exit::usage)?;
-    let outcome = run_exporter(&arguments, config, None, stop, |page| {
+    let outcome = run_exporter(&arguments, config, None, stop, |page, exporter| {
         print(&format!(
             "simulated services at http://{address}\nstatus page at        http://{page}/\nmetrics at            http://{page}/metrics"
         ));
+        if let Some(held) = exporter.status().held {
+            print(&format!("{held}"));
+        }
     })
     .await;
     let _ = std::fs::remove_dir_all(&own_storage);
@@ -419,7 +422,7 @@ async fn run_exporter(
     config: Config,
     config_file: Option<Arc<PathBuf>>,
     stop: CancellationToken,
-    started: impl FnOnce(SocketAddr),
+    started: impl FnOnce(SocketAddr, &Exporter),
 ) -> Result<(), Exit> {
     let web = Arc::new(web_config(arguments)?);
     let listeners = listen::bind(&arguments.listen).await.map_err(Exit::failure)?;
@@ -441,7 +444,7 @@ async fn run_exporter(
     };
     let _ = pages.exporter.set(Arc::clone(&exporter));
     if let Some(address) = address {
-        started(seen_from_here(address));
+        started(seen_from_here(address), &exporter);
     }
     let control = match Control::open(&storage) {
         Ok(control) => Some(tokio::spawn(control.serve(Arc::clone(&exporter), stop.clone()))),

@@ -347,7 +347,10 @@ impl Store {
         if source.generation.load(Ordering::Relaxed) != self.generation {
             let (_, mut state) = self.load(&source.name, source.system)?;
             state.learn_labels(&source.catalogue.lock().unwrap_or_else(PoisonError::into_inner));
-            *source.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+            let mut shown = source.state.write().unwrap_or_else(PoisonError::into_inner);
+            state.bear_anew();
+            *shown = state;
+            drop(shown);
             source.generation.store(self.generation, Ordering::Relaxed);
         }
         Ok(())

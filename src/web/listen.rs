@@ -27,7 +27,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::config::WebFile;
+use super::handover::{OverTcp, Stream, Unproven, Wire};
 use crate::fault::contained_while;
 
 /// Most connections at once, over all listeners.
@@ -179,6 +180,10 @@ pub async fn serve(listeners: Vec<TcpListener>, router: Router, web: Arc<WebFile
     futures_util::future::join_all(listeners.into_iter().map(|listener| accept(listener, Arc::clone(&server)))).await;
 }
 
+/// Where a request came from; in the extensions of each that came over a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
 struct Server {
     router: Router,
     web: Arc<WebFile>,
@@ -234,7 +239,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, server: &Server, activi
         return;
     }
     if !server.web.tls() {
-        return requests(stream, false, peer, server, activity).await;
+        return requests(Wire::new(stream), false, peer, server, activity).await;
     }
     let shaken = tokio::select! {
         shaken = timeout(HANDSHAKE_MAX, handshake(stream, server)) => shaken,
@@ -252,7 +257,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, server: &Server, activi
 }
 
 /// The stream after the handshake; `None` if it was answered otherwise.
-async fn handshake(mut stream: TcpStream, server: &Server) -> io::Result<Option<TlsStream<TcpStream>>> {
+async fn handshake(mut stream: TcpStream, server: &Server) -> io::Result<Option<TlsStream<Wire>>> {
     let mut first = [0];
     stream.peek(&mut first).await?;
     if first[0].is_ascii_uppercase() {
@@ -270,7 +275,7 @@ async fn handshake(mut stream: TcpStream, server: &Server) -> io::Result<Option<
         part(&mut stream, &[21, 3, 3, 0, 2, 2, 80]).await?;
         return Ok(None);
     };
-    TlsAcceptor::from(config).accept(stream).await.map(Some)
+    TlsAcceptor::from(config).accept(Wire::new(stream)).await.map(Some)
 }
 
 /// Last words. What the client has sent is read first: closing with it unread would reset the
@@ -294,13 +299,18 @@ async fn part(stream: &mut TcpStream, words: &[u8]) -> io::Result<()> {
 /// Answers the connection's requests until either side has had enough.
 async fn requests<S>(stream: S, http2: bool, peer: SocketAddr, server: &Server, activity: &Arc<Activity>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: OverTcp,
 {
+    let unproven = Unproven::default();
+    let stream = Stream::new(stream, unproven.clone(), server.shutdown.clone());
     let service = {
         let router = server.router.clone();
         let activity = Arc::clone(activity);
-        tower::service_fn(move |request: Request<_>| {
+        tower::service_fn(move |mut request: Request<_>| {
             let under_way = UnderWay::new(Arc::clone(&activity));
+            let unproven = unproven.clone();
+            unproven.taken();
+            request.extensions_mut().insert(Peer(peer.ip()));
             let answer = router.clone().oneshot(request);
             async move {
                 let answer: Result<Response, Infallible> = match contained_while(answer).await {
@@ -311,7 +321,7 @@ where
                     }
                 };
                 drop(under_way);
-                answer
+                answer.map(|answer| unproven.watch(answer, http2))
             }
         })
     };

@@ -19,6 +19,7 @@ mod http;
 mod oracles;
 mod program;
 mod prometheus;
+mod scrapes;
 mod security;
 mod seeds;
 mod verify;

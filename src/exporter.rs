@@ -25,7 +25,9 @@ use crate::config::{Common, Config, Global, SourceConfig};
 use crate::doctor::Patient;
 use crate::event::{SourceName, System};
 use crate::exposition::{self, Format};
-use crate::ledger::{CommitError, Copied, Counter, Ledger, Registration, STORE_FILE, SourceLedger};
+use crate::ledger::{
+    Client, CommitError, Copied, Counter, Held, Ledger, Receipt, Registration, STORE_FILE, SourceLedger,
+};
 use crate::metrics::{ExporterView, SourceView, families};
 use crate::poll::Poller;
 use crate::source::{self, Source, Spec};
@@ -310,33 +312,46 @@ impl Exporter {
         (Arc::new(Running { config, spec, book, kept, api, stop, task: Mutex::default() }), poller)
     }
 
-    /// `/metrics`, in the given format.
+    /// `/metrics` in the given format, as somebody takes it whole who is no scraper.
     pub async fn metrics(&self, format: Format) -> Vec<u8> {
+        let (page, receipt) = self.answer(format, &Client::Other).await;
+        receipt.taken();
+        page
+    }
+
+    /// `/metrics` in the given format for `client`, and what is to be told once it has been handed that whole.
+    pub async fn answer(&self, format: Format, client: &Client) -> (Vec<u8>, Receipt) {
         let (running, global, reload) = {
             let inner = self.inner();
             (inner.running.clone(), inner.global.clone(), inner.reload.clone())
         };
         let books: Vec<_> = running.iter().map(|running| Arc::clone(&running.book)).collect();
-        let counters = self.ledger.scrape(&books, self.clock.now(), global.hold_new_series).await;
+        let (snapshots, receipt) = self.ledger.scrape(&books, self.clock.now(), global.hold_new_series, client).await;
         let views: Vec<SourceView<'_>> = running
             .iter()
-            .zip(counters)
-            .map(|(running, counters)| SourceView {
+            .zip(snapshots)
+            .map(|(running, snapshot)| SourceView {
                 book: &running.book,
-                counters,
+                snapshot,
                 stats: &running.kept.stats,
                 spec: &running.spec,
                 own_budget: running.api.own_budget(),
             })
             .collect();
-        exposition::encode(&families(&reload, &views), format, global.openmetrics_created)
+        (exposition::encode(&families(&reload, &views), format, global.openmetrics_created), receipt)
     }
 
     /// What the status page and `/api/v1/status` show.
     pub fn status(&self) -> Status {
         let now = self.clock.now();
-        let sources = self.inner().running.iter().map(|running| running.status()).collect();
-        Status { version: env!("CARGO_PKG_VERSION"), now, sources }
+        let (running, hold) = {
+            let inner = self.inner();
+            (inner.running.clone(), inner.global.hold_new_series)
+        };
+        let books = running.iter().map(|running| &*running.book);
+        let waiting = self.ledger.held(books, now, hold);
+        let sources = running.iter().map(|running| running.status()).collect();
+        Status { version: env!("CARGO_PKG_VERSION"), now, held: waiting, sources }
     }
 
     fn find(&self, name: &str) -> Option<Arc<Running>> {
@@ -395,6 +410,8 @@ pub struct Status {
     pub version: &'static str,
     /// The present, as the ages on the page are counted from it.
     pub now: DateTime<Utc>,
+    /// The new series that `/metrics` still shows as 0; `null` if there is none.
+    pub held: Option<Held>,
     /// One entry per source, in the order of the configuration.
     pub sources: Vec<SourceStatus>,
 }

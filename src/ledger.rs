@@ -22,6 +22,7 @@
 mod access;
 mod backup;
 mod file;
+mod hold;
 mod lock;
 mod marks;
 mod series;
@@ -30,21 +31,24 @@ mod store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 pub use access::{Unusable, usable};
 pub use backup::{Copied, verify_copy};
+use hold::Audience;
+pub use hold::{Client, LONGEST_HOLDS, Receipt, Scraper};
 pub use series::{Catalogue, Counter, SeriesKey, series_of};
 pub use store::{OpenError, Opener, STORE_FILE};
 use store::{Store, StoreError};
 
-use crate::clock::delta;
+use crate::clock::{delta, written};
 use crate::event::{EventKey, EventLabels, Item, Label, Rejection, SourceName, System};
 use crate::fault::contained;
 use crate::threads::aside;
@@ -247,8 +251,10 @@ struct Series {
     born: DateTime<Utc>,
     /// Its true value may be shown: recorded in the store before it is.
     released: bool,
-    /// A scrape has been served its 0.
-    zero_seen: AtomicBool,
+    /// Its number among the births of this process.
+    birth: u64,
+    /// Since when it is shown as 0.
+    shown_since: OnceLock<Instant>,
 }
 
 /// The values one label of one source has taken.
@@ -336,6 +342,13 @@ impl State {
         self.series.iter().filter(|(key, _)| key.counter == counter).map(|(_, series)| series.value).sum()
     }
 
+    /// Series that are held as if they had just been born: no answer before this shows them as 0.
+    fn bear_anew(&mut self) {
+        for series in self.series.values_mut().filter(|series| !series.released) {
+            series.birth = hold::next_birth();
+        }
+    }
+
     /// Registers the documented values, and which of the others are taken.
     fn learn_labels(&mut self, catalogue: &Catalogue) {
         for labels in &catalogue.events {
@@ -397,8 +410,54 @@ pub struct Shown {
     pub key: Arc<SeriesKey>,
     /// Its value, or 0 while it is held.
     pub value: u64,
-    /// When it was born.
-    pub born: DateTime<Utc>,
+    /// When it was born; `None` where the clock was set back behind that.
+    pub born: Option<DateTime<Utc>>,
+}
+
+/// A source as a scrape shows it: one moment of it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Its counters.
+    pub counters: Vec<Shown>,
+    /// How many of them are held at 0.
+    pub held: u64,
+    /// How far it has been counted; `None` before its first window.
+    pub checkpoint: Option<Checkpoint>,
+    /// The newest event's own time.
+    pub last_event: Option<DateTime<Utc>>,
+    /// How late events were.
+    pub lateness: Lateness,
+    /// What was last learned beside events. Taint is not told before the counter of tainted records tells it.
+    pub facts: Facts,
+}
+
+/// Series that are held at 0 at the moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// How many.
+    pub series: u64,
+    /// Not before this all of them are shown.
+    pub until: DateTime<Utc>,
+    /// How many scrapers are waited for.
+    pub waiting_for_scrapers: usize,
+    /// When all are shown that an answer has shown as 0 by now, whoever is still waited for.
+    pub at_the_latest: Option<DateTime<Utc>>,
+}
+
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (is, until) = (if self.series == 1 { "new series is" } else { "new series are" }, written(self.until));
+        write!(f, "{} {is} shown as 0 on /metrics until {until} and until ", self.series)?;
+        match self.waiting_for_scrapers {
+            0 => write!(f, "that 0 has been scraped")?,
+            1 => write!(f, "1 more scraper has read that 0")?,
+            scrapers => write!(f, "{scrapers} more scrapers have read that 0")?,
+        }
+        if let Some(latest) = self.at_the_latest {
+            write!(f, ", at the latest until {}", written(latest))?;
+        }
+        write!(f, ": a first look shows zeros")
+    }
 }
 
 /// The door to everything that has been counted. Cheap to clone.
@@ -406,6 +465,7 @@ pub struct Shown {
 pub struct Ledger {
     writer: Arc<Mutex<Store>>,
     queue: Arc<Mutex<Queue>>,
+    audience: Audience,
 }
 
 /// Commits that wait for the store, in the order in which they came.
@@ -445,7 +505,7 @@ impl Ledger {
     }
 
     fn of(store: Store) -> Self {
-        Self { writer: Arc::new(Mutex::new(store)), queue: Arc::default() }
+        Self { writer: Arc::new(Mutex::new(store)), queue: Arc::default(), audience: Audience::new() }
     }
 
     /// Runs `work` with the store on a thread that may block. Should it panic, the store is opened and every
@@ -486,6 +546,7 @@ impl Ledger {
         registrations: Vec<Registration>,
         now: DateTime<Utc>,
     ) -> Result<Vec<Arc<SourceLedger>>, CommitError> {
+        self.audience.open(now);
         self.with_store(move |store| store.register(registrations, now)).await
     }
 
@@ -586,63 +647,135 @@ impl Ledger {
         .await
     }
 
-    /// The series of `sources` as this scrape is to see them, in the order of `sources`.
+    /// `sources` as this scrape by `client` is to see them, in their order, and what is to be told once the client
+    /// has been handed that whole.
     ///
-    /// A series is shown as 0 until one scrape has been served that 0 and `hold` has passed since
-    /// its birth; that it may then be shown is recorded first. Where that cannot be recorded
-    /// (a full disk), it stays at 0.
-    pub async fn scrape(&self, sources: &[Arc<SourceLedger>], now: DateTime<Utc>, hold: Duration) -> Vec<Vec<Shown>> {
-        let due = |series: &Series| {
-            // one that was born in the future was born by a clock that was wrong
-            let waits = series.born <= now && now < series.born + delta(hold);
-            !series.released && series.zero_seen.load(Ordering::Relaxed) && !waits
+    /// A series is shown as 0 until everybody who counts was handed that 0 (see `hold.rs`) and `hold` has passed
+    /// since its birth; that it may then be shown is recorded first. Where that cannot be recorded (a full disk),
+    /// it stays at 0.
+    pub async fn scrape(
+        &self,
+        sources: &[Arc<SourceLedger>],
+        now: DateTime<Utc>,
+        hold: Duration,
+        client: &Client,
+    ) -> (Vec<Snapshot>, Receipt) {
+        let is_held = |source: &Arc<SourceLedger>| source.state().series.values().any(|series| !series.released);
+        if sources.iter().any(is_held) {
+            self.audience.settle().await;
+        }
+        let due = self.audience.asks(client, now, hold);
+        let is_due = |series: &Series| {
+            if series.released {
+                // the clock was set back: a creation that lies ahead is dated anew, once
+                return series.born > now;
+            }
+            let handed = due.was_handed(series.birth) || due.is_overdue(series.shown_since.get().copied());
+            handed && due.hold_has_passed(series.born)
         };
-        let deadline = tokio::time::Instant::now() + RELEASE_WAIT_MAX;
+        let deadline = Instant::now() + RELEASE_WAIT_MAX;
         for source in sources {
-            let keys: Vec<Arc<SeriesKey>> = {
+            let (keys, overdue) = {
                 let state = source.state();
-                state.series.iter().filter(|(_, series)| due(series)).map(|(key, _)| Arc::clone(key)).collect()
+                let due_now = || state.series.iter().filter(|(_, series)| is_due(series));
+                let overdue = due_now().filter(|(_, series)| !series.released && !due.was_handed(series.birth)).count();
+                (due_now().map(|(key, _)| Arc::clone(key)).collect::<Vec<_>>(), overdue)
             };
             if keys.is_empty() {
                 continue;
             }
-            let source = Arc::clone(source);
+            let book = Arc::clone(source);
             let release = self.with_store(move |store| {
-                store.heal(&source)?;
+                store.heal(&book)?;
                 {
-                    let state = source.state();
+                    let state = book.state();
                     let row = |key: &'_ Arc<SeriesKey>| {
-                        state.series.get_key_value(key).map(|(key, s)| (&**key, s.value, s.born, true))
+                        state.series.get_key_value(key).map(|(key, s)| (&**key, s.value, s.born.min(now), true))
                     };
                     let rows = keys.iter().filter_map(row);
-                    store.write_series(source.id, rows)?;
+                    store.write_series(book.id, rows)?;
                 }
-                let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
+                let mut state = book.state.write().unwrap_or_else(PoisonError::into_inner);
                 for key in keys {
                     if let Some(series) = state.series.get_mut(&key) {
                         series.released = true;
+                        series.born = series.born.min(now);
                     }
                 }
                 Ok(())
             });
             match tokio::time::timeout_at(deadline, release).await {
+                Ok(Ok(())) if overdue > 0 => tracing::warn!(
+                    source = %source.name,
+                    series = overdue,
+                    held_for = ?hold::longest(hold),
+                    "new series are shown although not every scraper has read them as 0: they were held for as long \
+                     as can be; increase() of a scraper that did not come may lack their first events"
+                ),
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "new series stay at 0"),
                 Err(_) => tracing::warn!("the ledger is busy; new series stay at 0 for one more scrape"),
             }
         }
-        let shown = |source: &Arc<SourceLedger>| {
-            let state = source.state();
-            let show = |(key, series): (&Arc<SeriesKey>, &Series)| {
-                if !series.released {
-                    series.zero_seen.store(true, Ordering::Relaxed);
-                }
-                let value = if series.released { series.value } else { 0 };
-                Shown { key: Arc::clone(key), value, born: series.born }
-            };
-            state.series.iter().map(show).collect()
+        // before the states are read: what is born meanwhile may be missing in this answer
+        let births = hold::births();
+        let snapshots = sources.iter().map(|source| source.state().snapshot(now)).collect();
+        (snapshots, self.audience.receipt(client, births))
+    }
+
+    /// The series of `sources` that are held at 0 now; `None` if none is.
+    pub fn held<'a>(
+        &self,
+        sources: impl Iterator<Item = &'a SourceLedger>,
+        now: DateTime<Utc>,
+        hold: Duration,
+    ) -> Option<Held> {
+        let (mut series, mut birth, mut born, mut since) = (0, 0, None, None);
+        for source in sources {
+            for held in source.state().series.values().filter(|series| !series.released) {
+                series += 1;
+                birth = birth.max(held.birth);
+                born = born.max(Some(held.born.min(now)));
+                since = since.max(held.shown_since.get().copied());
+            }
+        }
+        let left = since.map(|since| hold::longest(hold).saturating_sub(since.elapsed()));
+        Some(Held {
+            series,
+            until: self.audience.held_until(born?, hold),
+            waiting_for_scrapers: self.audience.waited_for(birth),
+            at_the_latest: left.map(|left| now + delta(left)),
+        })
+    }
+}
+
+impl State {
+    /// What a scrape shows; series that are held are shown as 0 from then on.
+    fn snapshot(&self, now: DateTime<Utc>) -> Snapshot {
+        let mut held = 0;
+        let mut taint_is_held = false;
+        let show = |(key, series): (&Arc<SeriesKey>, &Series)| {
+            if !series.released {
+                held += 1;
+                taint_is_held |= key.counter == Counter::Tainted;
+                series.shown_since.get_or_init(Instant::now);
+            }
+            let value = if series.released { series.value } else { 0 };
+            Shown { key: Arc::clone(key), value, born: Some(series.born).filter(|born| *born <= now) }
         };
-        sources.iter().map(shown).collect()
+        let counters = self.series.iter().map(show).collect();
+        let mut facts = self.record.facts.clone();
+        if taint_is_held {
+            facts.tainted = facts.tainted.filter(|tainted| !tainted);
+        }
+        Snapshot {
+            counters,
+            held,
+            checkpoint: self.record.checkpoint.clone(),
+            last_event: self.record.last_event,
+            lateness: self.record.lateness.clone(),
+            facts,
+        }
     }
 }
 
@@ -694,8 +827,9 @@ impl From<StoreError> for CommitError {
 const RELEASE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 impl Series {
+    /// To be called with the state it is born into locked for writing (see `hold.rs`).
     fn new(value: u64, born: DateTime<Utc>, released: bool) -> Self {
-        Self { value, born, released, zero_seen: AtomicBool::new(false) }
+        Self { value, born, released, birth: hold::next_birth(), shown_since: OnceLock::new() }
     }
 }
 

@@ -334,7 +334,7 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
             let config = load(&arguments)?;
             let file = arguments.config_file.clone().map(Arc::new);
             config.log_warnings(file.as_deref().map_or(Path::new(""), PathBuf::as_path));
-            run_exporter(&arguments, config, file, &signals, |_| {}).await
+            run_exporter(&arguments, config, file, &signals, |_, _| {}).await
         }
     }
 }
@@ -515,10 +515,13 @@ async fn run_demo(
     let given = arguments.storage.take();
     let storage = given.as_deref().or(own.as_ref().map(demo::Folder::path)).unwrap_or(std::path::Path::new("."));
     let config = demo::config(&format!("http://{address}"), storage, hold).map_err(Exit::usage)?;
-    run_exporter(&arguments, config, None, signals, |page| {
+    run_exporter(&arguments, config, None, signals, |page, exporter| {
         output::announce(format!(
             "simulated services at http://{address}\nstatus page at        http://{page}/\nmetrics at            http://{page}/metrics"
         ));
+        if let Some(held) = exporter.status().held {
+            output::announce(held.to_string());
+        }
     })
     .await
 }
@@ -528,7 +531,7 @@ async fn run_exporter(
     config: Config,
     config_file: Option<Arc<PathBuf>>,
     signals: &Signals,
-    started: impl FnOnce(SocketAddr),
+    started: impl FnOnce(SocketAddr, &Exporter),
 ) -> Result<(), Exit> {
     let web = Arc::new(web_config(arguments)?);
     let listeners = listen::bind(&arguments.listen).await.map_err(Exit::failure)?;
@@ -554,7 +557,7 @@ async fn run_exporter(
     };
     let _ = pages.exporter.set(Arc::clone(&exporter));
     if let Some(address) = address {
-        started(seen_from_here(address));
+        started(seen_from_here(address), &exporter);
     }
     let control = match Control::open(&storage) {
         Ok(control) => Some(tokio::spawn(control.serve(Arc::clone(&exporter), stop.clone()))),

@@ -14,16 +14,16 @@ use prometheus::core::Collector;
 use crate::clock::{milliseconds_as_seconds, unix_seconds};
 use crate::event::System;
 use crate::exposition::{Family, Kind, Sample, Value, from_proto};
-use crate::ledger::{Counter, LATENESS_BOUNDS, Shown, SourceLedger};
+use crate::ledger::{Counter, LATENESS_BOUNDS, Snapshot, SourceLedger};
 use crate::source::Spec;
 use crate::stats::{ErrorKind, POLL_DURATION_BOUNDS, PollResult, SourceStats};
 
 /// One source as it is shown.
 pub struct SourceView<'a> {
-    /// What was committed.
+    /// Which source.
     pub book: &'a SourceLedger,
-    /// Its counters as this scrape sees them.
-    pub counters: Vec<Shown>,
+    /// What was committed, as this scrape sees it.
+    pub snapshot: Snapshot,
     /// What was observed.
     pub stats: &'a SourceStats,
     /// What is always true of it.
@@ -155,7 +155,7 @@ fn event_counters(page: &mut Page, sources: &[SourceView<'_>]) {
     for source in sources {
         let name = source.book.name().shared();
         let system: Arc<str> = source.book.system().as_str().into();
-        for shown in &source.counters {
+        for shown in &source.snapshot.counters {
             let counter = shown.key.counter;
             let mut labels: Labels = Vec::with_capacity(5);
             labels.push(("source", Arc::clone(&name)));
@@ -163,15 +163,15 @@ fn event_counters(page: &mut Page, sources: &[SourceView<'_>]) {
                 labels.push(("system", Arc::clone(&system)));
             }
             labels.extend(counter.label_names().iter().copied().zip(shown.key.values.iter().cloned()));
-            let sample = Sample { labels, value: Value::Count(shown.value), created: Some(shown.born) };
+            let sample = Sample { labels, value: Value::Count(shown.value), created: shown.born };
             page.family(counter.name(), Kind::Counter, "").push(sample);
         }
     }
 }
 
 fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
-    let state = source.book.state();
-    let checkpoint = state.checkpoint();
+    let state = &source.snapshot;
+    let checkpoint = state.checkpoint.as_ref();
     page.gauge(
         "audit_source_watermark_timestamp_seconds",
         "Everything the service reported up to here is counted.",
@@ -188,10 +188,10 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
         "audit_source_last_event_timestamp_seconds",
         "The newest counted event's own time.",
         base.clone(),
-        time(state.last_event()),
+        time(state.last_event),
     );
     if source.book.system() != System::IndexExchange {
-        let lateness = state.lateness();
+        let lateness = &state.lateness;
         page.histogram(
             "audit_event_lateness_seconds",
             "When an event was first seen less its own time.",
@@ -201,6 +201,14 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
             milliseconds_as_seconds(lateness.sum_ms),
         );
     }
+    #[expect(clippy::cast_precision_loss, reason = "few series fit into memory, compared with 2^53")]
+    let held = state.held as f64;
+    page.gauge(
+        "audit_series_held",
+        "New series that are shown as 0 until every known scraper has read that 0, so that increase() sees their first event.",
+        base.clone(),
+        Some(held),
+    );
     for (signal, available) in source.spec.signals.rows() {
         page.gauge(
             "audit_source_signal_available",
@@ -209,11 +217,11 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
             Some(flag(available)),
         );
     }
-    let facts = state.facts();
+    let facts = &state.facts;
     if source.spec.signals.integrity {
         page.gauge(
             "audit_feed_tainted",
-            "1 while the last verified read reported taint.",
+            "1 while the last verified read reported taint; absent while audit_tainted_feeds_total is still held at 0.",
             base.clone(),
             facts.tainted.map(flag),
         );

@@ -4,6 +4,7 @@
 //! router with it, [`listen`] serves that router over plain HTTP or TLS.
 
 pub mod config;
+mod handover;
 pub mod listen;
 mod protect;
 mod routes;
@@ -14,5 +15,6 @@ mod tls;
 mod tests;
 
 pub use config::WebFile;
+pub use listen::Peer;
 pub use protect::protect;
 pub use routes::{Pages, router};

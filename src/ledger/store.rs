@@ -404,6 +404,8 @@ impl Store {
         let mut missing: Vec<(Arc<SourceLedger>, Vec<SeriesKey>)> = Vec::with_capacity(sources.len());
         for (source, Registration { system, catalogue, .. }) in sources.iter().zip(wanted) {
             let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
+            // one that was out of the configuration was not shown meanwhile
+            state.bear_anew();
             state.learn_labels(&catalogue);
             let mut series = catalogue.series(system);
             series.retain(|key| !state.series.contains_key(key));
@@ -448,7 +450,10 @@ impl Store {
         if source.generation.load(Ordering::Relaxed) != self.generation {
             let (_, mut state) = self.load(&source.name, source.system)?;
             state.learn_labels(&source.catalogue.lock().unwrap_or_else(PoisonError::into_inner));
-            *source.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+            let mut shown = source.state.write().unwrap_or_else(PoisonError::into_inner);
+            state.bear_anew();
+            *shown = state;
+            drop(shown);
             source.generation.store(self.generation, Ordering::Relaxed);
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! The promises of the ledger, each under its name, and the damage a disk can do.
 
+use std::sync::atomic::Ordering;
+
 use chrono::TimeDelta;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -45,6 +47,13 @@ fn catalogue() -> Catalogue {
     let mut catalogue = Catalogue { integrity: true, ..Catalogue::default() };
     catalogue.add_logins(&["authentication"], Principal::User, &[Outcome::Success]);
     catalogue
+}
+
+/// What somebody who is no scraper sees of a source, and takes whole.
+async fn look(ledger: &Ledger, source: &Arc<SourceLedger>, now: DateTime<Utc>, hold: Duration) -> Vec<Shown> {
+    let (mut seen, receipt) = ledger.scrape(&[Arc::clone(source)], now, hold, &Client::Other).await;
+    receipt.taken();
+    seen.remove(0).counters
 }
 
 fn name() -> SourceName {
@@ -209,7 +218,7 @@ async fn a_series_is_0_until_a_scrape_saw_that_and_the_hold_has_passed_and_never
     let key = SeriesKey::new(Counter::Events, &["user", "create", "success"]);
     let hold = Duration::from_mins(1);
     let shown = async |ledger: &Ledger, source: &Arc<SourceLedger>, second| {
-        let rows = ledger.scrape(&[Arc::clone(source)], at(second), hold).await.remove(0);
+        let rows = look(ledger, source, at(second), hold).await;
         rows.iter().find(|row| *row.key == key).map(|row| row.value)
     };
     assert_eq!(shown(&ledger, &source, 50).await, None, "not born yet");
@@ -228,7 +237,7 @@ async fn a_series_is_0_until_a_scrape_saw_that_and_the_hold_has_passed_and_never
 #[tokio::test]
 async fn the_catalogue_exists_from_the_first_start() {
     let (_folder, ledger, source) = opened().await;
-    let rows = ledger.scrape(&[source], at(0), Duration::ZERO).await.remove(0);
+    let rows = look(&ledger, &source, at(0), Duration::ZERO).await;
     let names: BTreeSet<_> = rows.iter().map(|row| row.key.counter.name()).collect();
     for expected in
         ["audit_events_total", "audit_logins_total", "audit_tainted_feeds_total", "audit_source_lost_seconds_total"]
@@ -659,7 +668,7 @@ async fn a_full_disk_stops_the_counting_and_heals_by_itself() {
         let refused = count(&ledger, &source, page(vec![event(2, 1, "user", "create")])).await;
         assert!(matches!(refused, Err(CommitError::Storage(_))), "{refused:?}");
         assert_eq!(events_total(&source), 1, "what was committed is still served");
-        assert_eq!(ledger.scrape(&[Arc::clone(&source)], at(500), Duration::ZERO).await.len(), 1);
+        assert!(look(&ledger, &source, at(500), Duration::ZERO).await.len() > 1);
     }
     disk.make_room();
     let again = page(vec![event(1, 1, "user", "create"), event(2, 1, "user", "create")]);
@@ -718,7 +727,7 @@ async fn a_series_that_was_born_by_a_clock_that_was_wrong_is_not_held_until_then
     count(&ledger, &source, page(vec![event(1, 1, "user", "create")])).await.unwrap(); // born at 100
     let key = SeriesKey::new(Counter::Events, &["user", "create", "success"]);
     let shown = async |second| {
-        let rows = ledger.scrape(&[Arc::clone(&source)], at(second), Duration::from_mins(1)).await.remove(0);
+        let rows = look(&ledger, &source, at(second), Duration::from_mins(1)).await;
         rows.iter().find(|row| *row.key == key).map(|row| row.value)
     };
     assert_eq!(shown(-86_400).await, Some(0), "0 is seen first all the same");
@@ -750,7 +759,7 @@ async fn a_panic_in_the_store_is_an_error_and_the_store_is_read_anew() {
     let fault = fault.await.unwrap_err();
     assert!(matches!(&fault, CommitError::Fault(why) if why.contains("with the lock")), "{fault}");
     assert_eq!(events_total(&source), 2, "what had reached the disk is what is shown");
-    assert!(ledger.scrape(&[Arc::clone(&source)], at(500), Duration::ZERO).await[0].len() > 1);
+    assert!(look(&ledger, &source, at(500), Duration::ZERO).await.len() > 1);
     let again = vec![event(1, 1, "user", "create"), event(2, 1, "user", "create"), event(3, 1, "user", "create")];
     assert_eq!(count(&ledger, &source, page(again)).await.unwrap(), counted(1, 2));
     assert_eq!((events_total(&source), source.state().total(Counter::Actions)), (3, 3));
@@ -964,4 +973,51 @@ async fn a_hundred_sources_with_an_event_a_second_do_not_queue_for_a_slow_disk()
     eprintln!("{flushes} flushes for 300 commits; the longest took {longest:?}");
     assert!(flushes < 100, "{flushes} flushes for 300 commits");
     assert!(sources.iter().all(|source| events_total(source) == 3));
+}
+
+/// With a store that cannot be written the time is left out; with one that can it is set right for good.
+#[tokio::test]
+async fn a_series_is_never_created_later_than_now_also_where_the_clock_was_set_back() {
+    let disk = Disk::default();
+    let ledger = Ledger::open_with(disk.opener()).unwrap();
+    let source = register(&ledger).await;
+    count(&ledger, &source, page(vec![event(1, 1, "user", "create")])).await.unwrap(); // born at 100
+    let key = SeriesKey::new(Counter::Events, &["user", "create", "success"]);
+    let created = async |second| {
+        let rows = look(&ledger, &source, at(second), Duration::ZERO).await;
+        assert!(rows.iter().all(|row| row.born.is_none_or(|born| born <= at(second))), "at {second}");
+        rows.iter().find(|row| *row.key == key).unwrap().born
+    };
+    assert_eq!((created(200).await, created(201).await), (Some(at(100)), Some(at(100))));
+    disk.fill_after(0);
+    assert_eq!(created(-500).await, None);
+    disk.make_room();
+    assert_eq!(created(-400).await, Some(at(-400)));
+    assert_eq!(created(300).await, Some(at(-400)), "it does not move again: that would look like a reset");
+    let (ledger, source) = {
+        drop((ledger, source));
+        let ledger = Ledger::open_with(disk.opener()).unwrap();
+        let source = register(&ledger).await;
+        (ledger, source)
+    };
+    let rows = look(&ledger, &source, at(400), Duration::ZERO).await;
+    assert_eq!(rows.iter().find(|row| *row.key == key).unwrap().born, Some(at(-400)), "after a restart, too");
+}
+
+/// One page never says that taint was found and counts none.
+#[tokio::test]
+async fn taint_is_not_told_before_the_counter_of_tainted_records_tells_it() {
+    let (_folder, ledger, source) = opened().await;
+    let tainted = What::Tainted { candidates: vec![EventKey::of("tainted", &[b"1"])] };
+    let mut found =
+        page(vec![Item { key: EventKey::of("tainted", &[b"1"]), what: tainted, ..event(1, 1, "user", "create") }]);
+    found.facts.tainted = Some(true);
+    count(&ledger, &source, found).await.unwrap();
+    for (taint, counted) in [(None, 0), (Some(true), 1)] {
+        let (mut seen, receipt) = ledger.scrape(&[Arc::clone(&source)], at(200), Duration::ZERO, &Client::Other).await;
+        receipt.taken();
+        let seen = seen.remove(0);
+        let shown = seen.counters.iter().find(|row| row.key.counter == Counter::Tainted).unwrap().value;
+        assert_eq!((seen.facts.tainted, shown), (taint, counted));
+    }
 }

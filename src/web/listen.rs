@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::config::WebFile;
+use super::handover::{OverTcp, Stream, Unproven, Wire};
 use crate::fault::contained_while;
 
 /// Most connections at once, over all listeners.
@@ -244,6 +245,10 @@ pub async fn serve_at_most(
     futures_util::future::join_all(listeners.into_iter().map(|listener| accept(listener, Arc::clone(&server)))).await;
 }
 
+/// Where a request came from; in the extensions of each that came over a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
 struct Server {
     router: Router,
     web: Arc<WebFile>,
@@ -313,7 +318,7 @@ async fn admitted(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, plac
     }
     let stream = Arc::new(stream);
     tokio::select! {
-        () = requests(Shared(Arc::clone(&stream)), false, peer, &server, &place.activity) => {}
+        () = requests(Wire::new(Shared(Arc::clone(&stream))), false, peer, &server, &place.activity) => {}
         () = place.leave.cancelled() => {
             // whoever has asked nothing yet may be about to; between two requests a client expects the end
             if place.activity.idle_until().is_none() && stream.try_write(NO_PLACE).is_ok() {
@@ -358,7 +363,7 @@ async fn encrypted(stream: TcpStream, peer: SocketAddr, server: &Server, activit
 }
 
 /// The stream after the handshake; `None` if it was answered otherwise.
-async fn handshake(mut stream: TcpStream, server: &Server) -> io::Result<Option<TlsStream<TcpStream>>> {
+async fn handshake(mut stream: TcpStream, server: &Server) -> io::Result<Option<TlsStream<Wire>>> {
     let mut first = [0];
     stream.peek(&mut first).await?;
     if first[0].is_ascii_uppercase() {
@@ -376,7 +381,7 @@ async fn handshake(mut stream: TcpStream, server: &Server) -> io::Result<Option<
         part(&mut stream, &[21, 3, 3, 0, 2, 2, 80]).await?;
         return Ok(None);
     };
-    TlsAcceptor::from(config).accept(stream).await.map(Some)
+    TlsAcceptor::from(config).accept(Wire::new(Shared(Arc::new(stream)))).await.map(Some)
 }
 
 /// Last words. What the client has sent is read first: closing with it unread would reset the
@@ -400,13 +405,18 @@ async fn part(stream: &mut TcpStream, words: &[u8]) -> io::Result<()> {
 /// Answers the connection's requests until either side has had enough.
 async fn requests<S>(stream: S, http2: bool, peer: SocketAddr, server: &Server, activity: &Arc<Activity>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: OverTcp,
 {
+    let unproven = Unproven::default();
+    let stream = Stream::new(stream, unproven.clone(), server.shutdown.clone());
     let service = {
         let router = server.router.clone();
         let activity = Arc::clone(activity);
-        tower::service_fn(move |request: Request<_>| {
+        tower::service_fn(move |mut request: Request<_>| {
             let under_way = UnderWay::new(Arc::clone(&activity));
+            let unproven = unproven.clone();
+            unproven.taken();
+            request.extensions_mut().insert(Peer(peer.ip()));
             let answer = router.clone().oneshot(request);
             async move {
                 let answer: Result<Response, Infallible> = match contained_while(answer).await {
@@ -417,7 +427,7 @@ where
                     }
                 };
                 drop(under_way);
-                answer
+                answer.map(|answer| unproven.watch(answer, http2))
             }
         })
     };
@@ -475,7 +485,7 @@ where
 }
 
 /// A stream that can be written to beside the connection that owns it, for last words.
-struct Shared(Arc<TcpStream>);
+pub(super) struct Shared(pub(super) Arc<TcpStream>);
 
 impl AsyncRead for Shared {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

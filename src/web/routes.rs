@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::uri::{Authority, Uri};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -14,11 +14,14 @@ use axum::routing::{get, post};
 use tower_http::compression::CompressionLayer;
 use tracing::{error, info};
 
+use super::handover::Token;
+use super::listen::Peer;
 use super::status_page;
 use crate::config;
 use crate::exporter::Exporter;
 use crate::exposition::negotiate;
 use crate::fault::contained_while;
+use crate::ledger::Client;
 
 /// What the pages need.
 #[derive(Clone)]
@@ -57,16 +60,33 @@ async fn ready(State(pages): State<Pages>) -> Response {
     }
 }
 
-async fn metrics(State(pages): State<Pages>, method: Method, headers: HeaderMap) -> Response {
+async fn metrics(
+    State(pages): State<Pages>,
+    method: Method,
+    peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
+) -> Response {
     let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let accept = accept.join(", ");
     let format = negotiate(Some(accept.as_str()).filter(|accept| !accept.is_empty()));
     let Some(exporter) = pages.exporter.get() else { return NOT_READY.into_response() };
-    // who asks for the head alone is not shown that a new series is 0
-    let body = if method == Method::HEAD { Vec::new() } else { exporter.metrics(format).await };
+    let text = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let client = match peer {
+        // who asks for the head alone reads no value
+        Some(Extension(Peer(address))) if method == Method::GET => {
+            let (agent, timeout) = (text("user-agent"), text("x-prometheus-scrape-timeout-seconds"));
+            Client::new(address, agent.as_deref(), timeout.as_deref())
+        }
+        _ => Client::Other,
+    };
+    let (body, receipt) = exporter.answer(format, &client).await;
     let vary = HeaderValue::from_static("accept");
-    ([(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type())), (header::VARY, vary)], body)
-        .into_response()
+    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type())), (header::VARY, vary)];
+    let mut response = (headers, body).into_response();
+    if method == Method::GET {
+        response.extensions_mut().insert(Token::new(receipt));
+    }
+    response
 }
 
 async fn status(State(pages): State<Pages>) -> Response {

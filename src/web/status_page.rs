@@ -36,6 +36,9 @@ pub(super) fn render(status: &Status) -> String {
         status.sources.len(),
         moment(status.now),
     );
+    if let Some(held) = &status.held {
+        let _ = writeln!(page, "<p>{held}.</p>");
+    }
     page.push_str(
         "<div class=wide><table><thead><tr><th>Source<th>System<th>State<th class=number>Events<th>Last success\
          <th>Last event<th>Counted up to<th>Rate budget<th>Next poll</thead><tbody>\n",
@@ -143,6 +146,7 @@ fn escape(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::event::System;
+    use crate::ledger::Held;
 
     #[test]
     fn what_a_service_said_cannot_become_markup() {
@@ -166,7 +170,12 @@ mod tests {
             clock_skew_seconds: Some(-90),
             cannot_report: vec!["login_failure"],
         };
-        let page = render(&Status { version: "0", now, sources: vec![source] });
+        let held = Held { series: 12, until: now, waiting_for_scrapers: 2, at_the_latest: Some(now) };
+        let page = render(&Status { version: "0", now, held: Some(held), sources: vec![source] });
+        assert!(page.contains(
+            "<p>12 new series are shown as 0 on /metrics until 2027-01-15T08:00:00Z and until 2 more scrapers have read \
+             that 0, at the latest until 2027-01-15T08:00:00Z: a first look shows zeros.</p>"
+        ));
         assert!(!page.contains("<script"));
         assert!(page.contains("&lt;script&gt;"));
         assert!(page.contains("1\u{202f}234\u{202f}567"));

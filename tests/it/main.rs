@@ -23,6 +23,7 @@ mod oracles;
 mod process;
 mod program;
 mod prometheus;
+mod scrapes;
 mod security;
 mod seeds;
 mod sessions;

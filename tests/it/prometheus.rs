@@ -1,5 +1,6 @@
 //! The whole chain: simulated services, the exporter as `demo` runs it, and a real Prometheus. What
-//! Prometheus has stored adds up to what happened, series that were born meanwhile included.
+//! Prometheus has stored adds up to what happened, series that were born meanwhile included; so does what a second one
+//! has stored that scrapes more slowly.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -8,7 +9,9 @@ use std::time::Duration;
 use audit_exporter::event::System;
 use serde_json::Value;
 
-use crate::program::{Counts, PATIENCE, Process, Running, ask, difference, event_labels, eventually, program, tool};
+use crate::program::{
+    Counts, PATIENCE, Process, Running, ask, difference, event_labels, eventually, free_port, program, tool,
+};
 
 struct Prometheus {
     process: Process,
@@ -17,12 +20,12 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// Scrapes `target` every second.
-    fn start(binary: &std::path::Path, target: &str) -> Self {
+    /// Scrapes `target` every so many seconds.
+    fn start(binary: &std::path::Path, target: &str, seconds: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("prometheus.yml");
         let text = format!(
-            "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\nscrape_configs:\n  - job_name: audit\n    \
+            "global:\n  scrape_interval: {seconds}s\n  scrape_timeout: {seconds}s\nscrape_configs:\n  - job_name: audit\n    \
              static_configs:\n      - targets: ['{target}']\n"
         );
         std::fs::write(&config, text).unwrap();
@@ -90,7 +93,7 @@ fn what_prometheus_stores_adds_up_to_what_happened() {
     let services = demo.until_printed("the simulator's address", after("simulated services at"));
     let page = demo.until_printed("the status page's address", after("status page at"));
     let services = Running { process: demo, address: services };
-    let prometheus = Prometheus::start(&binary, &page);
+    let prometheus = Prometheus::start(&binary, &page, 1);
 
     let up = |at_least: usize| {
         eventually(Duration::from_secs(40), || match prometheus.query("up[1h]").first() {
@@ -133,4 +136,52 @@ fn what_prometheus_stores_adds_up_to_what_happened() {
     let complaints: Vec<&str> =
         log.lines().filter(|line| line.contains("level=warn") || line.contains("level=error")).collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
+}
+
+#[test]
+fn what_the_slower_of_two_stores_adds_up_too_whatever_a_browser_looks_at() {
+    const SLOW_SECONDS: u32 = 10;
+    let Some(binary) = tool("AUDIT_EXPORTER_PROMETHEUS", "prometheus") else { return };
+    let store = tempfile::tempdir().unwrap();
+    let storage = format!("--storage.path={}", store.path().join("data").display());
+    let address = format!("127.0.0.1:{}", free_port());
+    // there before the exporter is, so that both come within its first hold
+    let prometheus = [1, SLOW_SECONDS].map(|seconds| Prometheus::start(&binary, &address, seconds));
+    let listen = format!("--web.listen-address={address}");
+    let mut demo = Process::start(&mut program(&["demo", &listen, "--hold=15s", "--seed=4", &storage]));
+    let services = demo.until_printed("the simulator's address", |printed| {
+        let line = printed.lines().find_map(|line| line.strip_prefix("simulated services at http://"))?;
+        Some(line.trim().to_owned())
+    });
+    let held = demo.until_printed("that series are held", |printed| {
+        printed.lines().find(|line| line.contains("shown as 0 on /metrics until")).map(str::to_owned)
+    });
+    assert!(held.contains("a first look shows zeros"), "{held}");
+    let services = Running { process: demo, address: services };
+    let look = || {
+        let page = ask(&address, "GET", "/metrics", &[("User-Agent", "Mozilla/5.0 Firefox/140.0")], "");
+        crate::exposed::Exposed::parse(&page.text())
+    };
+    eventually(Duration::from_mins(2), || match look().sum("audit_series_held", &[]) {
+        0.0 => Ok(()),
+        held => Err(format!("{held} series are held")),
+    });
+    // bursts in kinds of events that were never heard of, right after the slow one has been here
+    let injected = services.post("/simulator/inject", r#"["new_category", "deletion_burst", "password_spray"]"#);
+    assert_eq!(injected.status, 200, "{injected}");
+    services.post("/simulator/silence", "");
+    let mut most_held = 0.0_f64;
+    eventually(Duration::from_mins(3), || {
+        let held = look().sum("audit_series_held", &[]);
+        most_held = most_held.max(held);
+        let truth = services.truth();
+        for prometheus in &prometheus {
+            let growth = prometheus.growth();
+            if growth != truth {
+                return Err(format!("what Prometheus has to add up:\n{}", difference(&growth, &truth)));
+            }
+        }
+        if held == 0.0 && services.truth() == truth { Ok(()) } else { Err(format!("{held} series are held")) }
+    });
+    assert!(most_held > 0.0, "no series was born during the run");
 }

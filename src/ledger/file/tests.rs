@@ -11,7 +11,7 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use super::*;
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, System, What};
 use crate::ledger::store::Store;
-use crate::ledger::{Catalogue, Commit, CommitError, Counter, Document, Ledger, OpenError, Page, SourceLedger};
+use crate::ledger::{Catalogue, Client, Commit, CommitError, Counter, Document, Ledger, OpenError, Page, SourceLedger};
 use crate::window::Checkpoint;
 
 const EVENTS: u64 = 3000;
@@ -64,7 +64,9 @@ async fn stores() -> [BTreeMap<String, Vec<u8>>; 2] {
     let source = register(&ledger).await;
     for start in (0..EVENTS).step_by(usize::try_from(PAGE).unwrap()) {
         commit(&ledger, &source, start..start + PAGE).await.unwrap();
-        ledger.scrape(&[Arc::clone(&source)], time(EVENTS), std::time::Duration::ZERO).await;
+        let (_, receipt) =
+            ledger.scrape(&[Arc::clone(&source)], time(EVENTS), std::time::Duration::ZERO, &Client::Other).await;
+        receipt.taken();
     }
     let killed = files(folder.path());
     drop((source, ledger));
@@ -187,8 +189,9 @@ async fn a_bit_that_flips_while_the_program_runs_is_not_counted_on() {
             },
         }
         assert_eq!(source.state().total(Counter::Events), before, "round {round}");
-        let shown = ledger.scrape(&[Arc::clone(&source)], time(EVENTS), std::time::Duration::ZERO).await;
-        assert!(!shown[0].is_empty(), "what is known to be right is still served");
+        let (shown, _) =
+            ledger.scrape(&[Arc::clone(&source)], time(EVENTS), std::time::Duration::ZERO, &Client::Other).await;
+        assert!(!shown[0].counters.is_empty(), "what is known to be right is still served");
     }
     assert!(noticed > 6, "{noticed} of 40");
 }

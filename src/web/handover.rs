@@ -82,7 +82,7 @@ impl Unproven {
         let Some(receipt) = response.extensions_mut().remove::<Token>().and_then(|token| token.take()) else {
             return response;
         };
-        let watched = |body| Watched { body, receipt: Some(receipt), unproven: self.clone(), http2 };
+        let watched = |body| Watched { body, last: None, receipt: Some(receipt), unproven: self.clone(), http2 };
         response.map(|body| Body::new(watched(body)))
     }
 }
@@ -104,6 +104,8 @@ impl Token {
 /// A body that tells when it was given out to its end.
 struct Watched {
     body: Body,
+    /// The last byte of a piece, given out by itself.
+    last: Option<Bytes>,
     receipt: Option<Receipt>,
     unproven: Unproven,
     http2: bool,
@@ -113,6 +115,19 @@ impl Watched {
     fn ended(&mut self) {
         if let Some(receipt) = self.receipt.take() {
             self.unproven.answers().ended.push(receipt);
+        }
+    }
+
+    /// HTTP/2 takes a piece as soon as the client's window has room for one byte of it, and asks on at once. So the
+    /// last byte is a piece by itself: there is room for it only when all before it has gone.
+    fn without_last_byte(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match frame.into_data() {
+            Ok(mut data) if data.len() > 1 => {
+                self.last = Some(data.split_off(data.len() - 1));
+                Frame::data(data)
+            }
+            Ok(data) => Frame::data(data),
+            Err(frame) => frame,
         }
     }
 }
@@ -125,7 +140,13 @@ impl HttpBody for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Some(last) = self.last.take() {
+            return Poll::Ready(Some(Ok(Frame::data(last))));
+        }
+        let mut polled = Pin::new(&mut self.body).poll_frame(context);
+        if self.http2 {
+            polled = polled.map(|piece| piece.map(|piece| piece.map(|frame| self.without_last_byte(frame))));
+        }
         match &polled {
             Poll::Ready(None) => self.ended(),
             // HTTP/1 does not ask for more than it said there is
@@ -136,9 +157,9 @@ impl HttpBody for Watched {
         polled
     }
 
-    /// HTTP/2 asks for the end only once the client's window has room for everything before it.
+    /// HTTP/2 asks for the end only once the client's window has room for the last byte.
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream() && (!self.http2 || self.receipt.is_none())
+        self.last.is_none() && self.body.is_end_stream() && (!self.http2 || self.receipt.is_none())
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -145,13 +145,13 @@ impl Torture {
     }
 }
 
-/// Asks without a pause until the program is gone, so that a scrape is under way at every end.
+/// Asks as a scraper does, whose zeros count, but without a pause until the program is gone, so that a scrape is under way at every end.
 pub fn scrape_on(address: String, served: &Arc<Mutex<Served>>) -> std::thread::JoinHandle<()> {
     let served = Arc::clone(served);
     std::thread::spawn(move || {
         for path in ["/metrics"; 19].into_iter().chain(["/", "/api/v1/status"]).cycle() {
             // cut off by the end
-            let Ok(page) = try_ask(&address, "GET", path, &[], "") else { return };
+            let Ok(page) = try_ask(&address, "GET", path, &[("User-Agent", "Prometheus/3.5.0")], "") else { return };
             let mut served = served.lock().unwrap();
             match (page.status, path) {
                 (200, "/metrics") => served.see(&page.text()),

@@ -303,8 +303,12 @@ impl Unpacker {
     }
 }
 
-/// A login page or an error sent with status 200 would otherwise be counted line by line.
+/// A login page or an error sent with status 200 would otherwise be counted line by line, and so would what is no text.
 fn refuse_pages(head: &[u8]) -> Result<(), BadFile> {
+    let is_text = |byte: &u8| !byte.is_ascii_control() || byte.is_ascii_whitespace();
+    if !head.starts_with(GZIP) && !head.iter().take(BLANK_BYTES_MAX).all(is_text) {
+        return Err(BadFile::NoFile("something that is neither text nor gzip"));
+    }
     match head.iter().take(BLANK_BYTES_MAX).find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'<') => Err(BadFile::NoFile("a page")),
         Some(b'{' | b'[') => Err(BadFile::NoFile("JSON")),
@@ -452,6 +456,11 @@ mod tests {
             ["<!DOCTYPE html>\n<p>, </p>", "  {\"message\": \"no\"}", "[1,2]", "Service unavailable\nlater\n", "", "x"]
         {
             assert!(matches!(unpack(text.as_bytes(), 64), Err(BadFile::NoFile(_))), "{text}");
+        }
+        let packed = [&b"\xef\xbb\xbf"[..], &gzip(b"a,event_type\n1,bid\n")].concat();
+        let wide: Vec<u8> = "a,event_type\n1,bid\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for bytes in [&packed[..], &wide, b"PK\x03\x04a,b\n1,2\n", b"a,b\x00\n1,2\n"] {
+            assert!(matches!(unpack(bytes, 64), Err(BadFile::NoFile(_))), "{bytes:?}");
         }
     }
 

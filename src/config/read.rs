@@ -830,7 +830,7 @@ impl Reader<'_> {
                     let secret = scalar.text.strip_suffix('\n').unwrap_or(scalar.text);
                     match check_form(secret, form) {
                         // it is sent as it stands here, for all to see who may read this
-                        Err(bad @ (BadForm::NotBase64 | BadForm::NotAKey)) => doubtful = Some(bad),
+                        Err(bad @ BadForm::NotBase64) => doubtful = Some(bad),
                         checked => checked.map_err(|bad| bad.to_string())?,
                     }
                     Ok(Secret::text(secret).of_form(form))

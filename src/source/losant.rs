@@ -6,7 +6,8 @@
 //! A window ends with an empty page. Nothing else is believed alone: `totalCount` may be capped, `perPage` may be
 //! repeated and not obeyed, a page may be cut short. It also ends with a page that is shorter than those before it,
 //! if exactly `totalCount` events were read; and where a page that is not full is followed by one without anything
-//! new, because some services repeat a page where none is left.
+//! new, because some services repeat a page where none is left; the newest events are then asked for first, and must be
+//! among those that were read.
 //!
 //! Where `totalCount` changed while reading, or fewer events came, the window is read once more; where pages were
 //! shorter than asked for, so that it cannot be known whether they join, once more in pages of that length.
@@ -248,6 +249,7 @@ impl Losant {
             let read = seen.len() as u64;
             if !reply.status.is_success() {
                 if page > 0 && pages.may_end(read) {
+                    self.newest_were_seen(window, per_page, api, &seen).await?;
                     return Ok(Reading { drifted, missing: 0, uncertain: pages.uncertain(read) });
                 }
                 let kind = if reply.status == StatusCode::NOT_FOUND { ErrorKind::NotFound } else { ErrorKind::Server };
@@ -269,6 +271,9 @@ impl Losant {
             match pages.next(&listed, fresh, read) {
                 Next::More => {}
                 Next::End => {
+                    if fresh == 0 && !listed.items.is_empty() {
+                        self.newest_were_seen(window, per_page, api, &seen).await?;
+                    }
                     return Ok(Reading { drifted, missing: pages.missing(read), uncertain: pages.uncertain(read) });
                 }
                 // it would go on like this for ever
@@ -280,14 +285,39 @@ impl Losant {
         Err(Failure::new(ErrorKind::Truncated, "reading pages", format!("no end after {PAGES_MAX} pages")))
     }
 
+    /// Where a window ends with a page that was there before, or that is refused, `page` may be ignored, or not be
+    /// taken beyond some number: then the newest events, asked for first, are none of those that were read.
+    async fn newest_were_seen(
+        &self,
+        window: Window,
+        per_page: u32,
+        api: &Api,
+        seen: &HashSet<EventKey>,
+    ) -> Result<(), Failure> {
+        let url = self.url_sorted("desc", window, 0, per_page);
+        let reply = api.call(|_| Call::get(url.clone())).await?;
+        if !reply.status.is_success() {
+            return Err(reply.failure(ErrorKind::Server));
+        }
+        let is_new = |entry: &Entry| entry.has_own_key && !seen.contains(&entry.item.key);
+        if Listed::parse(&reply)?.items.iter().any(|Raw(raw)| is_new(&self.entry(raw))) {
+            return Err(reply.undecodable("newer events than the last page holds: page is ignored"));
+        }
+        Ok(())
+    }
+
     fn url(&self, window: Window, page: u32, per_page: u32) -> url::Url {
+        self.url_sorted("asc", window, page, per_page)
+    }
+
+    fn url_sorted(&self, direction: &str, window: Window, page: u32, per_page: u32) -> url::Url {
         let mut url = config::endpoint(&self.base, &["instance", &self.instance, "audit-logs"]);
         // whether the ends are inside is not documented: ask for a millisecond more on each side
         let start = (window.from - TimeDelta::milliseconds(1)).timestamp_millis();
         let end = window.to.timestamp_millis();
         url.query_pairs_mut()
             .append_pair("sortField", "creationDate")
-            .append_pair("sortDirection", "asc")
+            .append_pair("sortDirection", direction)
             .append_pair("page", &page.to_string())
             .append_pair("perPage", &per_page.to_string())
             .append_pair("start", &start.to_string())

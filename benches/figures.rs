@@ -469,9 +469,11 @@ fn many_sources() {
     let mut text = format!("storage: {{path: {}}}\nsources:\n  losant:\n", store.display());
     for source in 0..SOURCES {
         let (instance, token) = (credentials::LOSANT_INSTANCE_ID, credentials::LOSANT_API_TOKEN);
-        text += &format!(
-            "    - {{name: s{source}, base_url: '{origin}', instance_id: {instance}, api_token: {token}, initial_lookback: 5m}}\n"
-        );
+        writeln!(
+            text,
+            "    - {{name: s{source}, base_url: '{origin}', instance_id: {instance}, api_token: {token}, initial_lookback: 5m}}"
+        )
+        .unwrap();
     }
     std::fs::write(&config, text).unwrap();
     for store in ["new store", "the same store"] {

@@ -49,12 +49,16 @@ fn settled(more: &[&str], common: &str) -> (tempfile::TempDir, Running, std::pat
     let exporter = Running::exporter(&config, &[]);
     simulator.post("/simulator/silence", "");
     until_exact(&exporter, &simulator, Duration::from_mins(1));
-    // what is counted is not compared before it is known that there is no more
+    caught_up(&exporter);
+    (folder, simulator, config, exporter)
+}
+
+/// What is counted is not compared before it is known that there is no more.
+fn caught_up(exporter: &Running) {
     eventually(Duration::from_mins(1), || {
         let behind = exporter.scrape().sum("audit_source_catching_up", &[]);
         if behind == 0.0 { Ok(()) } else { Err(format!("{behind} sources are still catching up")) }
     });
-    (folder, simulator, config, exporter)
 }
 
 #[test]
@@ -218,6 +222,7 @@ fn doctor_finds_nothing_wrong_where_all_is_well() {
     }
     // the exporter's own budget and statistics
     assert!(exporter.scrape().sum("audit_source_errors_total", &[]) == 0.0);
+    caught_up(&exporter);
     assert_says(&verify(&config, "iot", &["--from=2h"]), 0, &["no difference"]);
 }
 

@@ -27,6 +27,7 @@ use audit_exporter::simulate::credentials;
 use audit_exporter::source::Ignore;
 use audit_exporter::source::index_exchange::RowCounter;
 use audit_exporter::source::informatica::Decoder;
+use audit_exporter::window::Checkpoint;
 use axum::extract::Query;
 use axum::routing::{get, post};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -132,6 +133,12 @@ fn decode() {
     });
 }
 
+/// A page that leaves the checkpoint where it is.
+fn commit_of(items: Vec<Item>, checkpoint: Option<Checkpoint>, now: DateTime<Utc>) -> Commit {
+    let page = Page { items, ..Page::default() };
+    Commit { expected: checkpoint.clone(), next: checkpoint, page, lost_seconds: 0, now, service_now: now }
+}
+
 async fn commit() {
     let pages = pages(300);
     let folder = tempfile::tempdir_in(target_folder()).unwrap();
@@ -142,9 +149,7 @@ async fn commit() {
     let mut decoder = Decoder::new(Ignore::default());
     for page in &pages {
         let items = decoder.items(page.as_bytes()).unwrap();
-        let page = Page { items, ..Page::default() };
-        let commit = Commit { expected: None, next: None, page, lost_seconds: 0, now: start(), service_now: start() };
-        ledger.commit(&book, commit).await.unwrap();
+        ledger.commit(&book, commit_of(items, None, start())).await.unwrap();
     }
     let events = (pages.len() * PAGE) as f64;
     assert_eq!(book.state().total(Counter::Events), (pages.len() * PAGE) as u64);
@@ -208,10 +213,8 @@ async fn slow_disk() {
             let (ledger, book, labels) = (ledger.clone(), Arc::clone(book), labels.clone());
             let at = Some(start());
             let key = EventKey::of("bench", &[&second.to_le_bytes()]);
-            let page =
-                Page { items: vec![Item { key, at, filed_at: at, what: What::Event(labels) }], ..Page::default() };
-            let commit =
-                Commit { expected: None, next: None, page, lost_seconds: 0, now: start(), service_now: start() };
+            let items = vec![Item { key, at, filed_at: at, what: What::Event(labels) }];
+            let commit = commit_of(items, None, start());
             tokio::spawn(async move {
                 ledger.commit(&book, commit).await.unwrap();
                 begun.elapsed().as_secs_f64() * 1000.0
@@ -355,11 +358,7 @@ async fn scrapes() {
     }
     loop {
         let checkpoint = book.state().checkpoint().cloned();
-        let page = Page { items: items.clone(), ..Page::default() };
-        let now = clock.now();
-        let commit =
-            Commit { expected: checkpoint.clone(), next: checkpoint, page, lost_seconds: 0, now, service_now: now };
-        if ledger.commit(&book, commit).await.is_ok() {
+        if ledger.commit(&book, commit_of(items.clone(), checkpoint, clock.now())).await.is_ok() {
             break;
         }
     }

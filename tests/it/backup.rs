@@ -77,8 +77,8 @@ fn every_backup_under_traffic_is_whole_and_an_exporter_counts_on_from_it_exactly
     let mut last = BTreeMap::new();
     for (n, to) in backups.iter().enumerate() {
         simulator.post("/simulator/inject", r#"["deletion_burst", "new_category", "late_events"]"#);
-        // half of them come close upon each other, however fast the machine is, and half when there is more to copy
-        if n % 2 == 0 {
+        // one of three comes close upon the one before, however fast the machine is; the others when there is more to copy
+        if n % 3 > 0 {
             eventually(PATIENCE, || if live(&exporter) == last { Err("more events".into()) } else { Ok(()) });
         }
         let before = live(&exporter);
@@ -90,7 +90,7 @@ fn every_backup_under_traffic_is_whole_and_an_exporter_counts_on_from_it_exactly
         last = held;
         assert_eq!(std::fs::metadata(to).unwrap().mode() & 0o777, 0o600);
     }
-    assert!(grew >= 12, "there was traffic: {grew}");
+    assert!(grew > 12, "there was traffic: {grew}");
     assert!(simulator.truth().values().sum::<u64>() > last.values().sum(), "and there is more to count");
     assert_eq!(exporter.scrape().sum("audit_source_errors_total", &[r#"kind="storage""#]), 0.0);
     simulator.post("/simulator/silence", "");

@@ -1,4 +1,5 @@
-//! Finds out which commit the program is built from, for `--version` and `audit_exporter_build_info`.
+//! Finds out which commit the program is built from, for `--version` and `audit_exporter_build_info`; lists the runbooks,
+//! which the program serves.
 //!
 //! `AUDIT_EXPORTER_REVISION` says it where there is no repository (a package, a container build). Else git says it,
 //! with `-dirty` where what is compiled differs from the commit. No clock is asked: the same commit builds the same
@@ -8,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the program is made of. A change of anything else does not make it another program.
-const COMPILED: [&str; 4] = ["src", "build.rs", "Cargo.toml", "Cargo.lock"];
+const COMPILED: [&str; 5] = ["src", "docs/runbooks", "build.rs", "Cargo.toml", "Cargo.lock"];
+/// What is served of the docs.
+const RUNBOOKS: &str = "docs/runbooks";
 /// Variables that would point git to another repository, as they do inside a hook.
 const ELSEWHERE: [&str; 4] = ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR"];
 
@@ -21,6 +24,28 @@ fn main() {
     let given = given.map(|given| given.trim().to_owned()).filter(|given| !given.is_empty() && !given.contains('\n'));
     let revision = given.or_else(from_git).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo::rustc-env=AUDIT_EXPORTER_REVISION={revision}");
+    list_runbooks().expect("docs/runbooks can be read and listed");
+}
+
+/// Their names and texts, as an expression for `src/web/runbooks.rs`.
+fn list_runbooks() -> std::io::Result<()> {
+    let mut names = Vec::new();
+    for file in std::fs::read_dir(RUNBOOKS)? {
+        let path = file?.path();
+        if path.extension().is_some_and(|extension| extension == "md")
+            && let Some(name) = path.file_stem().and_then(|name| name.to_str())
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    let rows = names.iter().map(|name| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(RUNBOOKS).join(format!("{name}.md"));
+        format!("({name:?}, include_str!({:?})),\n", path.display().to_string())
+    });
+    let list = format!("&[\n{}]\n", rows.collect::<String>());
+    let out = std::env::var_os("OUT_DIR").ok_or(std::io::ErrorKind::NotFound)?;
+    std::fs::write(Path::new(&out).join("runbooks.rs"), list)
 }
 
 fn from_git() -> Option<String> {

@@ -136,7 +136,15 @@ fn decode() {
 /// A page that leaves the checkpoint where it is.
 fn commit_of(items: Vec<Item>, checkpoint: Option<Checkpoint>, now: DateTime<Utc>) -> Commit {
     let page = Page { items, ..Page::default() };
-    Commit { expected: checkpoint.clone(), next: checkpoint, page, lost_seconds: 0, now, service_now: now }
+    Commit {
+        expected: checkpoint.clone(),
+        next: checkpoint,
+        page,
+        lost_seconds: 0,
+        now,
+        service_now: now,
+        backlog_from: None,
+    }
 }
 
 async fn commit() {
@@ -597,5 +605,5 @@ fn target_folder() -> &'static Path {
 }
 
 fn edges(ledger: Ledger, clock: Clock) -> Edges {
-    Edges { ledger, clock, connect: Box::new(over_the_network), seed: 1 }
+    Edges { ledger, clock, connect: Box::new(over_the_network), external_url: None, seed: 1 }
 }

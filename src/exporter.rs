@@ -48,6 +48,8 @@ pub struct Edges {
     pub clock: Clock,
     /// Makes connections.
     pub connect: Connect,
+    /// Where people reach it, where that was told.
+    pub external_url: Option<Arc<str>>,
     /// Seed of every jitter.
     pub seed: u64,
 }
@@ -87,6 +89,7 @@ pub struct Exporter {
     ledger: Ledger,
     clock: Clock,
     connect: Connect,
+    external_url: Option<Arc<str>>,
     random: Mutex<StdRng>,
     /// `storage.path` of the configuration at the start.
     storage: PathBuf,
@@ -98,9 +101,18 @@ pub struct Exporter {
 struct Inner {
     global: Global,
     running: Vec<Arc<Running>>,
-    reload: ExporterView,
+    reload: Reload,
     /// As long as the process lives.
     kept: BTreeMap<(SourceName, System), Kept>,
+}
+
+/// What became of the last configuration.
+#[derive(Clone, Copy)]
+struct Reload {
+    /// Whether it was taken.
+    successful: bool,
+    /// When the one in force was loaded.
+    loaded_at: DateTime<Utc>,
 }
 
 /// What of a source outlives a reload that changes it.
@@ -150,14 +162,15 @@ pub fn limits(common: &Common) -> Limits {
 impl Exporter {
     /// Starts polling what the configuration says.
     pub async fn start(config: Config, edges: Edges) -> Result<Arc<Self>, ApplyError> {
-        let Edges { ledger, clock, connect, seed } = edges;
-        let reload = ExporterView { reload_successful: true, reloaded_at: clock.now() };
+        let Edges { ledger, clock, connect, external_url, seed } = edges;
+        let reload = Reload { successful: true, loaded_at: clock.now() };
         let inner = Inner { global: config.global.clone(), running: Vec::new(), reload, kept: BTreeMap::new() };
         let storage = config.storage.path.clone();
         let exporter = Self {
             ledger,
             clock,
             connect,
+            external_url,
             random: Mutex::new(StdRng::seed_from_u64(seed)),
             storage,
             inner: RwLock::new(inner),
@@ -213,18 +226,18 @@ impl Exporter {
         inner.global = config.global;
         inner.kept.extend(after.iter().map(|running| (running.key(), running.kept.clone())));
         inner.running = after;
-        inner.reload = ExporterView { reload_successful: true, reloaded_at: self.clock.now() };
+        inner.reload = Reload { successful: true, loaded_at: self.clock.now() };
         Ok(())
     }
 
     /// When the configuration in force was loaded.
     pub fn loaded_at(&self) -> DateTime<Utc> {
-        self.inner().reload.reloaded_at
+        self.inner().reload.loaded_at
     }
 
     /// Records that a configuration was refused.
     pub fn reload_failed(&self) {
-        self.inner.write().unwrap_or_else(PoisonError::into_inner).reload.reload_successful = false;
+        self.inner.write().unwrap_or_else(PoisonError::into_inner).reload.successful = false;
     }
 
     /// Connects sources and makes them known to the ledger, all at once: one flush of the disk, however many they are.
@@ -323,10 +336,12 @@ impl Exporter {
     pub async fn answer(&self, format: Format, client: &Client) -> (Vec<u8>, Receipt) {
         let (running, global, reload) = {
             let inner = self.inner();
-            (inner.running.clone(), inner.global.clone(), inner.reload.clone())
+            (inner.running.clone(), inner.global.clone(), inner.reload)
         };
         let books: Vec<_> = running.iter().map(|running| Arc::clone(&running.book)).collect();
-        let (snapshots, receipt) = self.ledger.scrape(&books, self.clock.now(), global.hold_new_series, client).await;
+        // before the ledger is waited for: a scraper dates what it gets by when it asked
+        let now = self.clock.now();
+        let (snapshots, receipt) = self.ledger.scrape(&books, now, global.hold_new_series, client).await;
         let views: Vec<SourceView<'_>> = running
             .iter()
             .zip(snapshots)
@@ -338,7 +353,14 @@ impl Exporter {
                 own_budget: running.api.own_budget(),
             })
             .collect();
-        (exposition::encode(&families(&reload, &views), format, global.openmetrics_created), receipt)
+        let exporter = ExporterView {
+            now,
+            reload_successful: reload.successful,
+            reloaded_at: reload.loaded_at,
+            store_generation: self.ledger.generation(),
+            external_url: self.external_url.clone(),
+        };
+        (exposition::encode(&families(&exporter, &views), format, global.openmetrics_created), receipt)
     }
 
     /// What the status page and `/api/v1/status` show.

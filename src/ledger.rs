@@ -11,6 +11,8 @@
 //!   shown (see [`Ledger::scrape`]), so a restart does not hold it at 0 again.
 //! - **Bounded.** Keys are kept for the hours that can be read again (`Checkpoint::origin`), label
 //!   values up to [`LABEL_VALUES_MAX`] beyond the documented ones.
+//! - **Judged by its own time.** What an outage held back is told by the 15 minutes in which it happened, too
+//!   (`backlog.rs`): in the counters it stands at the moment it was counted.
 //! - **Checkable.** How many events of which labels were counted in every five minutes of the last
 //!   two weeks is written in the transaction that counts them (see [`Ledger::tallies`]).
 //!
@@ -20,6 +22,7 @@
 //! backup, and reading a source's state.
 
 mod access;
+mod backlog;
 mod backup;
 mod file;
 mod hold;
@@ -31,7 +34,7 @@ mod store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -41,6 +44,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub use access::{Unusable, usable};
+use backlog::Peaks;
+pub use backlog::{BACKLOG_CELLS, Backlog};
 pub use backup::{Copied, verify_copy};
 use hold::Audience;
 pub use hold::{Client, LONGEST_HOLDS, Receipt, Scraper};
@@ -174,6 +179,8 @@ pub struct Commit {
     pub now: DateTime<Utc>,
     /// The same by the service's clock, which checkpoints go by: when what carries no time was first seen.
     pub service_now: DateTime<Utc>,
+    /// Where an outage held back what was read: its events from this moment on, by the service's clock, are backlog.
+    pub backlog_from: Option<DateTime<Utc>>,
 }
 
 /// What a commit did.
@@ -210,6 +217,8 @@ pub struct State {
     record: Record,
     series: BTreeMap<Arc<SeriesKey>, Series>,
     documents: BTreeMap<EventKey, DocumentRecord>,
+    /// By the series of [`Counter::Events`].
+    backlog: BTreeMap<SeriesKey, Peaks>,
     categories: LabelValues,
     actions: LabelValues,
 }
@@ -224,6 +233,8 @@ struct Record {
     /// From here on every counted event is in the tallies: where counting began, or where the
     /// store learned to tally.
     tallied_from: Option<DateTime<Utc>>,
+    /// When an integrity failure was last newly found, by our clock; not known of those before the store learned to.
+    last_tainted: Option<DateTime<Utc>>,
 }
 
 /// How late events were when first seen.
@@ -429,6 +440,10 @@ pub struct Snapshot {
     pub lateness: Lateness,
     /// What was last learned beside events. Taint is not told before the counter of tainted records tells it.
     pub facts: Facts,
+    /// When an integrity failure was last newly found, by our clock; told with that counter, too.
+    pub last_tainted: Option<DateTime<Utc>>,
+    /// What was counted of a backlog lately.
+    pub backlog: Vec<Backlog>,
 }
 
 /// Series that are held at 0 at the moment.
@@ -466,6 +481,7 @@ pub struct Ledger {
     writer: Arc<Mutex<Store>>,
     queue: Arc<Mutex<Queue>>,
     audience: Audience,
+    generation: Arc<AtomicU64>,
 }
 
 /// Commits that wait for the store, in the order in which they came.
@@ -505,7 +521,15 @@ impl Ledger {
     }
 
     fn of(store: Store) -> Self {
-        Self { writer: Arc::new(Mutex::new(store)), queue: Arc::default(), audience: Audience::new() }
+        let generation = store.generations();
+        Self { writer: Arc::new(Mutex::new(store)), queue: Arc::default(), audience: Audience::new(), generation }
+    }
+
+    /// When the store was begun, or restored from a backup, so that it grows each time; `None` before the first source
+    /// was registered.
+    pub fn generation(&self) -> Option<DateTime<Utc>> {
+        let generation = self.generation.load(Ordering::Relaxed);
+        DateTime::from_timestamp_millis(generation.try_into().ok()?).filter(|_| generation > 0)
     }
 
     /// Runs `work` with the store on a thread that may block. Should it panic, the store is opened and every
@@ -775,6 +799,8 @@ impl State {
             last_event: self.record.last_event,
             lateness: self.record.lateness.clone(),
             facts,
+            last_tainted: self.record.last_tainted.filter(|_| !taint_is_held),
+            backlog: self.backlog.iter().filter_map(|(key, peaks)| peaks.told(key, now)).collect(),
         }
     }
 }
@@ -839,6 +865,9 @@ struct Change {
     series: Vec<(SeriesKey, u64, DateTime<Utc>)>,
     documents: Vec<(EventKey, DocumentRecord)>,
     forgotten: Vec<EventKey>,
+    backlog: Vec<(SeriesKey, Peaks)>,
+    /// Of which nothing is told any more.
+    backlog_over: Vec<SeriesKey>,
     categories: LabelValues,
     actions: LabelValues,
 }
@@ -857,6 +886,10 @@ impl Change {
         state.documents.extend(self.documents);
         for key in self.forgotten {
             state.documents.remove(&key);
+        }
+        state.backlog.extend(self.backlog);
+        for key in self.backlog_over {
+            state.backlog.remove(&key);
         }
         state.categories = self.categories;
         state.actions = self.actions;

@@ -20,7 +20,7 @@ use audit_exporter::ledger::{Copied, Ledger, OpenError, Unusable, usable};
 use audit_exporter::simulate::{Faults, Options, World};
 use audit_exporter::threads::aside;
 use audit_exporter::web::listen::{self, ListenAddress};
-use audit_exporter::web::{Pages, WebFile, protect, router};
+use audit_exporter::web::{ExternalUrl, Pages, WebFile, protect, router};
 use audit_exporter::{demo, doctor, metrics, output};
 use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -68,6 +68,10 @@ struct Arguments {
     /// File with TLS and basic authentication settings (exporter-toolkit format).
     #[arg(long = "web.config.file", value_name = "FILE", global = true)]
     web_config: Option<PathBuf>,
+
+    /// Where people reach this exporter, for links in alerts and dashboards: an http or https URL.
+    #[arg(long = "web.external-url", value_name = "URL", global = true)]
+    external_url: Option<ExternalUrl>,
 
     /// Folder of the ledger; overrides storage.path of the configuration.
     #[arg(long = "storage.path", value_name = "FOLDER", global = true)]
@@ -552,7 +556,7 @@ async fn run_exporter(
 
     let storage = config.storage.path.clone();
     let exporter = tokio::select! {
-        exporter = start(config) => exporter?,
+        exporter = start(config, arguments.external_url.as_ref()) => exporter?,
         () = stop.cancelled() => return Ok(()),
     };
     let _ = pages.exporter.set(Arc::clone(&exporter));
@@ -579,13 +583,19 @@ async fn run_exporter(
 
 /// Loads the ledger and starts polling. A disk that is full or read-only for now is waited for;
 /// until then the program serves, and says that it is not ready.
-async fn start(config: Config) -> Result<Arc<Exporter>, Exit> {
+async fn start(config: Config, external_url: Option<&ExternalUrl>) -> Result<Arc<Exporter>, Exit> {
     loop {
         let folder = config.storage.path.clone();
         let why = match aside(move || Ledger::open(&folder)).await {
             Ok(ledger) => {
                 let clock = Clock::machine();
-                let edges = Edges { ledger, clock, connect: Box::new(over_the_network), seed: rand::random() };
+                let edges = Edges {
+                    ledger,
+                    clock,
+                    connect: Box::new(over_the_network),
+                    external_url: external_url.map(ExternalUrl::shared),
+                    seed: rand::random(),
+                };
                 match Exporter::start(config.clone(), edges).await {
                     Ok(exporter) => return Ok(exporter),
                     Err(ApplyError::Ledger(error)) => error.to_string(),

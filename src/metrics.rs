@@ -35,10 +35,16 @@ pub struct SourceView<'a> {
 /// What is known of the exporter itself.
 #[derive(Clone, Debug)]
 pub struct ExporterView {
+    /// The present by its own clock.
+    pub now: DateTime<Utc>,
     /// Whether the last reload succeeded.
     pub reload_successful: bool,
     /// When the configuration in force was loaded.
     pub reloaded_at: DateTime<Utc>,
+    /// When its store was begun or restored; `None` where that is not known yet.
+    pub store_generation: Option<DateTime<Utc>>,
+    /// Where people reach it; `None` where nobody has told.
+    pub external_url: Option<Arc<str>>,
 }
 
 type Labels = Vec<(&'static str, Arc<str>)>;
@@ -142,6 +148,7 @@ pub fn families(exporter: &ExporterView, sources: &[SourceView<'_>]) -> Vec<Fami
         let base: Labels =
             vec![("source", source.book.name().shared()), ("system", source.book.system().as_str().into())];
         state_of_history(&mut page, source, &base);
+        backlog(&mut page, &source.snapshot, &base);
         state_of_polling(&mut page, source, &base);
     }
     own(&mut page, exporter);
@@ -225,6 +232,12 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
             base.clone(),
             facts.tainted.map(flag),
         );
+        page.gauge(
+            "audit_tainted_last_timestamp_seconds",
+            "When an integrity failure was last newly found, by the exporter's clock; told with audit_tainted_feeds_total, absent where there never was one.",
+            base.clone(),
+            time(state.last_tainted),
+        );
     }
     for category in source.spec.catalogue.feeds() {
         let newest = facts.feed.as_ref().and_then(|feed| feed.newest_by_category.get(category.as_str()).copied());
@@ -258,6 +271,27 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
                 number(*files),
             );
         }
+    }
+}
+
+fn backlog(page: &mut Page, state: &Snapshot, base: &Labels) {
+    for backlog in &state.backlog {
+        let mut labels = base.clone();
+        labels.extend(Counter::Events.label_names().iter().copied().zip(backlog.key.values.iter().cloned()));
+        #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 events in 15 minutes")]
+        let events = backlog.events as f64;
+        page.gauge(
+            "audit_backlog_peak_15m_events",
+            "The most events of this label set in any 15 minutes of their own time (three whole five minutes), among those counted while catching up after an outage; for an hour after they were counted, then 0, and a day later absent. Without the first look-back of a new source, and without rows of files, which nobody did.",
+            labels.clone(),
+            Some(events),
+        );
+        page.gauge(
+            "audit_backlog_peak_15m_timestamp_seconds",
+            "When the 15 minutes of audit_backlog_peak_15m_events began, by the service's clock; absent where that is 0.",
+            labels,
+            time(backlog.begins),
+        );
     }
 }
 
@@ -349,6 +383,26 @@ fn own(page: &mut Page, exporter: &ExporterView) {
         "The program: 1, with its version and revision.",
         vec![("version", env!("CARGO_PKG_VERSION").into()), ("revision", revision().into())],
         Some(1.0),
+    );
+    if let Some(url) = &exporter.external_url {
+        page.gauge(
+            "audit_exporter_external_url_info",
+            "Where people reach this exporter, as --web.external-url says: 1, with its address; absent without that flag.",
+            vec![("url", Arc::clone(url))],
+            Some(1.0),
+        );
+    }
+    page.gauge(
+        "audit_exporter_time_seconds",
+        "The exporter's own clock at the scrape; less the scrape's own time (timestamp()), it is how far that clock is off.",
+        Vec::new(),
+        Some(unix_seconds(exporter.now)),
+    );
+    page.gauge(
+        "audit_exporter_store_generation",
+        "When the store was begun, or restored from a backup, in Unix seconds: it grows when counters went back, and never by a restart.",
+        Vec::new(),
+        time(exporter.store_generation),
     );
     page.gauge(
         "audit_exporter_config_last_reload_successful",

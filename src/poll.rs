@@ -8,6 +8,8 @@
 //! - **Pieces.** A piece of a gap that cannot be read at all does not keep the later ones from being read. It stays a gap,
 //!   so that the watermark does not pass it; it is tried again in smaller pieces, less and less often, and until then
 //!   the source is down and says which piece it is.
+//! - **Held back.** What is read after an outage, until its last gap is closed, is told to the ledger as backlog: also by
+//!   the newest window, also where the overlap is longer than the outage. The look-back of a new source is none.
 //! - **Nothing outside.** An event that lies outside the window that was asked for is not
 //!   counted, whatever the service says: it may have been counted and forgotten.
 //! - **Containment.** A panic ends one poll: it is counted, and the reader is built anew.
@@ -57,6 +59,9 @@ const PAUSE_MAX: Duration = Duration::from_mins(5);
 const LOGIN_PAUSE: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
 /// How much longer it is each time: four tries in the first hour, because accounts lock after five or more.
 const LOGIN_PAUSE_GROWS: u32 = 4;
+/// What was not read for so long, or for the overlap if that is shorter, was held back: rules that judge counters wait then,
+/// and 15 minutes are what they look back on.
+const HELD_BACK_MIN: Duration = Duration::from_mins(15);
 /// Where the service's clock turns out to be further behind than believed, its windows are planned anew.
 const SKEW_SURPRISE: TimeDelta = TimeDelta::minutes(1);
 /// How often a credential's file is looked at during a pause.
@@ -342,7 +347,8 @@ impl Poller {
             let after = checkpoint.piece_read(piece).forgetting(overlap);
             let started = Instant::now();
             history.reading = Some(piece);
-            let done = self.read(Some(checkpoint.clone()), checkpoint, piece, Facts::Past, |_| after).await;
+            let done =
+                self.read(Some(checkpoint.clone()), checkpoint, piece, Facts::Past, spec.is_feed, |_| after).await;
             history.reading = None;
             if !is_again {
                 let step = history.step;
@@ -414,7 +420,8 @@ impl Poller {
             warn!(source = %self.name, lost_seconds, "history older than max_catch_up is given up");
         }
         let (page, now, service_now) = (Page::default(), self.api.now(), self.api.service_now());
-        let commit = Commit { expected: from, next: Some(to), page, lost_seconds, now, service_now };
+        let commit =
+            Commit { expected: from, next: Some(to), page, lost_seconds, now, service_now, backlog_from: None };
         self.ledger.commit(&self.book, commit).await.map(drop).map_err(|error| storage(&error))
     }
 
@@ -461,7 +468,7 @@ impl Poller {
         let (overlap, is_feed) = (self.cadence.overlap, spec.is_feed);
         let (before, after) = (stored.clone(), plan.after_live);
         let mut borne_out = true;
-        self.read(known, stored, plan.live, Facts::Present, |api| {
+        self.read(known, stored, plan.live, Facts::Present, spec.is_feed, |api| {
             borne_out = api.clock_skew() >= clock_skew - SKEW_SURPRISE;
             if !borne_out {
                 return before;
@@ -486,6 +493,7 @@ impl Poller {
         checkpoint: Checkpoint,
         window: Window,
         facts: Facts,
+        is_feed: bool,
         after: impl FnOnce(&Api) -> Checkpoint,
     ) -> Result<(), Failure> {
         let mut pages = Pages {
@@ -496,6 +504,9 @@ impl Poller {
             api: &self.api,
             window,
             facts,
+            begun: self.api.now(),
+            first_start: self.first_start(self.api.service_now()) - self.api.clock_skew(),
+            longest: (!is_feed).then(|| delta(self.cadence.overlap.min(HELD_BACK_MIN))),
             known,
             checkpoint,
             pending: None,
@@ -518,6 +529,12 @@ struct Pages<'a> {
     api: &'a Api,
     window: Window,
     facts: Facts,
+    /// When reading began, by our clock.
+    begun: DateTime<Utc>,
+    /// When the source was first to be polled, by our clock.
+    first_start: DateTime<Utc>,
+    /// After a longer outage than this, what is read was held back by it. `None` for a feed, whose rows nobody did.
+    longest: Option<TimeDelta>,
     /// What the ledger has.
     known: Option<Checkpoint>,
     /// What is worked from.
@@ -534,6 +551,14 @@ enum Facts {
 }
 
 impl Pages<'_> {
+    /// From when on, by the service's clock, what is read was held back by an outage; `None` where it was not. By what
+    /// the answers tell of that clock, not by what was believed when they were asked for.
+    fn backlog_from(&self) -> Option<DateTime<Utc>> {
+        let skew = self.api.clock_skew();
+        let (since, now) = (self.first_start + skew, self.begun + skew);
+        self.checkpoint.follows_outage(since, now, self.longest?).then_some(since)
+    }
+
     async fn commit(&mut self, page: Page, next: Checkpoint) -> Result<(), Failure> {
         let commit = Commit {
             expected: self.known.clone(),
@@ -542,6 +567,7 @@ impl Pages<'_> {
             lost_seconds: 0,
             now: self.api.now(),
             service_now: self.api.service_now(),
+            backlog_from: self.backlog_from(),
         };
         let committed = self.ledger.commit(self.book, commit).await.map_err(|error| storage(&error))?;
         self.known = Some(next.clone());

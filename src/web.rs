@@ -4,10 +4,12 @@
 //! router with it, [`listen`] serves that router over plain HTTP or TLS.
 
 pub mod config;
+mod external;
 mod handover;
 pub mod listen;
 mod protect;
 mod routes;
+mod runbooks;
 mod status_page;
 mod tls;
 
@@ -15,6 +17,7 @@ mod tls;
 mod tests;
 
 pub use config::WebFile;
+pub use external::ExternalUrl;
 pub use listen::Peer;
 pub use protect::protect;
 pub use routes::{Pages, router};

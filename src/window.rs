@@ -127,6 +127,12 @@ impl Checkpoint {
         self.is_beginning() || !self.gaps.is_empty()
     }
 
+    /// Whether what is read at `now` was held back by an outage that was longer than `longest`, or of which something has
+    /// still to be read. What happened before a source was first to be polled, at `since`, was held back by none.
+    pub fn follows_outage(&self, since: DateTime<Utc>, now: DateTime<Utc>, longest: TimeDelta) -> bool {
+        now - self.head.max(since) > longest || self.gaps.iter().any(|gap| gap.to > since)
+    }
+
     /// Whether `at` belongs to what was read before, so that an event of that moment which is
     /// new now is a late one.
     pub fn covers(&self, at: DateTime<Utc>) -> bool {
@@ -413,6 +419,29 @@ mod tests {
         assert_eq!(plan.after_live.watermark(), at(-7200), "the watermark stays where it was");
         assert_eq!(plan.checkpoint.gaps, [Gap { from: at(-7800), to: at(-600), unread_from: at(-7200) }]);
         assert_eq!(plan.live, Window { from: at(-600), to: at(0) });
+    }
+
+    #[test]
+    fn an_outage_holds_back_what_is_read_until_its_gap_is_closed_and_a_first_look_back_does_not() {
+        let longest = TimeDelta::minutes(10);
+        let read = |head, gaps| Checkpoint { origin: at(-9999), head, gaps };
+        let gap = |from, to| Gap { from: at(from), to: at(to), unread_from: at(from) };
+        // which was first to be polled a minute ago, and ten days ago
+        let (new, old) = (at(-60), at(-864_000));
+        let beginning = Checkpoint::beginning(new, at(0), &cadence());
+        for (checkpoint, since, expected) in [
+            (beginning.clone(), new, false),
+            (plan(&beginning, at(0), &cadence()).after_live, new, false),
+            (read(at(-600), vec![]), old, false),
+            (read(at(-601), vec![]), old, true),
+            // a first start that failed for a while
+            (Checkpoint::beginning(at(-601), at(0), &cadence()), at(-601), true),
+            (read(at(0), vec![gap(-3600, -600)]), old, true),
+            (read(at(0), vec![gap(-3600, -600)]), new, false),
+            (read(at(0), vec![gap(-9000, -6000), gap(-3600, -600)]), at(-5000), true),
+        ] {
+            assert_eq!(checkpoint.follows_outage(since, at(0), longest), expected, "{checkpoint:?} since {since}");
+        }
     }
 
     #[test]

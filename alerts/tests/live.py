@@ -54,12 +54,15 @@ def check_exposed(text):
             labels = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', match.group(2) or ""))
             shown.setdefault(match.group(1), []).append(labels)
     problems = []
-    known = {}
+    known, maybe = {}, set()
     for line in (ALERTS / "tests" / "exposed.txt").read_text().splitlines():
         if line.startswith("audit_"):
             name, *labels = line.split()
+            if name.endswith("?"):
+                name = name.removesuffix("?")
+                maybe.add(name)
             known[name] = {label: values.split("|") if values else None for label, _, values in (l.partition("=") for l in labels)}
-    for name in sorted(known.keys() - shown.keys()):
+    for name in sorted(known.keys() - shown.keys() - maybe):
         problems.append(f"{name} is in exposed.txt and not on /metrics")
     for name in sorted(shown.keys() - known.keys()):
         problems.append(f"{name} is on /metrics and not in exposed.txt")
@@ -110,7 +113,12 @@ def main():
         for rule in rules:
             if rule["health"] == "err" or rule.get("lastError"):
                 problems.append(f"{rule['name']}: {rule.get('lastError')}")
-        for name in {rule["name"] for rule in rules if rule["name"].startswith(("source:audit_source_", "source:audit_threshold:", "source_p", "source_c"))}:
+        # What is usual takes longer. Steps are there in an attack only, a backlog after an outage, and the present (present15m)
+        # where no history is read.
+        sometimes = re.compile("_step:|:audit_backlog_peak:|:present15m$")
+        soon = [group for group in groups if group["interval"] <= 15]
+        known = [rule["name"] for group in soon for rule in group["rules"] if not sometimes.search(rule["name"])]
+        for name in sorted({name for name in known if name.startswith(("source:audit_source_", "source:audit_threshold:", "source_p", "source_c"))}):
             if not json.loads(get(f"{api}/api/v1/query?query={name}"))["data"]["result"]:
                 problems.append(f"{name} is not recorded")
         state = {alert["labels"]["alertname"] for alert in json.loads(get(f"{api}/api/v1/alerts"))["data"]["alerts"] if alert["state"] == "firing"}
@@ -119,7 +127,10 @@ def main():
         activity = set(re.findall(r"alert: (\w+)", (ALERTS / "audit-activity.yml").read_text()))
         if state & activity:
             problems.append(f"the history that a first start reads sets off {sorted(state & activity)}")
-        broken = state & {"AuditSourceDown", "AuditExporterAbsent", "AuditStorageFailing", "AuditConfigReloadFailed", "AuditSourceVanished"}
+        broken = state & {
+            "AuditSourceDown", "AuditManySourcesDown", "AuditExporterAbsent", "AuditExporterDown", "AuditStorageFailing",
+            "AuditConfigReloadFailed", "AuditSourceVanished", "AuditStoreRestored", "AuditExporterClockOff",
+        }
         if broken:
             problems.append(f"a healthy demo sets off {sorted(broken)}")
         for problem in problems:

@@ -81,7 +81,10 @@ fn create(
     let database = Builder::new().create_with_backend(disk)?;
     make_tables(&database)?;
     database.close()?;
-    Mark::beside(path).remove()?;
+    let mark = Mark::beside(path);
+    mark.remove()?;
+    // one that is absent later was removed
+    mark.set(0);
     fs::rename(&unfinished, path)?;
     // without this a loss of power could take the file away, with all that is counted until then
     if let Some(folder) = path.parent() {
@@ -327,6 +330,11 @@ impl Mark {
              taken away (if an older copy was put there on purpose, remove {} to accept it)",
             self.0.display()
         ))
+    }
+
+    /// Whether it was taken away: a store has one from the moment it has its name.
+    pub(super) fn is_absent(&self) -> bool {
+        self.0.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
     fn read(&self) -> Option<u64> {

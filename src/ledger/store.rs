@@ -18,8 +18,10 @@ use redb::{
     Database, DatabaseError, Entry, MultimapTableHandle, ReadTransaction, ReadableDatabase, ReadableTable,
     ReadableTableMetadata, TableDefinition, TableHandle,
 };
+use tracing::info;
 
 use super::access;
+use super::backlog::{BACKLOG_CELLS, Peak, Peaks};
 use super::backup::Copied;
 use super::file::{self, Mark, Unaccepted};
 use super::lock::{Lock, Refused};
@@ -34,8 +36,8 @@ use crate::fault::contained;
 use crate::window::{KEYS_BUCKET, Window, floor};
 
 /// The layout of the tables below. A store with a higher number was written by a newer program.
-/// 2: tallies.
-const SCHEMA: u64 = 2;
+/// 2: tallies. 3: the backlog.
+const SCHEMA: u64 = 3;
 
 /// Name of the file inside `storage.path`.
 pub const STORE_FILE: &str = "ledger.redb";
@@ -47,7 +49,8 @@ const DOCUMENTS_KEPT: Duration = Duration::from_hours(32 * 24);
 /// redb's own default is 1 GiB; a commit touches a few pages of a few small tables.
 const CACHE_BYTES: usize = 4 << 20;
 
-/// `schema`: the layout. `commits`: how many transactions this store has seen.
+/// `schema`: the layout. `commits`: how many transactions this store has seen. `generation`: see [`Store::generations`].
+/// `copied`: there in a backup, until it is put to use.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// `system/name` → the number the other tables use, and the record as JSON.
 const SOURCES: TableDefinition<&str, (u32, &[u8])> = TableDefinition::new("sources");
@@ -63,6 +66,10 @@ const DOCUMENTS: TableDefinition<&[u8; 24], &[u8]> = TableDefinition::new("docum
 /// Source, then [`SeriesKey::to_bytes`] with the second the cell begins instead of the source → events
 /// counted in that cell.
 const TALLIES: TableDefinition<&[u8], u64> = TableDefinition::new("tallies");
+/// The same of events that an outage held back, as long as events of that time may still come.
+const BACKLOG: TableDefinition<&[u8], u64> = TableDefinition::new("backlog");
+/// [`SeriesKey::to_bytes`] → [`Peaks`] as JSON.
+const BACKLOG_PEAKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("backlog_peaks");
 /// Their cells.
 #[expect(clippy::cast_possible_truncation, reason = "it is 300")]
 const TALLY_CELL_SECONDS: u32 = TALLY_CELL.as_secs() as u32;
@@ -166,6 +173,11 @@ pub(super) struct Store {
     books: HashMap<String, Arc<SourceLedger>>,
     /// By the number of the source; read from the tables when it is first needed after an opening.
     marks: HashMap<u32, Marks>,
+    /// When the store was begun, or put in the place of a newer one (a backup that was restored), in Unix milliseconds; 0
+    /// until that is known.
+    generations: Arc<AtomicU64>,
+    /// It was, and that has still to be written down.
+    begins_anew: bool,
 }
 
 impl Store {
@@ -198,10 +210,24 @@ impl Store {
     }
 
     fn open_at(path: String, mark: Option<Mark>, opener: AnyOpener) -> Result<Self, OpenError> {
-        let mut store =
-            Self { opener, path, mark, database: None, generation: 0, books: HashMap::new(), marks: HashMap::new() };
+        let mut store = Self {
+            opener,
+            path,
+            mark,
+            database: None,
+            generation: 0,
+            books: HashMap::new(),
+            marks: HashMap::new(),
+            generations: Arc::default(),
+            begins_anew: false,
+        };
         store.reopen()?;
         Ok(store)
+    }
+
+    /// When the store was begun or restored, in Unix milliseconds; 0 until that is known.
+    pub(super) fn generations(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.generations)
     }
 
     fn reopen(&mut self) -> Result<(), OpenError> {
@@ -216,9 +242,11 @@ impl Store {
                 found => found,
             };
             let commits = meta_of(&database, "commits")?.unwrap_or(0);
-            Ok((database, unaccepted, found, commits))
+            let generation = meta_of(&database, "generation")?;
+            let is_copy = meta_of(&database, "copied")?.is_some();
+            Ok((database, unaccepted, found, commits, generation, is_copy))
         });
-        let (database, unaccepted, schema, commits) =
+        let (database, unaccepted, schema, commits, generation, is_copy) =
             opened.unwrap_or_else(|panic| Err(StoreError::Panic(panic))).map_err(|error| self.cannot_open(error))?;
         let damaged = |found: String| OpenError::Damaged { path: self.path.clone(), found };
         match schema {
@@ -229,11 +257,25 @@ impl Store {
         if let Some(missing) = self.mark.as_ref().and_then(|mark| mark.missing(commits)) {
             return Err(damaged(missing));
         }
+        if self.generation == 0 {
+            // who puts an older store in the place of a newer one has to remove the mark
+            let went_back = commits > 0 && self.mark.as_ref().is_some_and(Mark::is_absent);
+            self.begins_anew = generation.is_none() || is_copy || went_back;
+            if is_copy || went_back {
+                info!(store = self.path, "the ledger was restored: it is older than what was counted last, or may be");
+            }
+        }
+        if !self.begins_anew {
+            self.generations.store(generation.unwrap_or(0), Ordering::Relaxed);
+        }
         if let Some(unaccepted) = unaccepted {
             unaccepted.accept().map_err(|error| self.cannot_open(error.into()))?;
         }
         if schema == Some(1) {
             add_tallies(&database).map_err(|error| self.cannot_open(error))?;
+        }
+        if schema < Some(SCHEMA) {
+            add_backlog(&database).map_err(|error| self.cannot_open(error))?;
         }
         self.database = Some(database);
         self.generation += 1;
@@ -414,8 +456,9 @@ impl Store {
                 missing.push((Arc::clone(source), series));
             }
         }
-        if !new.is_empty() || !missing.is_empty() {
-            self.writing(|write| {
+        let begins_anew = self.begins_anew;
+        if !new.is_empty() || !missing.is_empty() || begins_anew {
+            let generation = self.writing(|write| {
                 let record = serde_json::to_vec(&Record::default())?;
                 let mut table = write.open_table(SOURCES)?;
                 for (path, source) in &new {
@@ -427,8 +470,12 @@ impl Store {
                         table.insert(key.to_bytes(source.id).as_slice(), (0, now.timestamp_millis(), false))?;
                     }
                 }
-                Ok(())
+                begins_anew.then(|| next_generation(write, now)).transpose()
             })?;
+            if let Some(generation) = generation {
+                self.begins_anew = false;
+                self.generations.store(generation, Ordering::Relaxed);
+            }
         }
         for (source, series) in missing {
             let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -485,6 +532,12 @@ impl Store {
                 let (key, record) = row?;
                 let key = EventKey(*key.value().last_chunk().expect("the key has 24 bytes"));
                 state.documents.insert(key, serde_json::from_slice(record.value())?);
+            }
+            for row in read.open_table(BACKLOG_PEAKS)?.range(first.as_slice()..after.as_slice())? {
+                let (key, peaks) = row?;
+                if let Some(key) = SeriesKey::from_bytes(key.value()) {
+                    state.backlog.insert(key, serde_json::from_slice(peaks.value())?);
+                }
             }
             Ok(Some((id, state)))
         })?;
@@ -553,6 +606,16 @@ fn count_commit(write: &redb::WriteTransaction) -> Result<u64, StoreError> {
     Ok(commits)
 }
 
+/// From now on the store is one that began, or was restored, now. It grows also where the clock was set back.
+fn next_generation(write: &redb::WriteTransaction, now: DateTime<Utc>) -> Result<u64, StoreError> {
+    let mut meta = write.open_table(META)?;
+    let before = meta.get("generation")?.map_or(0, |generation| generation.value());
+    let generation = u64::try_from(now.timestamp_millis()).unwrap_or(0).max(before + 1);
+    meta.insert("generation", generation)?;
+    meta.remove("copied")?;
+    Ok(generation)
+}
+
 fn create_tables(database: &Database) -> Result<(), StoreError> {
     let write = database.begin_write()?;
     write.open_table(META)?.insert("schema", SCHEMA)?;
@@ -562,11 +625,13 @@ fn create_tables(database: &Database) -> Result<(), StoreError> {
     write.open_table(TIMELESS)?;
     write.open_table(DOCUMENTS)?;
     write.open_table(TALLIES)?;
+    write.open_table(BACKLOG)?;
+    write.open_table(BACKLOG_PEAKS)?;
     write.commit()?;
     Ok(())
 }
 
-/// Copies every table into a new database, in one transaction.
+/// Copies every table into a new database, in one transaction, and marks it as a copy.
 pub(super) fn copy_tables(from: &ReadTransaction, to: &Database) -> Result<(), StoreError> {
     let mut left = from.list_tables()?.map(|table| table.name().to_owned()).collect::<Vec<_>>();
     left.extend(from.list_multimap_tables()?.map(|table| table.name().to_owned()));
@@ -578,9 +643,13 @@ pub(super) fn copy_tables(from: &ReadTransaction, to: &Database) -> Result<(), S
     copy_table(from, &write, TIMELESS, &mut left)?;
     copy_table(from, &write, DOCUMENTS, &mut left)?;
     copy_table(from, &write, TALLIES, &mut left)?;
+    copy_table(from, &write, BACKLOG, &mut left)?;
+    copy_table(from, &write, BACKLOG_PEAKS, &mut left)?;
     if !left.is_empty() {
         return Err(StoreError::UnknownTables(left.join(", ")));
     }
+    // whoever opens it puts it in the place of what was counted since
+    write.open_table(META)?.insert("copied", 1)?;
     write.commit()?;
     Ok(())
 }
@@ -637,8 +706,18 @@ fn add_tallies(database: &Database) -> Result<(), StoreError> {
             record.tallied_from = newest.map(|newest| floor(newest, TALLY_CELL) + delta(TALLY_CELL));
             sources.insert(path.as_str(), (id, serde_json::to_vec(&record)?.as_slice()))?;
         }
-        write.open_table(META)?.insert("schema", SCHEMA)?;
+        write.open_table(META)?.insert("schema", 2)?;
     }
+    write.commit()?;
+    Ok(())
+}
+
+/// From layout 2 to 3.
+fn add_backlog(database: &Database) -> Result<(), StoreError> {
+    let write = database.begin_write()?;
+    write.open_table(BACKLOG)?;
+    write.open_table(BACKLOG_PEAKS)?;
+    write.open_table(META)?.insert("schema", 3)?;
     write.commit()?;
     Ok(())
 }
@@ -823,7 +902,18 @@ struct Transaction<'a> {
     categories: super::LabelValues,
     actions: super::LabelValues,
     documents: Vec<(EventKey, DocumentRecord)>,
+    /// See [`Commit::backlog_from`].
+    backlog_from: Option<DateTime<Utc>>,
+    backlog: Vec<(SeriesKey, Peaks)>,
     committed: Committed,
+}
+
+/// Events of one label set and cell.
+#[derive(Default)]
+struct Counted {
+    all: u64,
+    /// Those of them that an outage held back.
+    held_back: u64,
 }
 
 impl<'a> Transaction<'a> {
@@ -843,6 +933,8 @@ impl<'a> Transaction<'a> {
             categories: state.categories.clone(),
             actions: state.actions.clone(),
             documents: Vec::new(),
+            backlog_from: commit.backlog_from,
+            backlog: Vec::new(),
             committed: Committed::default(),
         }
     }
@@ -860,7 +952,7 @@ impl<'a> Transaction<'a> {
         items.sort_unstable_by_key(|item| (item.filed_at.is_none(), item.filed_at, item.key));
         let mut keys = Keys::open(write, self.source, self.marks)?;
         let mut moved: Vec<Moved> = Vec::new();
-        let mut events: HashMap<(EventLabels, Option<u32>), u64> = HashMap::new();
+        let mut events: HashMap<(EventLabels, Option<u32>), Counted> = HashMap::new();
         let tallied_from = self.state.checkpoint().map_or(0, |read| second_of(read.head - delta(TALLIES_KEPT)));
         let mut others: BTreeMap<SeriesKey, u64> = BTreeMap::new();
         let mut count_other = |key| *others.entry(key).or_default() += 1;
@@ -875,6 +967,7 @@ impl<'a> Transaction<'a> {
                 if !known {
                     keys.seen.insert(&filed_key(self.source, filed_at, item.key.0), ())?;
                     count_other(SeriesKey::new(Counter::Tainted, &[]));
+                    self.record.last_tainted = Some(self.now);
                 }
                 continue;
             }
@@ -892,16 +985,17 @@ impl<'a> Transaction<'a> {
             match item.what {
                 What::Event(labels) => {
                     self.committed.counted += 1;
-                    let cell = item.filed_at.map(tally_cell).filter(|cell| *cell >= tallied_from);
-                    *events.entry((labels, cell)).or_default() += 1;
+                    let counted = events.entry((labels, item.filed_at.map(tally_cell))).or_default();
+                    counted.all += 1;
+                    // without a time, it lies somewhere within the five minutes it is filed under
+                    let end = item.filed_at.map(|cell| cell + delta(TALLY_CELL) - TimeDelta::milliseconds(1));
+                    let (first, last) = (item.at.or(item.filed_at), item.at.or(end));
+                    let is_held_back = |from| last.is_some_and(|last| last >= from);
+                    counted.held_back += u64::from(self.backlog_from.is_some_and(is_held_back));
                     if let Some(at) = item.at {
                         self.record.last_event = self.record.last_event.max(Some(at));
                         self.record.lateness.observe((self.service_now - at).max(TimeDelta::zero()));
                     }
-                    // without a time, it is known to lie within the five minutes it is filed under
-                    let first = item.at.or(item.filed_at);
-                    let last =
-                        item.at.or(item.filed_at.map(|cell| cell + delta(TALLY_CELL) - TimeDelta::milliseconds(1)));
                     if let (Some(first), Some(last)) = (first, last)
                         && self.state.checkpoint().is_some_and(|read| read.covers_all(first, last))
                     {
@@ -920,20 +1014,70 @@ impl<'a> Transaction<'a> {
         }
         drop(keys);
         // sorted, so that which values come under the cap does not depend on a hash
-        let events: BTreeMap<(EventLabels, Option<u32>), u64> = events.into_iter().collect();
+        let events: BTreeMap<(EventLabels, Option<u32>), Counted> = events.into_iter().collect();
         let mut tallies: BTreeMap<(u32, SeriesKey), u64> = BTreeMap::new();
+        let mut backlog: BTreeMap<(u32, SeriesKey), u64> = BTreeMap::new();
         let mut tally = self.tally();
-        for ((labels, cell), count) in events {
-            let series = tally.add_events(labels, count);
-            if let Some(cell) = cell {
-                *tallies.entry((cell, series)).or_default() += count;
+        for ((labels, cell), counted) in events {
+            let series = tally.add_events(labels, counted.all);
+            let Some(cell) = cell else { continue };
+            if counted.held_back > 0 {
+                *backlog.entry((cell, series.clone())).or_default() += counted.held_back;
+            }
+            if cell >= tallied_from {
+                *tallies.entry((cell, series)).or_default() += counted.all;
             }
         }
         for (key, count) in others {
             tally.add(key, count);
         }
         self.series = tally.series;
+        self.write_backlog(write, &backlog)?;
         self.write_tallies(write, tallies, moved)
+    }
+
+    /// Adds what an outage held back to its cells, and finds the highest 15 minutes that got any of it.
+    fn write_backlog(
+        &mut self,
+        write: &redb::WriteTransaction,
+        backlog: &BTreeMap<(u32, SeriesKey), u64>,
+    ) -> Result<(), StoreError> {
+        if backlog.is_empty() {
+            return Ok(());
+        }
+        let mut cells = write.open_table(BACKLOG)?;
+        for ((cell, series), count) in backlog {
+            let key = tally_key(self.source, *cell, series);
+            let before = cells.get(key.as_slice())?.map_or(0, |count| count.value());
+            cells.insert(key.as_slice(), before + count)?;
+        }
+        let mut highest: BTreeMap<&SeriesKey, Peak> = BTreeMap::new();
+        for (cell, series) in backlog.keys() {
+            let first = cell.saturating_sub((BACKLOG_CELLS - 1) * TALLY_CELL_SECONDS);
+            let cells_of = |from: u32, count| (0..count).map(move |n| from.saturating_add(n * TALLY_CELL_SECONDS));
+            let mut around = Vec::with_capacity(2 * BACKLOG_CELLS as usize - 1);
+            for cell in cells_of(first, 2 * BACKLOG_CELLS - 1) {
+                let count = cells.get(tally_key(self.source, cell, series).as_slice())?;
+                around.push(count.map_or(0, |count| count.value()));
+            }
+            for (begins, span) in cells_of(first, BACKLOG_CELLS).zip(around.windows(BACKLOG_CELLS as usize)) {
+                let begins = DateTime::from_timestamp(begins.into(), 0).unwrap_or_default();
+                let peak = Peak { counted_at: self.now, events: span.iter().sum(), begins };
+                // of equal ones the last, so that they begin where the events do
+                let known = highest.entry(series).or_insert(peak);
+                if (peak.events, peak.begins) > (known.events, known.begins) {
+                    *known = peak;
+                }
+            }
+        }
+        let mut table = write.open_table(BACKLOG_PEAKS)?;
+        for (series, peak) in highest {
+            let mut peaks = self.state.backlog.get(series).cloned().unwrap_or_default();
+            peaks.add(peak);
+            table.insert(series.to_bytes(self.source).as_slice(), serde_json::to_vec(&peaks)?.as_slice())?;
+            self.backlog.push((series.clone(), peaks));
+        }
+        Ok(())
     }
 
     fn write_tallies(
@@ -1031,11 +1175,13 @@ impl<'a> Transaction<'a> {
         facts: super::Facts,
         next: Option<crate::window::Checkpoint>,
     ) -> Result<(Change, Committed), StoreError> {
+        let mut backlog_over = Vec::new();
         if let (Some(before), Some(after)) = (&self.record.checkpoint, &next)
             && hour_of(after.origin) > hour_of(before.origin)
         {
             self.forget_keys(write, floor(after.origin, KEYS_BUCKET))?;
             self.forget_tallies(write, after.head - delta(TALLIES_KEPT))?;
+            backlog_over = self.forget_backlog(write, after.origin)?;
         }
         if let Some(next) = &next {
             match &self.record.checkpoint {
@@ -1061,6 +1207,8 @@ impl<'a> Transaction<'a> {
             series,
             documents: self.documents,
             forgotten,
+            backlog: self.backlog,
+            backlog_over,
             categories: self.categories,
             actions: self.actions,
         };
@@ -1102,6 +1250,30 @@ impl<'a> Transaction<'a> {
         let (first, after) = (tally_place(self.source, DateTime::UNIX_EPOCH), tally_place(self.source, before));
         write.open_table(TALLIES)?.retain_in::<&[u8], _>(first.as_slice()..after.as_slice(), |_, _| false)?;
         Ok(())
+    }
+
+    /// Events from before the origin are not counted any more, so what was is not added to. Returns of which label sets
+    /// nothing is told any more.
+    fn forget_backlog(
+        &self,
+        write: &redb::WriteTransaction,
+        origin: DateTime<Utc>,
+    ) -> Result<Vec<SeriesKey>, StoreError> {
+        let before = floor(origin, TALLY_CELL) - delta(TALLY_CELL) * BACKLOG_CELLS.cast_signed();
+        let (first, after) = (tally_place(self.source, DateTime::UNIX_EPOCH), tally_place(self.source, before));
+        write.open_table(BACKLOG)?.retain_in::<&[u8], _>(first.as_slice()..after.as_slice(), |_, _| false)?;
+        let is_over = |(series, peaks): &(&SeriesKey, &Peaks)| {
+            peaks.are_over(self.now) && !self.backlog.iter().any(|(added, _)| added == *series)
+        };
+        let over: Vec<SeriesKey> =
+            self.state.backlog.iter().filter(is_over).map(|(series, _)| series.clone()).collect();
+        if !over.is_empty() {
+            let mut table = write.open_table(BACKLOG_PEAKS)?;
+            for series in &over {
+                table.remove(series.to_bytes(self.source).as_slice())?;
+            }
+        }
+        Ok(over)
     }
 
     fn forget_documents(&mut self, write: &redb::WriteTransaction) -> Result<Vec<EventKey>, StoreError> {

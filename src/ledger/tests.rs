@@ -85,7 +85,12 @@ async fn commit(
     page: Page,
 ) -> Result<Committed, CommitError> {
     let expected = source.state().checkpoint().cloned();
-    ledger.commit(source, Commit { expected, next, page, lost_seconds: 0, now: at(100), service_now: at(100) }).await
+    ledger
+        .commit(
+            source,
+            Commit { expected, next, page, lost_seconds: 0, now: at(100), service_now: at(100), backlog_from: None },
+        )
+        .await
 }
 
 fn events_total(source: &SourceLedger) -> u64 {
@@ -146,7 +151,10 @@ async fn events_without_any_time_are_remembered_by_the_service_s_clock() {
         let (expected, next) = (checkpoint.replace(head.clone()), Some(head));
         // it is returned for ten minutes
         let page = if minute < 10 { timeless() } else { Page::default() };
-        ledger.commit(&source, Commit { expected, next, page, lost_seconds: 0, now, service_now }).await.unwrap();
+        ledger
+            .commit(&source, Commit { expected, next, page, lost_seconds: 0, now, service_now, backlog_from: None })
+            .await
+            .unwrap();
     }
     assert_eq!((events_total(&source), source.state().total(Counter::Duplicate)), (1, 9));
     assert_eq!(count(&ledger, &source, timeless()).await.unwrap().counted, 1, "forgotten in the end");
@@ -173,6 +181,7 @@ async fn a_page_read_from_another_checkpoint_is_refused_whole() {
         lost_seconds: 0,
         now: at(0),
         service_now: at(0),
+        backlog_from: None,
     };
     assert!(matches!(ledger.commit(&source, stale).await, Err(CommitError::Conflict { .. })));
     assert_eq!(events_total(&source), 0);
@@ -289,6 +298,33 @@ async fn a_tainted_record_counts_once_even_when_later_only_a_group_can_be_named(
     assert_eq!(source.state().total(Counter::Tainted), 2);
 }
 
+#[tokio::test]
+async fn when_taint_was_last_found_is_when_the_counter_last_grew_also_after_a_restart() {
+    let (folder, mut ledger, mut source) = opened().await;
+    let last = |source: &SourceLedger| source.state().record.last_tainted;
+    assert_eq!(last(&source), None);
+    let mut counter = 0;
+    for (second, tainted) in [(100, vec![1]), (200, vec![1]), (300, vec![1, 2]), (400, vec![]), (500, vec![2, 3])] {
+        let item = |n: &u8| {
+            let key = EventKey::of("taint", &[&[*n]]);
+            Item { key, what: What::Tainted { candidates: vec![key] }, ..event(0, 1, "", "") }
+        };
+        // what the service's clock shows is another matter
+        let (now, service_now) = (at(second), at(second + 5000));
+        let page = page(tainted.iter().map(item).collect());
+        let commit = Commit { expected: None, next: None, page, lost_seconds: 0, now, service_now, backlog_from: None };
+        let before = last(&source);
+        ledger.commit(&source, commit).await.unwrap();
+        let grew = source.state().total(Counter::Tainted)
+            > std::mem::replace(&mut counter, source.state().total(Counter::Tainted));
+        assert_eq!(last(&source), if grew { Some(now) } else { before }, "at {second}");
+        drop((ledger, source));
+        ledger = Ledger::open(folder.path()).unwrap();
+        source = register(&ledger).await;
+    }
+    assert_eq!((counter, last(&source)), (3, Some(at(500))));
+}
+
 fn file(version: u8, rows: &[(&str, u64)]) -> Page {
     let rows = rows.iter().map(|(action, count)| (Label::from_words(action), *count)).collect();
     let document = Document {
@@ -370,6 +406,7 @@ async fn an_event_with_a_new_time_is_remembered_as_long_as_that_time() {
         lost_seconds: 0,
         now: service_now,
         service_now,
+        backlog_from: None,
     };
     ledger.commit(&source, page_at(Page::default())).await.unwrap();
     let again = vec![dated(1, Some(3700)), dated(1, Some(5000)), dated(2, Some(5000)), dated(2, None)];
@@ -456,7 +493,7 @@ proptest::proptest! {
                 let expected = source.state().checkpoint().cloned();
                 let moment = at(now);
                 let commit =
-                    Commit { expected, next: Some(next), page: page(items), lost_seconds: 0, now: moment, service_now: moment };
+                    Commit { expected, next: Some(next), page: page(items), lost_seconds: 0, now: moment, service_now: moment, backlog_from: None };
                 let before = events_total(&source);
                 let committed = ledger.commit(&source, commit).await.unwrap();
                 assert_eq!(events_total(&source) - before, committed.counted);
@@ -629,6 +666,316 @@ fn a_second_process_on_the_same_store_is_refused() {
     assert!(matches!(Ledger::open(folder.path()), Err(OpenError::InUse { .. })));
 }
 
+// --- the backlog ---
+
+/// Commits what an outage that began at `at(-5000)` held back; counted at a moment of our clock.
+async fn catch_up(ledger: &Ledger, source: &Arc<SourceLedger>, counted_at: i64, items: Vec<Item>) {
+    let expected = source.state().checkpoint().cloned();
+    let (now, page) = (at(counted_at), page(items));
+    let backlog_from = Some(at(-5000));
+    let commit = Commit {
+        expected: expected.clone(),
+        next: expected,
+        page,
+        lost_seconds: 0,
+        now,
+        service_now: now,
+        backlog_from,
+    };
+    ledger.commit(source, commit).await.unwrap();
+}
+
+/// `count` events that happened in a second, told apart by it.
+fn burst(second: i64, count: u64, action: &str) -> Vec<Item> {
+    let first = second.unsigned_abs() * 1_000_000 + u64::from(action == "delete") * 1000;
+    (first..first + count).map(|id| event(id, second, "user", action)).collect()
+}
+
+/// What a scrape is told of the backlog: labels, how many, and when it began.
+fn backlog(source: &SourceLedger, now: i64) -> Vec<(String, u64, Option<i64>)> {
+    let told = source.state().snapshot(at(now)).backlog.into_iter();
+    told.map(|of| (of.key.values.join(","), of.events, of.begins.map(|at| at.timestamp() - 1_800_000_000))).collect()
+}
+
+fn deletions(events: u64, begins: i64) -> Vec<(String, u64, Option<i64>)> {
+    vec![("user,delete,success".into(), events, Some(begins))]
+}
+
+#[tokio::test]
+async fn the_highest_15_minutes_of_a_backlog_are_told_with_their_beginning() {
+    let (_folder, ledger, source) = opened().await;
+    commit(&ledger, &source, Some(read_to(0)), page(burst(-4000, 500, "delete"))).await.unwrap();
+    assert_eq!(backlog(&source, 0), [], "what no outage held back is no backlog");
+    let mut items = burst(-3600, 30, "delete");
+    for (second, count) in [(-3000, 10), (-2700, 20), (-2401, 40), (-2400, 7), (-1500, 60), (-5001, 900)] {
+        items.extend(burst(second, count, "delete"));
+    }
+    items.extend(burst(-3000, 3, "create"));
+    catch_up(&ledger, &source, 0, items).await;
+    let told = backlog(&source, 0);
+    assert_eq!(told[0], ("user,create,success".into(), 3, Some(-3000)));
+    assert_eq!(told[1..], deletions(77, -3000), "three whole cells; not what happened before the outage");
+    for (now, expected) in [(3599, 77), (3600, 0), (3600 + 86_399, 0)] {
+        assert_eq!(backlog(&source, now)[1].1, expected, "at {now}");
+    }
+    assert_eq!(backlog(&source, 3600 + 86_400), []);
+}
+
+/// Of an event without a time only five minutes are known. Where an outage began within them, it may have held the event back.
+#[tokio::test]
+async fn what_has_no_time_is_told_where_an_outage_may_have_held_it_back() {
+    let (_folder, ledger, source) = opened().await;
+    let of = |cell: i64, count| {
+        let timeless = move |item: Item| Item { at: None, filed_at: Some(at(cell)), ..item };
+        burst(cell, count, "delete").into_iter().map(timeless)
+    };
+    catch_up(&ledger, &source, 0, of(-5400, 900).collect()).await;
+    assert_eq!(backlog(&source, 0), [], "whole five minutes before it");
+    catch_up(&ledger, &source, 0, of(-5100, 7).chain(of(-4800, 2)).collect()).await;
+    assert_eq!(backlog(&source, 0), deletions(9, -5100));
+}
+
+#[tokio::test]
+async fn an_attack_over_pages_pieces_and_restarts_is_one_and_reading_again_does_not_double_it() {
+    let folder = tempfile::tempdir().unwrap();
+    // newest first, as some services list, or oldest first
+    for pages in [[(-1200, 40), (-1500, 50), (-1800, 60)], [(-1800, 60), (-1500, 50), (-1200, 40)]] {
+        let _ = std::fs::remove_file(folder.path().join(STORE_FILE));
+        let mut told = Vec::new();
+        for (n, (second, count)) in (0..).zip(pages) {
+            let ledger = Ledger::open(folder.path()).unwrap();
+            let source = register(&ledger).await;
+            if n == 0 {
+                commit(&ledger, &source, Some(read_to(0)), Page::default()).await.unwrap();
+            }
+            for _ in 0..2 {
+                catch_up(&ledger, &source, 60 * n, burst(second, count, "delete")).await;
+                told = backlog(&source, 60 * n);
+            }
+        }
+        assert_eq!(told, deletions(150, -1800));
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let source = register(&ledger).await;
+        assert_eq!(backlog(&source, 200), told, "after a restart");
+        assert_eq!(backlog(&source, 3600 + 119)[0].1, 150, "an hour after its last page");
+        assert_eq!(backlog(&source, 3600 + 120)[0].1, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_stays_behind_is_told_of_for_as_long_as_it_does() {
+    let (_folder, ledger, source) = opened().await;
+    commit(&ledger, &source, Some(read_to(0)), Page::default()).await.unwrap();
+    let cells = |ledger: &Ledger| {
+        let mut store = ledger.writer.lock().unwrap();
+        let read = store.snapshot().unwrap();
+        let table = read.open_table(redb::TableDefinition::<&[u8], u64>::new("backlog")).unwrap();
+        redb::ReadableTableMetadata::len(&table).unwrap()
+    };
+    for hour in 0..200_i64 {
+        let now = 3600 * hour;
+        let next = Checkpoint { origin: floor(at(now - 9000), KEYS_BUCKET), head: at(now), gaps: vec![] };
+        let expected = source.state().checkpoint().cloned();
+        // other deletions in each hour; and once something else
+        let mut items = burst(now - 2100, 1 + hour.unsigned_abs() % 7, "delete");
+        items.extend(burst(now - 2100, u64::from(hour == 3), "create"));
+        let commit = Commit {
+            expected,
+            next: Some(next),
+            page: page(items),
+            lost_seconds: 0,
+            now: at(now),
+            service_now: at(now),
+            backlog_from: Some(at(-5000)),
+        };
+        ledger.commit(&source, commit).await.unwrap();
+        let told = backlog(&source, now + 1800);
+        assert_eq!(told.last().unwrap().1, 1 + hour.unsigned_abs() % 7, "in hour {hour}");
+        assert_eq!(told.len() == 2, (3..28).contains(&hour), "a day later nothing is told any more: hour {hour}");
+        assert!(source.state().backlog.len() <= 2 && cells(&ledger) <= 6, "bounded");
+    }
+    assert_eq!(source.state().backlog.len(), 1);
+}
+
+#[tokio::test]
+async fn wherever_a_commit_of_a_backlog_fails_it_is_told_once() {
+    for room in 0..60 {
+        let disk = Disk::default();
+        let ledger = Ledger::open_with(disk.opener()).unwrap();
+        let source = register(&ledger).await;
+        count(&ledger, &source, Page::default()).await.unwrap();
+        catch_up(&ledger, &source, 0, burst(-1800, 5, "delete")).await;
+        disk.fill_after(room);
+        let items = || burst(-1500, 7, "delete");
+        let commit = Commit { page: page(items()), backlog_from: Some(at(-5000)), ..commit_of(None, None, 1) };
+        let done = ledger.commit(&source, commit).await;
+        let expected = if done.is_ok() { 12 } else { 5 };
+        assert_eq!(backlog(&source, 0)[0].1, expected, "room for {room} operations: {done:?}");
+        disk.make_room();
+        catch_up(&ledger, &source, 0, items()).await;
+        assert_eq!(backlog(&source, 0), deletions(12, -1800), "room for {room} operations");
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(40))]
+    /// Whatever is read in which order, with restarts and repetitions: the highest 15 minutes of whole cells that got
+    /// anything within the hour.
+    #[test]
+    fn what_is_told_of_a_backlog_is_what_a_look_at_all_its_events_tells(
+        pages in proptest::collection::vec(
+            (1_i64..1500, proptest::collection::vec((0_i64..3600, 0_u64..30), 0..12), 0_u8..4), 1..15)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let disk = Disk::default();
+            let mut ledger = Ledger::open_with(disk.opener()).unwrap();
+            let mut source = register(&ledger).await;
+            let mut now = 0;
+            let mut all: Vec<(i64, i64)> = Vec::new();
+            let mut last: Vec<Item> = Vec::new();
+            for (nth, (pause, bursts, restart)) in (0..).zip(pages) {
+                now += pause;
+                let mut items = last.clone();
+                for (n, (second, count)) in (0_u64..).zip(bursts) {
+                    let first = nth * 1_000_000 + n * 1000;
+                    items.extend((first..first + count).map(|id| event(id, second - 3600, "user", "delete")));
+                    all.extend((0..count).map(|_| (second - 3600, now)));
+                }
+                catch_up(&ledger, &source, now, items.clone()).await;
+                last = items;
+                if restart == 0 {
+                    drop((ledger, source));
+                    ledger = Ledger::open_with(disk.opener()).unwrap();
+                    source = register(&ledger).await;
+                }
+                for later in [now, now + 1800, now + 3599] {
+                    let spans = (-20..20).map(|cell| cell * 300).map(|from| {
+                        let inside: Vec<_> = all.iter().filter(|(second, _)| (from..from + 900).contains(second)).collect();
+                        let is_told = inside.iter().any(|(_, counted_at)| later - counted_at < 3600);
+                        if is_told { inside.len() as u64 } else { 0 }
+                    });
+                    let told = backlog(&source, later).first().map_or(0, |told| told.1);
+                    assert_eq!(told, spans.max().unwrap());
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_store_of_layout_2_learns_of_the_backlog() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let source = register(&ledger).await;
+        commit(&ledger, &source, Some(read_to(0)), page(burst(-1800, 5, "delete"))).await.unwrap();
+    }
+    {
+        // as the program wrote it before
+        let database = Database::create(folder.path().join(STORE_FILE)).unwrap();
+        let write = database.begin_write().unwrap();
+        write.delete_table(redb::TableDefinition::<&[u8], u64>::new("backlog")).unwrap();
+        write.delete_table(redb::TableDefinition::<&[u8], &[u8]>::new("backlog_peaks")).unwrap();
+        write.open_table(redb::TableDefinition::<&str, u64>::new("meta")).unwrap().insert("schema", 2).unwrap();
+        write.commit().unwrap();
+    }
+    for known in [0, 7] {
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let source = register(&ledger).await;
+        assert_eq!(events_total(&source), 5 + known);
+        catch_up(&ledger, &source, 0, burst(-1500, 7, "delete")).await;
+        assert_eq!(backlog(&source, 0), deletions(7, -1500));
+    }
+}
+
+// --- which store it is ---
+
+/// The generation of the store in a folder, in milliseconds after `at(0)`, by an exporter that starts then.
+async fn generation(folder: &Path, now: DateTime<Utc>) -> i64 {
+    let ledger = Ledger::open(folder).unwrap();
+    assert_eq!(ledger.register_all(vec![], now).await.unwrap().len(), 0, "also where nothing is configured yet");
+    let generation = ledger.generation().unwrap();
+    ledger.register(&name(), System::Activid, catalogue(), now + TimeDelta::seconds(7)).await.unwrap();
+    assert_eq!(ledger.generation(), Some(generation));
+    (generation - at(0)).num_milliseconds()
+}
+
+/// Puts a backup of a store into a folder of its own.
+async fn backup_of(folder: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let file = File::options().read(true).write(true).create_new(true).open(copy.path().join(STORE_FILE)).unwrap();
+    Ledger::open(folder).unwrap().backup(file).await.unwrap();
+    copy
+}
+
+#[tokio::test]
+async fn a_new_store_has_a_greater_generation_than_the_one_before_and_a_restart_changes_none() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    assert_eq!(Ledger::open(first.path()).unwrap().generation(), None, "nothing was counted in it yet");
+    for start in [0, 60, 100_000, -100_000] {
+        assert_eq!(generation(first.path(), at(start)).await, 0);
+    }
+    assert_eq!(generation(second.path(), at(200_000)).await, 200_000_000);
+}
+
+#[tokio::test]
+async fn a_restored_backup_has_a_greater_generation_once_each_time_it_is_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(generation(folder.path(), at(0)).await, 0);
+    let copy = backup_of(folder.path()).await;
+    assert_eq!(generation(folder.path(), at(50)).await, 0, "what was copied is the same as before");
+    // looking at it is not putting it to use
+    for _ in 0..2 {
+        let ledger = Ledger::open(copy.path()).unwrap();
+        assert!(ledger.find(&name(), System::Activid, catalogue()).await.unwrap().is_some());
+    }
+    let again = backup_of(copy.path()).await;
+    for restored in [&copy, &again] {
+        assert_eq!(generation(restored.path(), at(1000)).await, 1_000_000);
+        assert_eq!(generation(restored.path(), at(2000)).await, 1_000_000);
+    }
+    let again = backup_of(copy.path()).await;
+    assert_eq!(generation(again.path(), at(-5000)).await, 1_000_001, "by a clock that is wrong it grows, too");
+}
+
+#[tokio::test]
+async fn a_store_that_was_put_in_the_place_of_a_newer_one_has_a_greater_generation() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(generation(folder.path(), at(0)).await, 0);
+    let older = std::fs::read(folder.path().join(STORE_FILE)).unwrap();
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let source = register(&ledger).await;
+    count(&ledger, &source, page(vec![event(1, 1, "user", "create")])).await.unwrap();
+    drop((ledger, source));
+    // the whole folder elsewhere is the same store
+    let moved = tempfile::tempdir().unwrap();
+    for name in [STORE_FILE, "ledger.mark"] {
+        std::fs::copy(folder.path().join(name), moved.path().join(name)).unwrap();
+    }
+    assert_eq!(generation(moved.path(), at(100)).await, 0);
+    std::fs::write(folder.path().join(STORE_FILE), older).unwrap();
+    assert!(matches!(Ledger::open(folder.path()), Err(OpenError::Damaged { .. })));
+    std::fs::remove_file(folder.path().join("ledger.mark")).unwrap();
+    assert_eq!(generation(folder.path(), at(200)).await, 200_000);
+    assert_eq!(generation(folder.path(), at(300)).await, 200_000);
+}
+
+#[tokio::test]
+async fn a_generation_that_could_not_be_written_down_is_when_there_is_room() {
+    let disk = Disk::default();
+    let ledger = Ledger::open_with(disk.opener()).unwrap();
+    disk.fill_after(0);
+    ledger.register_all(vec![], at(0)).await.unwrap_err();
+    assert_eq!(ledger.generation(), None);
+    disk.make_room();
+    ledger.register_all(vec![], at(60)).await.unwrap();
+    drop(ledger);
+    let ledger = Ledger::open_with(disk.opener()).unwrap();
+    ledger.register_all(vec![], at(120)).await.unwrap();
+    assert_eq!(ledger.generation(), Some(at(60)));
+}
+
 // --- the disk ---
 
 #[tokio::test]
@@ -749,6 +1096,7 @@ async fn a_panic_in_the_store_is_an_error_and_the_store_is_read_anew() {
             lost_seconds: 0,
             now: at(100),
             service_now: at(100),
+            backlog_from: None,
         };
         let (change, _) = store.write(vec![(Arc::clone(&broken), commit)])?.remove(0);
         let mut state = broken.state.write().unwrap();
@@ -888,7 +1236,7 @@ async fn together(ledger: &Ledger, commits: Vec<(Arc<SourceLedger>, Commit)>) ->
 
 fn commit_of(expected: Option<Checkpoint>, next: Option<Checkpoint>, id: u64) -> Commit {
     let page = page(vec![event(id, 1, "user", "create")]);
-    Commit { expected, next, page, lost_seconds: 0, now: at(100), service_now: at(100) }
+    Commit { expected, next, page, lost_seconds: 0, now: at(100), service_now: at(100), backlog_from: None }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -1013,11 +1361,11 @@ async fn taint_is_not_told_before_the_counter_of_tainted_records_tells_it() {
         page(vec![Item { key: EventKey::of("tainted", &[b"1"]), what: tainted, ..event(1, 1, "user", "create") }]);
     found.facts.tainted = Some(true);
     count(&ledger, &source, found).await.unwrap();
-    for (taint, counted) in [(None, 0), (Some(true), 1)] {
+    for (taint, last, counted) in [(None, None, 0), (Some(true), Some(at(100)), 1)] {
         let (mut seen, receipt) = ledger.scrape(&[Arc::clone(&source)], at(200), Duration::ZERO, &Client::Other).await;
         receipt.taken();
         let seen = seen.remove(0);
         let shown = seen.counters.iter().find(|row| row.key.counter == Counter::Tainted).unwrap().value;
-        assert_eq!((seen.facts.tainted, shown), (taint, counted));
+        assert_eq!((seen.facts.tainted, seen.last_tainted, shown), (taint, last, counted));
     }
 }

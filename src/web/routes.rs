@@ -1,4 +1,4 @@
-//! The pages: `/metrics`, the status page and its JSON, health, readiness, reload.
+//! The pages: `/metrics`, the status page and its JSON, runbooks, health, readiness, reload.
 //!
 //! Promises: a scrape never causes a request to a service; nothing here waits for a poll.
 
@@ -16,7 +16,7 @@ use tracing::{error, info};
 
 use super::handover::Token;
 use super::listen::Peer;
-use super::status_page;
+use super::{runbooks, status_page};
 use crate::config;
 use crate::exporter::Exporter;
 use crate::exposition::negotiate;
@@ -45,6 +45,9 @@ pub fn router(pages: Pages) -> Router {
         .route("/", get(status))
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status_json))
+        .route("/runbooks", get(runbooks::to_index))
+        .route("/runbooks/", get(runbooks::index))
+        .route("/runbooks/{name}", get(runbooks::one))
         .route("/-/healthy", get(async || "audit-exporter is healthy.\n"))
         .route("/-/ready", get(ready))
         .route("/-/reload", post(reload).put(reload).fallback(reload_by_get))

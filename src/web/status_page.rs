@@ -29,7 +29,7 @@ pub(super) fn render(status: &Status) -> String {
     let _ = write!(
         page,
         "<header><h1>audit-exporter</h1><span class=soft>{}</span><nav><a href=\"/metrics\">metrics</a>\
-         <a href=\"/api/v1/status\">status as JSON</a><a href=\"/-/healthy\">healthy</a><a href=\"/-/ready\">ready</a></nav></header>\n\
+         <a href=\"/api/v1/status\">status as JSON</a><a href=\"/runbooks/\">runbooks</a><a href=\"/-/healthy\">healthy</a><a href=\"/-/ready\">ready</a></nav></header>\n\
          <p class=soft>Audit events of {} sources, each counted exactly once. Sources are polled on the exporter's own timer; \
          what is shown has been committed. Now {}.</p>\n",
         escape(status.version),
@@ -127,7 +127,8 @@ fn grouped(number: u64) -> String {
     text
 }
 
-fn escape(text: &str) -> String {
+/// As text of a page, or a value in quotes.
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -50,6 +50,11 @@ fn held(backup: &Path) -> BTreeMap<String, u64> {
     systems.into_iter().map(total).collect()
 }
 
+/// Which store it has.
+fn generation(exporter: &Running) -> f64 {
+    exporter.scrape().sum("audit_exporter_store_generation", &[])
+}
+
 fn all_at_most(less: &BTreeMap<String, u64>, more: &BTreeMap<String, u64>) -> bool {
     less.iter().all(|(source, events)| *events <= more[source])
 }
@@ -95,6 +100,7 @@ fn every_backup_under_traffic_is_whole_and_an_exporter_counts_on_from_it_exactly
     assert_eq!(exporter.scrape().sum("audit_source_errors_total", &[r#"kind="storage""#]), 0.0);
     simulator.post("/simulator/silence", "");
     until_exact(&exporter, &simulator, Duration::from_mins(1));
+    let mut before = generation(&exporter);
     exporter.process.signal("TERM");
     assert_eq!(exporter.process.ended(PATIENCE).0.code(), Some(0));
     // back on the same machine, to an early and a late one
@@ -110,6 +116,8 @@ fn every_backup_under_traffic_is_whole_and_an_exporter_counts_on_from_it_exactly
         }
         restore(to, &storage);
         let exporter = Running::exporter(&config, &[]);
+        assert!(generation(&exporter) > before, "it is another store than {before}");
+        before = generation(&exporter);
         // its own login is an event, too
         until_exact(&exporter, &simulator, Duration::from_mins(1));
         exporter.process.signal("TERM");
@@ -132,6 +140,7 @@ fn a_backup_of_a_stopped_or_killed_exporter_is_made_by_the_command_itself() {
     simulator.post("/simulator/silence", "");
     until_exact(&exporter, &simulator, Duration::from_mins(1));
     let before = live(&exporter);
+    let store = generation(&exporter);
     // leaves its socket behind
     exporter.process.kill();
     let first = folder.path().join("first");
@@ -152,7 +161,8 @@ fn a_backup_of_a_stopped_or_killed_exporter_is_made_by_the_command_itself() {
         held(&folder.path().join(&name[5..]))
     };
     assert_eq!(call(false), counted);
-    let _exporter = Running::exporter(&config, &[]);
+    let exporter = Running::exporter(&config, &[]);
+    assert_eq!(generation(&exporter), store, "a kill, a restart and backups made of it change nothing");
     let beside = call(true);
     assert!(counted.iter().all(|(source, events)| beside[source] >= *events), "{counted:?} {beside:?}");
 }

@@ -32,6 +32,7 @@ fn help_and_version_are_answered_on_standard_output() {
         "--config.file",
         "--web.listen-address",
         "--web.config.file",
+        "--web.external-url",
         "--storage.path",
         "--log.level",
         "--log.format",
@@ -56,6 +57,12 @@ fn a_wrong_call_is_one_message_and_exit_status_2() {
     assert_refused(&finish(&["no-such-command"]), 2, "'no-such-command'");
     assert_refused(&finish(&["--web.listen-address=nowhere"]), 2, "is no listen address");
     assert_refused(&finish(&["--log.level=loud"]), 2, "'loud'");
+    assert_refused(
+        &finish(&["--web.external-url=audit.example.com:443"]),
+        2,
+        "does not begin with http:// or https://",
+    );
+    assert_refused(&finish(&["demo", "--web.external-url="]), 2, "--web.external-url");
     assert_refused(&finish(&[]), 2, "no configuration");
     assert_refused(&finish(&["check"]), 2, "no configuration");
     assert_refused(&finish(&["--config.file=/nowhere/at.yml"]), 2, "/nowhere/at.yml:1:1: ");

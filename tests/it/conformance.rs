@@ -12,11 +12,12 @@ use audit_exporter::demo;
 use audit_exporter::event::System;
 use audit_exporter::exporter::{Connect, Edges, Exporter};
 use audit_exporter::exposition::Format;
-use audit_exporter::ledger::Ledger;
-use audit_exporter::simulate::{Faults, Options, Truth, World};
+use audit_exporter::ledger::{BACKLOG_CELLS, Ledger, TALLY_CELL};
+use audit_exporter::simulate::{Faults, Options, Truth, TruthOf, World};
 use audit_exporter::transport::{InMemory, Transport};
 use audit_exporter::verify::verify;
-use chrono::{DateTime, TimeDelta};
+use audit_exporter::window::floor;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::exposed::Exposed;
 
@@ -62,7 +63,7 @@ impl Run {
         let router = self.world.router();
         let connect: Connect = Box::new(move |_| Ok(Arc::new(InMemory(router.clone())) as Arc<dyn Transport>));
         let ledger = Ledger::open(self.folder.path()).unwrap();
-        let edges = Edges { ledger, clock: self.clock.clone(), connect, seed: 1 };
+        let edges = Edges { ledger, clock: self.clock.clone(), connect, external_url: None, seed: 1 };
         Exporter::start(self.config(), edges).await.unwrap()
     }
 
@@ -104,21 +105,28 @@ async fn exposed(exporter: &Exporter) -> Exposed {
     Exposed::parse(std::str::from_utf8(&exporter.metrics(Format::Text).await).unwrap())
 }
 
+type Counts = BTreeMap<(String, String, String), f64>;
+
 /// What a page shows of `audit_events_total`, with the labels of a truth.
-fn counted(page: &Exposed) -> BTreeMap<(String, String, String), f64> {
+fn counted(page: &Exposed) -> Counts {
+    shown(page, "audit_events_total{")
+}
+
+/// The same of any family with these labels.
+fn shown(page: &Exposed, family: &str) -> Counts {
     let label = |name: &str, label: &str| {
         let start = name.find(&format!("{label}=\"")).unwrap() + label.len() + 2;
         name[start..].split('"').next().unwrap().to_owned()
     };
     page.0
         .iter()
-        .filter(|(name, value)| name.starts_with("audit_events_total{") && **value > 0.0)
+        .filter(|(name, value)| name.starts_with(family) && **value > 0.0)
         .map(|(name, value)| ((label(name, "category"), label(name, "action"), label(name, "outcome")), *value))
         .collect()
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn expected(truth: &Truth, system: System) -> BTreeMap<(String, String, String), f64> {
+fn expected(truth: &Truth, system: System) -> Counts {
     truth
         .events
         .iter()
@@ -207,17 +215,54 @@ async fn foreign_clock(system: System) {
     }
 }
 
+/// The most of each label set in any three whole five minutes, of what could first be read after `after` and by `by`.
+fn peaks(run: &Run, after: DateTime<Utc>, by: DateTime<Utc>) -> Counts {
+    let mut peaks = Counts::new();
+    let mut from = floor(after - TimeDelta::hours(2), TALLY_CELL);
+    while from < by {
+        let visible = |by| {
+            let to = from + TALLY_CELL * BACKLOG_CELLS;
+            let of = TruthOf { from: Some(from), to: Some(to), visible_by: Some(by), ..TruthOf::default() };
+            expected(&run.world.truth_of(&of), run.system)
+        };
+        let before = visible(after);
+        for (labels, count) in visible(by) {
+            let count = count - before.get(&labels).copied().unwrap_or(0.0);
+            let peak = peaks.entry(labels).or_default();
+            *peak = count.max(*peak);
+        }
+        from += TALLY_CELL;
+    }
+    peaks.retain(|_, peak| *peak > 0.0);
+    peaks
+}
+
 /// Stopped for six hours, then started again on the same store.
 async fn outage(system: System) {
+    const BACKLOG: &str = "audit_backlog_peak_15m_events{";
     let run = Run::new(system, 7, 0.05);
     let exporter = run.start().await;
     minutes(20).await;
+    let page = exposed(&exporter).await;
+    assert!(!page.0.keys().any(|name| name.starts_with(BACKLOG)), "a first look-back is none: {page:?}");
+    let read_to = page.sum("audit_source_watermark_timestamp_seconds", &[]);
+    #[allow(clippy::cast_possible_truncation)]
+    let read_to = DateTime::from_timestamp_millis((read_to * 1000.0) as i64).unwrap();
     exporter.stop().await;
     drop(exporter);
     minutes(360).await;
+    let held_back = peaks(&run, read_to, run.clock.now());
     let exporter = run.start().await;
     run.settle().await;
     let page = exposed(&exporter).await;
+    if system == System::IndexExchange {
+        assert!(!page.0.keys().any(|name| name.starts_with(BACKLOG)), "rows are nobody's acts");
+    } else {
+        assert!(held_back.values().sum::<f64>() > 20.0, "there was traffic: {held_back:?}");
+        assert_eq!(shown(&page, BACKLOG), held_back);
+        let begins = shown(&page, "audit_backlog_peak_15m_timestamp_seconds{");
+        assert!(begins.keys().eq(held_back.keys()) && begins.values().all(|at| at % 300.0 == 0.0), "{begins:?}");
+    }
     assert_exact(&page, &run.world.truth(), system);
     assert_eq!(page.sum("audit_source_lost_seconds_total", &[]), 0.0);
     exporter.stop().await;

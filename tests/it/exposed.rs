@@ -22,7 +22,8 @@ impl Exposed {
         let of_family =
             |name: &str| name == family || name.strip_prefix(family).is_some_and(|rest| rest.starts_with('{'));
         self.0
-            .iter()
+            .range(family.to_owned()..)
+            .take_while(|(name, _)| name.starts_with(family))
             .filter(|(name, _)| of_family(name) && parts.iter().all(|part| name.contains(part)))
             .map(|(_, value)| value)
             .sum()

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_exporter::clock::{Clock, unix_seconds};
 use audit_exporter::event::System;
 use audit_exporter::simulate::credentials as c;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
@@ -15,6 +16,7 @@ use crate::program::{
     EAGER, PATIENCE, Process, Running, SYSTEMS, ask, config_file, config_text, eventually, now, program, until_exact,
 };
 
+const HTML: &str = "text/html; charset=utf-8";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROTOBUF: &str = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
@@ -102,6 +104,30 @@ fn every_scraper_gets_the_format_it_asks_for() {
 }
 
 #[test]
+fn the_page_tells_the_exporter_s_own_clock() {
+    let setup = Setup::new(EAGER);
+    let now = || unix_seconds(Clock::machine().now());
+    let before = now();
+    let told = setup.exporter.scrape().sum("audit_exporter_time_seconds", &[]);
+    assert!((before..=now()).contains(&told), "{told} was asked for at {before}");
+}
+
+#[test]
+fn the_page_tells_where_people_reach_the_exporter_only_where_that_was_told() {
+    let setup = Setup::new(EAGER);
+    let info = |exporter: &Running| {
+        let page = exporter.scrape();
+        page.0.into_iter().filter(|(name, _)| name.starts_with("audit_exporter_external_url_info")).collect::<Vec<_>>()
+    };
+    assert_eq!(info(&setup.exporter), []);
+    setup.exporter.process.signal("TERM");
+    setup.exporter.process.ended(PATIENCE);
+    let exporter = Running::exporter(&setup.config, &["--web.external-url=https://example.com/audit/"]);
+    let shown = "audit_exporter_external_url_info{url=\"https://example.com/audit\"}";
+    assert_eq!(info(&exporter), [(shown.to_owned(), 1.0)]);
+}
+
+#[test]
 fn pages_are_packed_only_for_those_who_can_unpack() {
     let setup = Setup::new(EAGER);
     for path in ["/metrics", "/"] {
@@ -121,12 +147,58 @@ fn pages_are_packed_only_for_those_who_can_unpack() {
 #[test]
 fn head_is_get_without_a_body() {
     let setup = Setup::new(EAGER);
-    for (path, kind) in [("/metrics", TEXT), ("/", "text/html; charset=utf-8"), ("/api/v1/status", "application/json")]
-    {
+    for (path, kind) in [
+        ("/metrics", TEXT),
+        ("/", HTML),
+        ("/api/v1/status", "application/json"),
+        ("/runbooks/", HTML),
+        ("/runbooks/AuditSourceDown", HTML),
+    ] {
         let head = ask(&setup.exporter.address, "HEAD", path, &[], "");
         assert_eq!((head.status, head.header("content-type").as_str()), (200, kind), "{path}");
         assert!(head.body.is_empty(), "{head}");
     }
+}
+
+#[test]
+fn the_runbook_of_an_alert_is_a_page_of_the_program() {
+    let setup = Setup::new(EAGER);
+    let get = |path: &str| setup.exporter.get(path);
+    let index = get("/runbooks/");
+    assert_eq!((index.status, index.header("content-type").as_str()), (200, HTML));
+    let text = index.text();
+    let names: Vec<&str> = text.split("<li><a href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert!(names.len() > 30 && names.contains(&"Watchdog"), "{names:?}");
+    for name in names {
+        let page = get(&format!("/runbooks/{name}"));
+        assert_eq!((page.status, page.header("content-type").as_str()), (200, HTML), "{name}");
+        assert!(page.header("content-security-policy").starts_with("default-src 'none';"), "{name}");
+        let text = page.text();
+        assert!(text.contains(&format!("<title>{name} – audit-exporter</title>")), "{name}: {text}");
+        assert!(
+            ["Meaning", "Impact", "Diagnosis", "Mitigation"].iter().all(|part| text.contains(part)),
+            "{name}: {text}"
+        );
+    }
+    let moved = get("/runbooks");
+    assert_eq!((moved.status, moved.header("location").as_str()), (308, "runbooks/"));
+    // what is not there, as HTML too, and whatever its name is
+    for (path, says) in [
+        ("/runbooks/AuditSourceDwon", "<a href=\"AuditSourceDown\">AuditSourceDown</a>"),
+        ("/runbooks/README", "<a href=\"./\">All runbooks</a>"),
+        ("/runbooks/%3Cscript%3Ealert(1)%3C%2Fscript%3E", "There is no runbook &lt;script&gt;alert(1)&lt;/script&gt;"),
+        ("/runbooks/..%2F..%2FCargo.toml", "There is no runbook ../../Cargo.toml"),
+    ] {
+        let page = get(path);
+        assert_eq!((page.status, page.header("content-type").as_str()), (404, HTML), "{path}");
+        assert!(page.text().contains(says), "{path}: {page}");
+    }
+    assert_eq!(get("/runbooks/AuditSourceDown/").status, 404);
+    for path in ["/runbooks/", "/runbooks/AuditSourceDown"] {
+        let refused = setup.exporter.post(path, "");
+        assert_eq!((refused.status, refused.header("allow").as_str()), (405, "GET,HEAD"), "{path}");
+    }
+    assert!(get("/").text().contains("href=\"/runbooks/\""));
 }
 
 #[test]

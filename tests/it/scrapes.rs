@@ -229,7 +229,8 @@ fn taint_and_the_counter_of_tainted_records_tell_one_story_on_every_page() {
     eventually(PATIENCE, || {
         let page = exporter.scrape();
         let (tainted, found) = (page.sum("audit_feed_tainted", &[]), page.sum("audit_tainted_feeds_total", &[]));
-        assert_eq!(tainted > 0.0, found > 0.0, "tainted {tainted}, found {found}");
+        let last = page.sum("audit_tainted_last_timestamp_seconds", &[]);
+        assert_eq!((tainted > 0.0, last > 0.0), (found > 0.0, found > 0.0), "tainted {tainted}, {last}, found {found}");
         if found > 0.0 { Ok(()) } else { Err("a tainted record".into()) }
     });
 }

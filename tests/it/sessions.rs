@@ -192,7 +192,10 @@ async fn live(system: System, time: Duration, handler: impl Fn(&Asked) -> Answer
     let reached = service.clone();
     let connect: Connect = Box::new(move |_| Ok(Arc::new(reached.clone()) as Arc<dyn Transport>));
     let ledger = Ledger::open_with(Disk::default().opener()).unwrap();
-    let exporter = Exporter::start(config, Edges { ledger, clock: clock.clone(), connect, seed: 1 }).await.unwrap();
+    let exporter =
+        Exporter::start(config, Edges { ledger, clock: clock.clone(), connect, external_url: None, seed: 1 })
+            .await
+            .unwrap();
     tokio::time::sleep(time).await;
     let page = String::from_utf8(exporter.metrics(Format::Text).await).unwrap();
     let status = exporter.status().sources.remove(0);

@@ -53,7 +53,15 @@ async fn commit(ledger: &Ledger, source: &Arc<SourceLedger>, events: std::ops::R
     let before = expected.as_ref().map_or(time(0), |read| read.head);
     let next = Some(Checkpoint { origin: time(0), head: before.max(time(events.end)), gaps: vec![] });
     let page = Page { items: events.map(event).collect(), documents: vec![document], ..Page::default() };
-    let commit = Commit { expected, next, page, lost_seconds: 0, now: time(EVENTS), service_now: time(EVENTS) };
+    let commit = Commit {
+        expected,
+        next,
+        page,
+        lost_seconds: 0,
+        now: time(EVENTS),
+        service_now: time(EVENTS),
+        backlog_from: None,
+    };
     ledger.commit(source, commit).await.map(|committed| committed.counted)
 }
 
@@ -107,7 +115,9 @@ fn rows(folder: &Path) -> Vec<String> {
     table!("timeless", &[u8; 20], u32);
     table!("documents", &[u8; 24], &[u8]);
     table!("tallies", &[u8], u64);
-    let known = ["meta", "sources", "series", "seen", "timeless", "documents", "tallies"];
+    table!("backlog", &[u8], u64);
+    table!("backlog_peaks", &[u8], &[u8]);
+    let known = ["meta", "sources", "series", "seen", "timeless", "documents", "tallies", "backlog", "backlog_peaks"];
     assert!(read.list_tables().unwrap().all(|table| known.contains(&table.name())), "a table is not looked at here");
     rows
 }
@@ -270,7 +280,7 @@ async fn a_program_killed_while_it_makes_its_store_makes_it_at_the_next_start() 
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("ledger.redb.new"), left).unwrap();
         drop(Ledger::open(folder.path()).unwrap());
-        assert_eq!(files(folder.path()).into_keys().collect::<Vec<_>>(), ["ledger.redb"]);
+        assert_eq!(files(folder.path()).into_keys().collect::<Vec<_>>(), ["ledger.mark", "ledger.redb"]);
     }
     let folder = place(&store);
     fs::remove_file(folder.path().join("ledger.redb")).unwrap();

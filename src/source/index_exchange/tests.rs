@@ -198,7 +198,8 @@ impl Sink for Counted {
         self.documents += page.documents.len();
         self.rejected.extend(page.items.iter().cloned());
         let now = self.clock.now();
-        let commit = Commit { expected: None, next: None, page, lost_seconds: 0, now, service_now: now };
+        let commit =
+            Commit { expected: None, next: None, page, lost_seconds: 0, now, service_now: now, backlog_from: None };
         self.ledger.commit(&self.source, commit).await.unwrap();
         Ok(Taken::default())
     }

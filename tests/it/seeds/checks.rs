@@ -12,17 +12,19 @@ use crate::exposed::Exposed;
 /// Events by category, action and outcome.
 pub type Counts = BTreeMap<[String; 3], u64>;
 
+fn label(name: &str, label: &str) -> String {
+    let start = name.find(&format!("{label}=\"")).unwrap() + label.len() + 2;
+    name[start..].split('"').next().unwrap().to_owned()
+}
+
 /// What a page shows of a source's `audit_events_total`.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts")]
 pub fn counted(page: &Exposed, source: &str) -> Counts {
     let of_source = format!("source=\"{source}\"");
-    let label = |name: &str, label: &str| {
-        let start = name.find(&format!("{label}=\"")).unwrap() + label.len() + 2;
-        name[start..].split('"').next().unwrap().to_owned()
-    };
     page.0
-        .iter()
-        .filter(|(name, value)| name.starts_with("audit_events_total{") && **value > 0.0 && name.contains(&of_source))
+        .range("audit_events_total{".to_owned()..)
+        .take_while(|(name, _)| name.starts_with("audit_events_total{"))
+        .filter(|(name, value)| **value > 0.0 && name.contains(&of_source))
         .map(|(name, value)| (["category", "action", "outcome"].map(|l| label(name, l)), *value as u64))
         .collect()
 }
@@ -35,6 +37,22 @@ pub fn happened(truth: &Truth, system: System) -> Counts {
         .filter(|((of, ..), _)| *of == system)
         .map(|((_, category, action, outcome), count)| {
             ([category.clone(), action.clone(), outcome.as_str().to_owned()], *count)
+        })
+        .collect()
+}
+
+/// What a page tells of a source's backlog: the most in 15 minutes, and when these begin.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts and seconds")]
+pub fn backlog(page: &Exposed, source: &str) -> BTreeMap<[String; 3], (u64, Option<i64>)> {
+    let of_source = format!("source=\"{source}\"");
+    let family = "audit_backlog_peak_15m_events";
+    page.0
+        .range(family.to_owned()..)
+        .take_while(|(name, _)| name.starts_with(family))
+        .filter(|(name, _)| name.contains(&of_source))
+        .map(|(name, value)| {
+            let begins = page.0.get(&name.replace(family, "audit_backlog_peak_15m_timestamp_seconds"));
+            (["category", "action", "outcome"].map(|l| label(name, l)), (*value as u64, begins.map(|at| *at as i64)))
         })
         .collect()
 }

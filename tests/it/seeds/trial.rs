@@ -1,6 +1,6 @@
 //! One trial: a world, an exporter and everything that can go wrong, all drawn from one seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::future::Future;
 use std::io;
@@ -14,7 +14,7 @@ use audit_exporter::config::{Config, duration_text, parse};
 use audit_exporter::event::System;
 use audit_exporter::exporter::{ApplyError, Connect, Edges, Exporter};
 use audit_exporter::exposition::Format;
-use audit_exporter::ledger::{Ledger, TALLY_CELL};
+use audit_exporter::ledger::{BACKLOG_CELLS, Ledger, TALLY_CELL};
 use audit_exporter::simulate::{
     Disk, EventCall, Faults, Injection, Options, RetryForm, Scenario, ScenarioCall, TotalCount, Truth, TruthOf, World,
     credentials as c,
@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use crate::exposed::{Durable, Exposed};
 
-use super::checks::{Counts, Limit, beyond, counted, happened, within_limits};
+use super::checks::{Counts, Limit, backlog, beyond, counted, happened, within_limits};
 use super::machine::{Machine, Road, Way, Weather};
 
 const HOST: &str = "services.test";
@@ -266,6 +266,8 @@ struct Trial {
     life: Option<Life>,
     served: Durable,
     limits: BTreeMap<&'static str, Vec<(Instant, Limit)>>,
+    /// What was told of backlogs, and found to be right: what is told again need not be looked at again.
+    right_backlogs: BTreeSet<(&'static str, [String; 3], u64, i64)>,
     /// Values beyond the cap count as `other`: only sums can be compared.
     flooded: bool,
     at_peace: bool,
@@ -319,6 +321,7 @@ impl Trial {
             // the sum goes down with an event of the future
             served: Durable::default(),
             limits: BTreeMap::new(),
+            right_backlogs: BTreeSet::new(),
             flooded: false,
             at_peace: false,
             log,
@@ -499,7 +502,7 @@ impl Trial {
         let disk = self.disk.clone();
         let start = async {
             let ledger = Ledger::open_with(disk.opener()).map_err(|error| error.to_string())?;
-            let edges = Edges { ledger, clock, connect, seed };
+            let edges = Edges { ledger, clock, connect, external_url: None, seed };
             match Exporter::start(config, edges).await {
                 Ok(exporter) => Ok(exporter),
                 Err(ApplyError::Ledger(error)) => Err(error.to_string()),
@@ -661,6 +664,7 @@ impl Trial {
                 }
             }
         }
+        self.check_backlog(&page)?;
         // everything the service reported up to the watermark
         for source in exporter.status().sources {
             let Some(watermark) = source.watermark else { continue };
@@ -680,6 +684,51 @@ impl Trial {
                 ));
             }
         }
+        Ok(())
+    }
+
+    /// What is told of a backlog: never more than happened in these 15 minutes, and nothing of a first look-back.
+    fn check_backlog(&mut self, page: &Exposed) -> Outcome {
+        let mut right = Vec::new();
+        let clocks_were_right = self.clock_off_max.is_zero() && !self.did.contains_key("clock days off");
+        for entry in self.entries.iter().filter(|entry| entry.configured) {
+            let (name, of) = (entry.name, self.fixed.of(entry.system));
+            let skew = TimeDelta::seconds(of.clock_skew_seconds);
+            for (labels, (events, begins)) in backlog(page, name) {
+                if entry.system == System::IndexExchange {
+                    return Err(format!("{name}: rows of files are told as a backlog"));
+                }
+                let Some(begins) = begins else {
+                    if events > 0 {
+                        return Err(format!("{name}: when {events} events of {labels:?} happened is not told"));
+                    }
+                    continue;
+                };
+                let told = (name, labels, events, begins);
+                if self.right_backlogs.contains(&told) {
+                    continue;
+                }
+                let labels = &told.1;
+                let from = DateTime::from_timestamp(begins, 0).unwrap_or_default();
+                let to = from + TALLY_CELL * BACKLOG_CELLS;
+                let first = self.limits[name][0].0.duration_since(self.begun);
+                let first = self.clock.now() - self.begun.elapsed() + first + skew;
+                if clocks_were_right && to + TimeDelta::seconds(5) < first {
+                    return Err(format!("{name}: a backlog at {from}, and the first start was at {first}"));
+                }
+                // the time that decides is the one an event had when it was first read
+                if self.flooded || of.redated > 0.0 {
+                    continue;
+                }
+                let of = TruthOf { from: Some(from - skew), to: Some(to - skew), ..TruthOf::default() };
+                let happened = happened(&self.world.truth_of(&of), entry.system).get(labels).copied().unwrap_or(0);
+                if events > happened || events == 0 {
+                    return Err(format!("{name}: a backlog of {events} {labels:?} at {from}, and {happened} happened"));
+                }
+                right.push(told);
+            }
+        }
+        self.right_backlogs.extend(right);
         Ok(())
     }
 

@@ -1,29 +1,65 @@
-// A monitoring mixin: the dashboards and the rules, from the same files, under the names that mixins use.
+// A monitoring mixin: the rules and the dashboards, made yours by `_config`. It needs no library, and any jsonnet from 0.18
+// (Debian 12) on. See "The mixin" in alerts/README.md.
 //
-//   jsonnet -m OUT -c -e '(import "mixin.libsonnet").grafanaDashboards'
-//   jsonnet -S -e 'std.manifestYamlDoc((import "mixin.libsonnet").prometheusAlerts)'
-//
-// It needs no library. The rules need a newer jsonnet than 0.20 (0.22 was tried): the std.parseYaml of older ones, as in
-// Debian 12, cannot read texts of several lines. The dashboards do with any.
-local groups(texts) = std.flatMap(function(text) std.parseYaml(text).groups, texts);
+// What is rendered with the defaults is what alerts/audit-*.yml and dashboards/*.json hold; tests/alerts keeps it so.
+// Those files are the place to read and to change: comments and reasons are there. Here they are only transformed.
+local lib = import 'mixin/lib.libsonnet';
+
+local ruleFiles = [
+  importstr 'alerts/audit-activity.yml',
+  importstr 'alerts/audit-backlog.yml',
+  importstr 'alerts/audit-integrity.yml',
+  importstr 'alerts/audit-recording.yml',
+  importstr 'alerts/audit-thresholds.yml',
+  importstr 'alerts/audit-watch.yml',
+];
+local groups = std.flatMap(lib.ruleGroups, ruleFiles);
+local thresholds = lib.thresholds(groups);
+
 {
+  _config+:: {
+    // Which series are those of the exporter: matchers that each metric of it is given in rules and dashboards.
+    // For example: job="audit-exporter", namespace="security"
+    auditExporterSelector: '',
+
+    // Labels that survive in the rules beside those they have already (job, source, …), where the series have them.
+    aggregationLabels: [],
+    // The label that tells clusters apart, in rules and dashboards.
+    clusterLabel: 'cluster',
+    // A choice of the cluster on each dashboard.
+    showMultiCluster: false,
+
+    // Name → number, as in alerts/audit-thresholds.yml, for example { failed_logins_15m: 40 }. Where the file has one line for some
+    // sources, its selector is in the name: 'stale_seconds{system="index_exchange"}'.
+    thresholds: thresholds,
+    // The same for one source: { failed_logins_15m: { campus: 200 } }
+    sourceThresholds: {},
+
+    // Where Grafana is reached; empty: links begin at its root (/d/…).
+    grafanaUrl: '',
+    // The runbook of an alert, %s being its name. The exporter's own: https://audit-exporter.example.com/runbooks/%s
+    runbookUrl: lib.runbookUrl,
+    // The status page of the exporter; empty: alerts do not name it.
+    statusUrl: '',
+
+    dashboardTags: ['audit-exporter'],
+  },
+
+  local config = assert lib.check(self._config, thresholds); lib.freeze(self._config),
+  // a dashboard is large: not looked at where there is nothing to do
+  local untouched = config.auditExporterSelector == '' && !config.showMultiCluster && config.runbookUrl == lib.runbookUrl && config.dashboardTags == ['audit-exporter'],
+  local mine = std.map(function(group) lib.group(group, config), groups),
+
+  prometheusAlerts+:: { groups+: [group for group in mine if lib.hasAlerts(group)] },
+  prometheusRules+:: { groups+: [group for group in mine if !lib.hasAlerts(group)] },
+
   grafanaDashboards+:: {
-    'audit-overview.json': import 'dashboards/audit-overview.json',
-    'audit-source.json': import 'dashboards/audit-source.json',
-    'audit-exporter-health.json': import 'dashboards/audit-exporter-health.json',
-    'audit-feeds.json': import 'dashboards/audit-feeds.json',
-  },
-  prometheusAlerts+:: {
-    groups+: groups([
-      importstr 'alerts/audit-activity.yml',
-      importstr 'alerts/audit-integrity.yml',
-      importstr 'alerts/audit-watch.yml',
-    ]),
-  },
-  prometheusRules+:: {
-    groups+: groups([
-      importstr 'alerts/audit-recording.yml',
-      importstr 'alerts/audit-thresholds.yml',
-    ]),
+    [board.name]: if untouched then board.json else lib.dashboard(board.json, config)
+    for board in [
+      { name: 'audit-overview.json', json: import 'dashboards/audit-overview.json' },
+      { name: 'audit-source.json', json: import 'dashboards/audit-source.json' },
+      { name: 'audit-exporter-health.json', json: import 'dashboards/audit-exporter-health.json' },
+      { name: 'audit-feeds.json', json: import 'dashboards/audit-feeds.json' },
+    ]
   },
 }

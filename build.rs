@@ -29,20 +29,18 @@ fn main() {
 
 /// Their names and texts, as an expression for `src/web/runbooks.rs`.
 fn list_runbooks() -> std::io::Result<()> {
-    let mut names = Vec::new();
+    let mut runbooks = Vec::new();
     for file in std::fs::read_dir(RUNBOOKS)? {
         let path = file?.path();
         if path.extension().is_some_and(|extension| extension == "md")
             && let Some(name) = path.file_stem().and_then(|name| name.to_str())
         {
-            names.push(name.to_owned());
+            runbooks.push((name.to_owned(), std::fs::read_to_string(&path)?));
         }
     }
-    names.sort();
-    let rows = names.iter().map(|name| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(RUNBOOKS).join(format!("{name}.md"));
-        format!("({name:?}, include_str!({:?})),\n", path.display().to_string())
-    });
+    runbooks.sort();
+    // the texts themselves: a path would be that of this checkout, and not hold where the folder of the build is kept
+    let rows = runbooks.iter().map(|(name, text)| format!("({name:?}, {text:?}),\n"));
     let list = format!("&[\n{}]\n", rows.collect::<String>());
     let out = std::env::var_os("OUT_DIR").ok_or(std::io::ErrorKind::NotFound)?;
     std::fs::write(Path::new(&out).join("runbooks.rs"), list)

@@ -768,6 +768,17 @@ fn tally_key(source: u32, second: u32, series: &SeriesKey) -> Vec<u8> {
     [&source.to_be_bytes()[..], &series.to_bytes(second)].concat()
 }
 
+/// What a table of counts has under a key.
+fn count_at(table: &redb::Table<'_, &'static [u8], u64>, key: &[u8]) -> Result<u64, StoreError> {
+    Ok(table.get(key)?.map_or(0, |count| count.value()))
+}
+
+fn add_to(table: &mut redb::Table<'_, &'static [u8], u64>, key: &[u8], count: u64) -> Result<(), StoreError> {
+    let before = count_at(table, key)?;
+    table.insert(key, before + count)?;
+    Ok(())
+}
+
 fn filed_key(source: u32, filed_at: DateTime<Utc>, key: [u8; 16]) -> [u8; 24] {
     seen_key(source, second_of(filed_at), key)
 }
@@ -1047,9 +1058,7 @@ impl<'a> Transaction<'a> {
         }
         let mut cells = write.open_table(BACKLOG)?;
         for ((cell, series), count) in backlog {
-            let key = tally_key(self.source, *cell, series);
-            let before = cells.get(key.as_slice())?.map_or(0, |count| count.value());
-            cells.insert(key.as_slice(), before + count)?;
+            add_to(&mut cells, &tally_key(self.source, *cell, series), *count)?;
         }
         let mut highest: BTreeMap<&SeriesKey, Peak> = BTreeMap::new();
         for (cell, series) in backlog.keys() {
@@ -1057,8 +1066,7 @@ impl<'a> Transaction<'a> {
             let cells_of = |from: u32, count| (0..count).map(move |n| from.saturating_add(n * TALLY_CELL_SECONDS));
             let mut around = Vec::with_capacity(2 * BACKLOG_CELLS as usize - 1);
             for cell in cells_of(first, 2 * BACKLOG_CELLS - 1) {
-                let count = cells.get(tally_key(self.source, cell, series).as_slice())?;
-                around.push(count.map_or(0, |count| count.value()));
+                around.push(count_at(&cells, &tally_key(self.source, cell, series))?);
             }
             for (begins, span) in cells_of(first, BACKLOG_CELLS).zip(around.windows(BACKLOG_CELLS as usize)) {
                 let begins = DateTime::from_timestamp(begins.into(), 0).unwrap_or_default();
@@ -1090,17 +1098,14 @@ impl<'a> Transaction<'a> {
             return Ok(());
         }
         let mut table = write.open_table(TALLIES)?;
-        let value = |row: Option<redb::AccessGuard<'_, u64>>| row.map_or(0, |count| count.value());
         for ((cell, series), count) in tallies {
-            let key = tally_key(self.source, cell, &series);
-            let before = value(table.get(key.as_slice())?);
-            table.insert(key.as_slice(), before + count)?;
+            add_to(&mut table, &tally_key(self.source, cell, &series), count)?;
         }
         // tallies are compared with what the service says now
         for Moved { labels, from, to } in moved {
             let series = self.state.series_of_event(&labels);
             let (from, to) = (tally_key(self.source, from, &series), tally_key(self.source, to, &series));
-            let left = value(table.get(from.as_slice())?);
+            let left = count_at(&table, &from)?;
             if left == 0 {
                 continue;
             }
@@ -1108,8 +1113,7 @@ impl<'a> Transaction<'a> {
             if left > 1 {
                 table.insert(from.as_slice(), left - 1)?;
             }
-            let there = value(table.get(to.as_slice())?);
-            table.insert(to.as_slice(), there + 1)?;
+            add_to(&mut table, &to, 1)?;
         }
         Ok(())
     }

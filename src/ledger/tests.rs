@@ -668,21 +668,23 @@ fn a_second_process_on_the_same_store_is_refused() {
 
 // --- the backlog ---
 
-/// Commits what an outage that began at `at(-5000)` held back; counted at a moment of our clock.
-async fn catch_up(ledger: &Ledger, source: &Arc<SourceLedger>, counted_at: i64, items: Vec<Item>) {
+/// What an outage that began at `at(-5000)` held back; counted at a moment of our clock.
+fn held_back(source: &SourceLedger, counted_at: i64, items: Vec<Item>) -> Commit {
     let expected = source.state().checkpoint().cloned();
     let (now, page) = (at(counted_at), page(items));
-    let backlog_from = Some(at(-5000));
-    let commit = Commit {
+    Commit {
         expected: expected.clone(),
         next: expected,
         page,
         lost_seconds: 0,
         now,
         service_now: now,
-        backlog_from,
-    };
-    ledger.commit(source, commit).await.unwrap();
+        backlog_from: Some(at(-5000)),
+    }
+}
+
+async fn catch_up(ledger: &Ledger, source: &Arc<SourceLedger>, counted_at: i64, items: Vec<Item>) {
+    ledger.commit(source, held_back(source, counted_at, items)).await.unwrap();
 }
 
 /// `count` events that happened in a second, told apart by it.
@@ -775,19 +777,10 @@ async fn a_source_that_stays_behind_is_told_of_for_as_long_as_it_does() {
     for hour in 0..200_i64 {
         let now = 3600 * hour;
         let next = Checkpoint { origin: floor(at(now - 9000), KEYS_BUCKET), head: at(now), gaps: vec![] };
-        let expected = source.state().checkpoint().cloned();
         // other deletions in each hour; and once something else
         let mut items = burst(now - 2100, 1 + hour.unsigned_abs() % 7, "delete");
         items.extend(burst(now - 2100, u64::from(hour == 3), "create"));
-        let commit = Commit {
-            expected,
-            next: Some(next),
-            page: page(items),
-            lost_seconds: 0,
-            now: at(now),
-            service_now: at(now),
-            backlog_from: Some(at(-5000)),
-        };
+        let commit = Commit { next: Some(next), ..held_back(&source, now, items) };
         ledger.commit(&source, commit).await.unwrap();
         let told = backlog(&source, now + 1800);
         assert_eq!(told.last().unwrap().1, 1 + hour.unsigned_abs() % 7, "in hour {hour}");

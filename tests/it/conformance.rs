@@ -19,7 +19,7 @@ use audit_exporter::verify::verify;
 use audit_exporter::window::floor;
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::exposed::Exposed;
+use crate::exposed::{Exposed, label};
 
 /// A week of polls costs a second or two, so the interval is that of real life.
 const COMMON: &str = "poll_interval: 60s\n      rate_limit: {requests: 10, per: 1s}\n      initial_lookback: 2h";
@@ -114,13 +114,8 @@ fn counted(page: &Exposed) -> Counts {
 
 /// The same of any family with these labels.
 fn shown(page: &Exposed, family: &str) -> Counts {
-    let label = |name: &str, label: &str| {
-        let start = name.find(&format!("{label}=\"")).unwrap() + label.len() + 2;
-        name[start..].split('"').next().unwrap().to_owned()
-    };
-    page.0
-        .iter()
-        .filter(|(name, value)| name.starts_with(family) && **value > 0.0)
+    page.beginning(family)
+        .filter(|(_, value)| **value > 0.0)
         .map(|(name, value)| ((label(name, "category"), label(name, "action"), label(name, "outcome")), *value))
         .collect()
 }

@@ -17,17 +17,26 @@ impl Exposed {
         )
     }
 
+    /// The samples whose names begin so.
+    pub(crate) fn beginning<'a>(&'a self, start: &'a str) -> impl Iterator<Item = (&'a String, &'a f64)> {
+        self.0.range(start.to_owned()..).take_while(move |(name, _)| name.starts_with(start))
+    }
+
     /// The sum of the samples of a family whose labels contain all of `parts`.
     pub(crate) fn sum(&self, family: &str, parts: &[&str]) -> f64 {
         let of_family =
             |name: &str| name == family || name.strip_prefix(family).is_some_and(|rest| rest.starts_with('{'));
-        self.0
-            .range(family.to_owned()..)
-            .take_while(|(name, _)| name.starts_with(family))
+        self.beginning(family)
             .filter(|(name, _)| of_family(name) && parts.iter().all(|part| name.contains(part)))
             .map(|(_, value)| value)
             .sum()
     }
+}
+
+/// The value of a label of a sample's name; it must have one.
+pub(crate) fn label(name: &str, label: &str) -> String {
+    let start = name.find(&format!("{label}=\"")).unwrap() + label.len() + 2;
+    name[start..].split('"').next().unwrap().to_owned()
 }
 
 /// Counters of the process's own life, which begin anew with it.

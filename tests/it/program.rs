@@ -16,7 +16,7 @@ use audit_exporter::demo;
 use audit_exporter::event::System;
 use serde_json::Value;
 
-use crate::exposed::Exposed;
+use crate::exposed::{Exposed, label};
 
 /// The systems the whole-program tests run.
 pub const SYSTEMS: &[System] = &System::ALL;
@@ -321,18 +321,13 @@ pub type Counts = std::collections::BTreeMap<[String; 4], u64>;
 /// `audit_events_total` of a page, as a truth has it.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub fn counted(page: &Exposed) -> Counts {
-    let events = page.0.iter().filter(|(name, value)| name.starts_with("audit_events_total{") && **value > 0.0);
-    events.map(|(name, value)| (event_labels(|label| label_of(name, label)), *value as u64)).collect()
+    let events = page.beginning("audit_events_total{").filter(|(_, value)| **value > 0.0);
+    events.map(|(name, value)| (event_labels(|wanted| label(name, wanted)), *value as u64)).collect()
 }
 
 /// The labels of a series of `audit_events_total` in the order of [`Counts`].
 pub fn event_labels(label: impl Fn(&str) -> String) -> [String; 4] {
     ["system", "category", "action", "outcome"].map(label)
-}
-
-fn label_of(name: &str, label: &str) -> String {
-    let start = name.find(&format!("{label}=\"")).unwrap() + label.len() + 2;
-    name[start..].split('"').next().unwrap().to_owned()
 }
 
 /// What differs, in words.

@@ -7,23 +7,16 @@ use audit_exporter::event::System;
 use audit_exporter::simulate::Truth;
 use tokio::time::Instant;
 
-use crate::exposed::Exposed;
+use crate::exposed::{Exposed, label};
 
 /// Events by category, action and outcome.
 pub type Counts = BTreeMap<[String; 3], u64>;
-
-fn label(name: &str, label: &str) -> String {
-    let start = name.find(&format!("{label}=\"")).unwrap() + label.len() + 2;
-    name[start..].split('"').next().unwrap().to_owned()
-}
 
 /// What a page shows of a source's `audit_events_total`.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts")]
 pub fn counted(page: &Exposed, source: &str) -> Counts {
     let of_source = format!("source=\"{source}\"");
-    page.0
-        .range("audit_events_total{".to_owned()..)
-        .take_while(|(name, _)| name.starts_with("audit_events_total{"))
+    page.beginning("audit_events_total{")
         .filter(|(name, value)| **value > 0.0 && name.contains(&of_source))
         .map(|(name, value)| (["category", "action", "outcome"].map(|l| label(name, l)), *value as u64))
         .collect()
@@ -46,9 +39,7 @@ pub fn happened(truth: &Truth, system: System) -> Counts {
 pub fn backlog(page: &Exposed, source: &str) -> BTreeMap<[String; 3], (u64, Option<i64>)> {
     let of_source = format!("source=\"{source}\"");
     let family = "audit_backlog_peak_15m_events";
-    page.0
-        .range(family.to_owned()..)
-        .take_while(|(name, _)| name.starts_with(family))
+    page.beginning(family)
         .filter(|(name, _)| name.contains(&of_source))
         .map(|(name, value)| {
             let begins = page.0.get(&name.replace(family, "audit_backlog_peak_15m_timestamp_seconds"));

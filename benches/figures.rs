@@ -18,11 +18,13 @@ use std::time::{Duration, Instant};
 
 use audit_exporter::clock::Clock;
 use audit_exporter::config::parse;
+use audit_exporter::connect::over_the_network;
 use audit_exporter::demo;
 use audit_exporter::event::{Class, EventKey, EventLabels, Item, Label, Outcome, System, What};
-use audit_exporter::exporter::{Edges, Exporter, over_the_network};
+use audit_exporter::exporter::{Edges, Exporter};
 use audit_exporter::exposition::Format;
-use audit_exporter::ledger::{Catalogue, Commit, Counter, Ledger, Page, Registration};
+use audit_exporter::ledger::{Commit, Counter, Ledger, Registration};
+use audit_exporter::page::{Catalogue, Page};
 use audit_exporter::simulate::credentials;
 use audit_exporter::source::Ignore;
 use audit_exporter::source::index_exchange::RowCounter;

@@ -41,7 +41,8 @@ use url::Url;
 
 use crate::clock::{Clock, delta, written};
 use crate::encoding;
-use crate::stats::{ErrorKind, SourceStats};
+use crate::failure::{ErrorKind, Failure};
+use crate::stats::SourceStats;
 use crate::transport::{Body, Transport, TransportError};
 
 /// How often a request is made again after a failure that may pass.
@@ -68,8 +69,6 @@ const RENEWAL_PAUSE_GROWS: u32 = 4;
 const RENEWAL_PAUSE_MAX: Duration = Duration::from_hours(1);
 /// The most of an error's body that is read.
 const ERROR_BODY_MAX: u64 = 64 << 10;
-/// The most of what was tried, or of what came back, that an error shows.
-const SHOWN_CHARS_MAX: usize = 500;
 /// The longest address that is asked for; an answer may say where to go on.
 const URL_BYTES_MAX: usize = 8 << 10;
 /// The longest token of a session: a credential in a file may not be longer either.
@@ -175,9 +174,11 @@ impl Call {
     }
 
     fn failed(&self, error: TransportError) -> Failure {
-        let failure = Failure::new(error.kind, self.tried(), without(&self.secrets, error.message));
+        let mut failure = Failure::new(error.kind, self.tried(), without(&self.secrets, error.message));
+        failure.remedy = error.remedy;
         // below HTTP nobody but a proxy asks for credentials
-        Failure { remedy: error.remedy, by_proxy: error.kind == ErrorKind::Auth, ..failure }
+        failure.by_proxy = error.kind == ErrorKind::Auth;
+        failure
     }
 }
 
@@ -251,8 +252,9 @@ impl Reply {
     /// The failure of an answer that is not what the service documents. `why` must not quote it.
     pub fn undecodable(&self, why: impl fmt::Display) -> Failure {
         let got = format!("status {}, {}: {why}", self.status.as_u16(), self.shape());
-        let failure = Failure::new(ErrorKind::Decode, self.tried.clone(), without(&self.secrets, got));
-        Failure { remedy: page_remedy(ErrorKind::Decode).filter(|_| self.is_page()), ..failure }
+        let mut failure = Failure::new(ErrorKind::Decode, self.tried.clone(), without(&self.secrets, got));
+        failure.remedy = page_remedy(ErrorKind::Decode).filter(|_| self.is_page());
+        failure
     }
 
     /// The failure of an answer to a login that gives no session, whatever its status. `why` must not quote it.
@@ -285,7 +287,7 @@ impl Reply {
         let mut failure = Failure::new(kind, self.tried.clone(), without(&self.secrets, got));
         failure.retry_after = asked_pause(&self.headers, self.at, self.status, kind);
         // a request that is wrong stays wrong
-        failure.passes &= kind != ErrorKind::Server || !self.status.is_client_error();
+        failure.is_transient &= kind != ErrorKind::Server || !self.status.is_client_error();
         failure.by_proxy = by_proxy;
         failure.remedy = remedy;
         failure
@@ -381,119 +383,6 @@ impl Download {
             Err(_) => Err(Failure::new(ErrorKind::Timeout, self.call.tried(), format!("nothing for {:?}", self.idle))),
         }
     }
-}
-
-/// Why something could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("{tried}: {got}; {}", self.advice())]
-#[expect(clippy::struct_excessive_bools, reason = "they are four independent facts")]
-pub struct Failure {
-    /// What went wrong.
-    pub kind: ErrorKind,
-    /// How long the service asked us to wait.
-    pub retry_after: Option<Duration>,
-    /// Whether it was a login that failed: too many of them can lock an account.
-    pub at_login: bool,
-    /// Whether it was a proxy that refused us, not the service.
-    by_proxy: bool,
-    /// Whether asking the same again soon may help.
-    passes: bool,
-    tried: String,
-    got: String,
-    remedy: Option<&'static str>,
-    counted: bool,
-}
-
-impl Failure {
-    /// A failure; `tried` and `got` must hold neither secret nor event.
-    pub fn new(kind: ErrorKind, tried: impl Into<String>, got: impl Into<String>) -> Self {
-        let passes = kind.is_passing();
-        let (tried, got) = (shown(&tried.into()), shown(&got.into()));
-        Self {
-            kind,
-            retry_after: None,
-            at_login: false,
-            by_proxy: false,
-            passes,
-            tried,
-            got,
-            remedy: None,
-            counted: false,
-        }
-    }
-
-    /// This failure, with something else to do about it than about others of its kind.
-    #[must_use]
-    pub fn advising(self, remedy: &'static str) -> Self {
-        Self { remedy: Some(remedy), ..self }
-    }
-
-    /// What to do about it, where that is not what to do about others of its kind.
-    pub fn remedy(&self) -> Option<&'static str> {
-        self.remedy
-    }
-
-    /// What was tried and what came back, without what to do about it.
-    pub fn what_happened(&self) -> String {
-        format!("{}: {}", self.tried, self.got)
-    }
-
-    /// Whether a login was refused. Any answer to a login that gives no session counts as a refusal, but for those
-    /// that pass by themselves (429, 5xx, none at all): who counts our attempts does not tell us.
-    pub fn is_refused_login(&self) -> bool {
-        self.at_login && !self.by_proxy && !self.passes && self.kind != ErrorKind::Tls
-    }
-
-    /// Whether more of the same can lock an account: of the service, or of the proxy.
-    pub fn may_lock(&self) -> bool {
-        self.by_proxy || self.is_refused_login()
-    }
-
-    /// Counts this failure where that has not been done yet.
-    pub fn count_once(&mut self, stats: &SourceStats) {
-        if !self.counted {
-            stats.error(self.kind);
-            self.counted = true;
-        }
-    }
-
-    fn advice(&self) -> &'static str {
-        if let Some(remedy) = self.remedy {
-            return remedy;
-        }
-        match self.kind {
-            ErrorKind::Connect => "check address, proxy and network; it is tried again",
-            ErrorKind::Tls => "check tls.ca_file, tls.server_name and the service's certificate",
-            ErrorKind::Timeout => "it is tried again; raise timeout if the service is merely slow",
-            ErrorKind::Auth => {
-                "check the credential; it is tried again ever more slowly, at once when its file changes"
-            }
-            ErrorKind::Forbidden => "check the permissions of the credential",
-            ErrorKind::Throttled => "the source slows down; lower rate_limit if this goes on",
-            ErrorKind::Server if !self.passes => {
-                "the service refuses the request as wrong: check the configuration and docs/services"
-            }
-            ErrorKind::Server => "it is tried again",
-            ErrorKind::NotFound => "check the address and the ids in the configuration",
-            ErrorKind::Decode => {
-                "the answer is not what the service documents; what cannot be understood is not counted, and is read again"
-            }
-            ErrorKind::TooLarge => {
-                "raise max_response_bytes, or lower page_size, if this is really the service's answer"
-            }
-            ErrorKind::Truncated => "events beyond the service's limit cannot be read",
-            ErrorKind::Redirect => {
-                "redirects are not followed, because they would carry the credential away: correct the address"
-            }
-            ErrorKind::Storage => "free or repair the disk; counting goes on by itself",
-            ErrorKind::Panic => "please report it with the line of the log that says where; it is tried again",
-        }
-    }
-}
-
-/// On one line, and not endless: some of it may have come from outside.
-fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN_CHARS_MAX).collect()
 }
 
 /// What an answer means for the session.
@@ -879,10 +768,10 @@ impl Api {
                 Ok((Answer::Streamed(_), _, _)) => unreachable!("only good answers are streamed"),
                 Err(failure) => failure,
             };
-            failure.count_once(&self.wire.stats);
+            self.wire.stats.count_once(&mut failure);
             let own = self.wire.retry_delay(attempt);
             let pause = failure.retry_after.map_or(own, |asked| asked.max(own));
-            let again = failure.passes && attempt < RETRIES_MAX && pause <= RETRY_AFTER_MAX;
+            let again = failure.is_transient && attempt < RETRIES_MAX && pause <= RETRY_AFTER_MAX;
             // whoever asks next, and whyever: not before the service said
             if again || failure.retry_after.is_some() {
                 self.wire.gate.pause(pause);
@@ -980,7 +869,7 @@ impl Api {
             }
             // no login, no other session: what is in force may do again, and there is no hurry to try another login
             (Err(mut failure), Some(session)) if failure.kind != ErrorKind::Auth => {
-                failure.count_once(&self.wire.stats);
+                self.wire.stats.count_once(&mut failure);
                 tracing::debug!(error = %failure, "no other session; going on with the one in force");
                 if let Some(pause) = failure.retry_after {
                     self.wire.gate.pause(pause);

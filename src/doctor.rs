@@ -23,16 +23,18 @@ use http::{Request, Response};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Api, Failure, Gate, Limits, SKEW_BELIEVED};
+use crate::api::{Api, Gate, Limits, SKEW_BELIEVED};
 use crate::clock::{Clock, delta, written};
 use crate::config::{
     Canvas, Config, IndexExchange, SUBSCRIPTIONS, Service, SourceConfig, duration_text, mode_if_open_to_all,
 };
 use crate::event::{EventKey, EventLabels, System, What};
-use crate::ledger::{DocumentRecord, Feed, Page};
+use crate::failure::ErrorKind;
+use crate::failure::Failure;
+use crate::page::{DocumentRecord, Feed, Page};
 use crate::proxy::Proxies;
 use crate::source::{self, Sink, Source, Spec, Taken};
-use crate::stats::{ErrorKind, SourceStats};
+use crate::stats::SourceStats;
 use crate::transport::{Body, Transport, TransportError};
 use crate::verify::Say;
 use crate::window::Window;

@@ -16,7 +16,7 @@ use flate2::write::GzDecoder;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::stats::ErrorKind;
+use crate::failure::ErrorKind;
 use crate::transport::{Body, TransportError};
 
 /// What we understand, as `Accept-Encoding`.

@@ -19,9 +19,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::api::{Api, Dialect, Gate, Limits};
+use crate::api::{Api, Dialect, Gate};
 use crate::clock::Clock;
-use crate::config::{Common, Config, Global, SourceConfig};
+use crate::config::{Config, Global, SourceConfig};
+use crate::connect::{Connect, limits};
 use crate::doctor::Patient;
 use crate::event::{SourceName, System};
 use crate::exposition::{self, Format};
@@ -32,12 +33,9 @@ use crate::metrics::{ExporterView, SourceView, families};
 use crate::poll::Poller;
 use crate::source::{self, Source, Spec};
 use crate::stats::SourceStats;
-use crate::transport::{Network, Transport};
+use crate::transport::Transport;
 use crate::verify::Subject;
 use crate::window::Cadence;
-
-/// Makes the connection of a source: over the network, or into a simulator.
-pub type Connect = Box<dyn Fn(&SourceConfig) -> Result<Arc<dyn Transport>, String> + Send + Sync>;
 
 /// What the program is given from outside: disk, time, network and chance. In a simulation none of
 /// them is the machine's.
@@ -136,27 +134,10 @@ struct Running {
     task: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
-/// The transport of a source over the network. Sources that connect in the same way share connections.
-pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, String> {
-    let network = Network::new(&config.common).map_err(|error| error.to_string())?;
-    Ok(Arc::new(network))
-}
-
 /// Whether two paths lead to one folder, however they are written.
 fn same_folder(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
     one == other || real(one).is_ok_and(|one| real(other).is_ok_and(|other| one == other))
-}
-
-/// What bounds the requests of a source.
-pub fn limits(common: &Common) -> Limits {
-    Limits {
-        requests: common.rate_limit.requests.get(),
-        per: common.rate_limit.per,
-        burst: common.rate_limit.burst.get(),
-        timeout: common.timeout,
-        max_response_bytes: common.max_response_bytes,
-    }
 }
 
 impl Exporter {

@@ -49,13 +49,14 @@ pub use backlog::{BACKLOG_CELLS, Backlog};
 pub use backup::{Copied, verify_copy};
 use hold::Audience;
 pub use hold::{Client, LONGEST_HOLDS, Receipt, Scraper};
-pub use series::{Catalogue, Counter, SeriesKey, series_of};
+pub use series::{Counter, SeriesKey, series_of};
 pub use store::{OpenError, Opener, STORE_FILE};
 use store::{Store, StoreError};
 
 use crate::clock::{delta, written};
-use crate::event::{EventKey, EventLabels, Item, Label, Rejection, SourceName, System};
+use crate::event::{EventKey, EventLabels, Label, Rejection, SourceName, System};
 use crate::fault::contained;
+use crate::page::{Catalogue, DocumentRecord, Facts, Page};
 use crate::threads::aside;
 use crate::window::{Checkpoint, Window};
 
@@ -78,91 +79,6 @@ pub const TALLIES_KEPT: Duration = Duration::from_hours(14 * 24);
 /// How many events were counted, by the start of their cell (a file: of its hour) and the series of
 /// [`Counter::Events`] they were added to.
 pub type Tallies = BTreeMap<(DateTime<Utc>, SeriesKey), u64>;
-
-/// A file of a feed, counted as a whole: when it is read again, only the rows it gained are added.
-#[derive(Clone, Debug)]
-pub struct Document {
-    /// Which file: the same for every later version of it.
-    pub key: EventKey,
-    /// The hour the file is about; its record is kept for 32 days after it.
-    pub filed_at: DateTime<Utc>,
-    /// Which version of the file was read.
-    pub version: EventKey,
-    /// The category of all its rows.
-    pub category: Label,
-    /// Rows by action.
-    pub rows: BTreeMap<Label, u64>,
-    /// Rows that could not be understood.
-    pub rejected: u64,
-}
-
-/// What the ledger remembers of a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DocumentRecord {
-    /// The version that was counted.
-    pub version: [u8; 16],
-    /// When it was counted.
-    pub counted_at: DateTime<Utc>,
-    /// The hour it is about.
-    #[serde(default)]
-    pub filed_at: DateTime<Utc>,
-    /// The category of its rows.
-    #[serde(default)]
-    pub category: String,
-    rows: BTreeMap<String, u64>,
-    /// How many of them are counted as `other` because there is no room for their own value.
-    #[serde(default)]
-    overflow: u64,
-    rejected: u64,
-}
-
-/// What a source found out that is a state rather than an event; shown as gauges.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Facts {
-    /// Whether the last verified read reported taint.
-    pub tainted: Option<bool>,
-    /// The state of a file feed.
-    pub feed: Option<Feed>,
-}
-
-/// The state of a file feed as of its last listing; the newest hours are those of any listing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Feed {
-    /// Start of the newest hour listed.
-    pub newest_hour: Option<DateTime<Utc>>,
-    /// The same by the category of each subscription; without those of which nothing was ever listed.
-    #[serde(default)]
-    pub newest_by_category: BTreeMap<String, DateTime<Utc>>,
-    /// Hours between the oldest and the newest listed for which no file is listed.
-    pub missing_hours: u64,
-    /// Files by the service's status (`new`, `downloaded`, `updated`).
-    pub files: BTreeMap<String, u64>,
-}
-
-impl Feed {
-    /// This listing after an earlier one: a subscription that lists nothing any more keeps its newest hour.
-    #[must_use]
-    pub fn after(mut self, earlier: Option<Feed>) -> Self {
-        let Some(earlier) = earlier else { return self };
-        self.newest_hour = self.newest_hour.max(earlier.newest_hour);
-        for (category, hour) in earlier.newest_by_category {
-            let newest = self.newest_by_category.entry(category).or_insert(hour);
-            *newest = hour.max(*newest);
-        }
-        self
-    }
-}
-
-/// One page of what a source read, or a whole window of it.
-#[derive(Clone, Debug, Default)]
-pub struct Page {
-    /// Events, in any order.
-    pub items: Vec<Item>,
-    /// Files that were read whole.
-    pub documents: Vec<Document>,
-    /// What was learned beside them; `None` leaves the last value.
-    pub facts: Facts,
-}
 
 /// A page and where it stands in the history.
 #[derive(Clone, Debug)]

@@ -15,7 +15,8 @@
 //! - [`exporter`] and [`web`]: the running program, its reload, its pages;
 //! - [`verify`] and [`doctor`]: what an operator asks about numbers and sources; [`control`]: where
 //!   that runs, in the running exporter or beside it;
-//! - [`event`], [`clock`], [`config`], [`stats`], [`threads`], [`transport`], [`proxy`]: the words and the edges;
+//! - [`event`], [`page`], [`failure`]: the words that all of them use;
+//! - [`clock`], [`config`], [`connect`], [`stats`], [`threads`], [`transport`], [`proxy`]: the edges;
 //! - [`fault`]: what a panic may say; [`output`]: standard output and standard error;
 //! - [`simulate`] and [`demo`]: the five services over one ground truth, for demo and tests.
 
@@ -24,6 +25,7 @@
 pub mod api;
 pub mod clock;
 pub mod config;
+pub mod connect;
 pub mod control;
 pub mod demo;
 pub mod doctor;
@@ -31,10 +33,12 @@ pub mod encoding;
 pub mod event;
 pub mod exporter;
 pub mod exposition;
+pub mod failure;
 pub mod fault;
 pub mod ledger;
 pub mod metrics;
 pub mod output;
+pub mod page;
 mod pem;
 pub mod poll;
 pub mod proxy;

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use audit_exporter::clock::Clock;
 use audit_exporter::config::{self, Config};
+use audit_exporter::connect::over_the_network;
 use audit_exporter::control::{self, CheckError, Control};
 use audit_exporter::event::System;
-use audit_exporter::exporter::{ApplyError, Edges, Exporter, over_the_network};
+use audit_exporter::exporter::{ApplyError, Edges, Exporter};
 use audit_exporter::fault::{contained, log_panics};
 use audit_exporter::ledger::{Copied, Ledger, OpenError, Unusable, usable};
 use audit_exporter::simulate::{Faults, Options, World};

@@ -14,9 +14,10 @@ use prometheus::core::Collector;
 use crate::clock::{milliseconds_as_seconds, unix_seconds};
 use crate::event::System;
 use crate::exposition::{Family, Kind, Sample, Value, from_proto};
+use crate::failure::ErrorKind;
 use crate::ledger::{Counter, LATENESS_BOUNDS, Snapshot, SourceLedger};
 use crate::source::Spec;
-use crate::stats::{ErrorKind, POLL_DURATION_BOUNDS, PollResult, SourceStats};
+use crate::stats::{POLL_DURATION_BOUNDS, PollResult, SourceStats};
 
 /// One source as it is shown.
 pub struct SourceView<'a> {

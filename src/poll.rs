@@ -30,13 +30,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::api::{Api, Failure};
+use crate::api::Api;
 use crate::clock::{Clock, delta, written};
 use crate::event::{EventKey, SourceName};
+use crate::failure::ErrorKind;
+use crate::failure::Failure;
 use crate::fault::contained_while;
-use crate::ledger::{Commit, CommitError, Counter, DocumentRecord, Ledger, Page, SourceLedger};
+use crate::ledger::{Commit, CommitError, Counter, Ledger, SourceLedger};
+use crate::page::{DocumentRecord, Page};
 use crate::source::{Sink, Source, Spec, Taken};
-use crate::stats::{ErrorKind, PollResult, Refused, SourceStats};
+use crate::stats::{PollResult, Refused, SourceStats};
 use crate::window::{
     Cadence, Checkpoint, PassedOver, Window, beginning_of, feed_was_read, give_up, next_gap_step, plan, plan_feed,
 };
@@ -296,7 +299,7 @@ impl Poller {
         }
         let now = self.clock.now();
         let outcome = outcome.map_err(|mut failure| {
-            failure.count_once(&self.stats);
+            self.stats.count_once(&mut failure);
             self.stats.rest().last_error = Some((now, failure.to_string()));
             failure
         });
@@ -615,7 +618,7 @@ impl Sink for Pages<'_> {
         });
         self.stats.rest().outside_window += (taken.before + taken.after) as u64;
         if self.facts == Facts::Past {
-            page.facts = crate::ledger::Facts::default();
+            page.facts = crate::page::Facts::default();
         }
         if let Some(previous) = self.pending.replace(page) {
             self.commit(previous, self.checkpoint.clone()).await?;
@@ -624,7 +627,7 @@ impl Sink for Pages<'_> {
     }
 
     fn report(&mut self, mut failure: Failure) {
-        failure.count_once(self.stats);
+        self.stats.count_once(&mut failure);
         warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, "reading goes on");
         self.stats.rest().last_error = Some((self.api.now(), failure.to_string()));
     }

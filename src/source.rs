@@ -21,11 +21,12 @@ use secrecy::ExposeSecret;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::api::{Api, Dialect, Failure, Reply, Session, Wire};
+use crate::api::{Api, Dialect, Reply, Session, Wire};
 use crate::config::{Secret, Service, SourceConfig};
 use crate::event::{EventKey, Item, RejectReason, Rejection, What};
-use crate::ledger::{Catalogue, DocumentRecord, Page};
-use crate::stats::ErrorKind;
+use crate::failure::ErrorKind;
+use crate::failure::Failure;
+use crate::page::{Catalogue, DocumentRecord, Page};
 use crate::window::Window;
 
 pub mod activid;

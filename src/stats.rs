@@ -12,83 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
-/// What went wrong; the label `kind` of `audit_source_errors_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ErrorKind {
-    /// No connection, or it broke.
-    Connect,
-    /// A certificate or the handshake.
-    Tls,
-    /// No answer in time.
-    Timeout,
-    /// The credentials are refused.
-    Auth,
-    /// The credentials are good but do not allow this.
-    Forbidden,
-    /// Asked to slow down.
-    Throttled,
-    /// The service failed, or refused the request as wrong.
-    Server,
-    /// The address does not exist there.
-    NotFound,
-    /// The answer is not what the service documents.
-    Decode,
-    /// The answer is larger than `max_response_bytes`.
-    TooLarge,
-    /// The service holds more events than it can be made to return.
-    Truncated,
-    /// The service sent us elsewhere.
-    Redirect,
-    /// The ledger cannot be written.
-    Storage,
-    /// A fault in this program.
-    Panic,
-}
-
-impl ErrorKind {
-    /// Every kind.
-    pub const ALL: [ErrorKind; 14] = [
-        ErrorKind::Connect,
-        ErrorKind::Tls,
-        ErrorKind::Timeout,
-        ErrorKind::Auth,
-        ErrorKind::Forbidden,
-        ErrorKind::Throttled,
-        ErrorKind::Server,
-        ErrorKind::NotFound,
-        ErrorKind::Decode,
-        ErrorKind::TooLarge,
-        ErrorKind::Truncated,
-        ErrorKind::Redirect,
-        ErrorKind::Storage,
-        ErrorKind::Panic,
-    ];
-
-    /// The label value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ErrorKind::Connect => "connect",
-            ErrorKind::Tls => "tls",
-            ErrorKind::Timeout => "timeout",
-            ErrorKind::Auth => "auth",
-            ErrorKind::Forbidden => "forbidden",
-            ErrorKind::Throttled => "throttled",
-            ErrorKind::Server => "server",
-            ErrorKind::NotFound => "not_found",
-            ErrorKind::Decode => "decode",
-            ErrorKind::TooLarge => "too_large",
-            ErrorKind::Truncated => "truncated",
-            ErrorKind::Redirect => "redirect",
-            ErrorKind::Storage => "storage",
-            ErrorKind::Panic => "panic",
-        }
-    }
-
-    /// Whether asking again soon may help.
-    pub fn is_passing(self) -> bool {
-        matches!(self, ErrorKind::Connect | ErrorKind::Timeout | ErrorKind::Throttled | ErrorKind::Server)
-    }
-}
+use crate::failure::{ErrorKind, Failure};
 
 /// How a poll ended; the label `result` of `audit_source_polls_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +99,14 @@ impl SourceStats {
     /// The part behind the lock.
     pub fn rest(&self) -> MutexGuard<'_, Rest> {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a failure that has not been counted yet.
+    pub fn count_once(&self, failure: &mut Failure) {
+        if !failure.counted {
+            self.error(failure.kind);
+            failure.counted = true;
+        }
     }
 
     /// Counts an error.

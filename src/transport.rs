@@ -24,7 +24,7 @@ use tower::ServiceExt;
 use self::clients::Client;
 pub(crate) use self::tls::machine_has_authorities;
 use crate::config::{Common, Header};
-use crate::stats::ErrorKind;
+use crate::failure::ErrorKind;
 
 mod tunnel;
 

@@ -22,11 +22,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
-use crate::api::{Api, Failure};
+use crate::api::Api;
 use crate::clock::{delta, written};
 use crate::config::{SourceConfig, duration_text};
 use crate::event::{EventKey, EventLabels, Item, System, What};
-use crate::ledger::{Counter, DocumentRecord, Ledger, Page, SeriesKey, SourceLedger, TALLY_CELL, Tallies};
+use crate::failure::Failure;
+use crate::ledger::{Counter, Ledger, SeriesKey, SourceLedger, TALLY_CELL, Tallies};
+use crate::page::{DocumentRecord, Page};
 use crate::source::{self, Sink, Spec, Taken};
 use crate::stats::SourceStats;
 use crate::window::{Checkpoint, Window, floor};

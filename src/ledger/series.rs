@@ -3,10 +3,10 @@
 //! Promises: the families after `audit_events_total` are sums over the same events, because
 //! [`series_of`] is the only place that says which series an event adds to.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::event::{Class, EventLabels, Label, Outcome, Principal, RejectReason, System};
+use crate::event::{Class, EventLabels, Outcome, RejectReason, System};
+use crate::page::Catalogue;
 
 /// A family of counters that the ledger keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -164,65 +164,28 @@ pub fn series_of(labels: &EventLabels) -> Vec<SeriesKey> {
     series
 }
 
-/// What a source can ever report, so that those series exist from the first start.
-#[derive(Clone, Debug, Default)]
-pub struct Catalogue {
-    /// The label sets that the service's documentation makes possible.
-    pub events: Vec<EventLabels>,
-    /// Whether the service can report integrity failures.
-    pub integrity: bool,
-}
-
-impl Catalogue {
-    /// Adds every combination of the given values.
-    pub fn add(&mut self, categories: &[&str], actions: &[&str], outcomes: &[Outcome], class: Class) {
-        for category in categories {
-            for action in actions {
-                for outcome in outcomes {
-                    self.events.push(EventLabels {
-                        category: Label::from_words(category),
-                        action: Label::from_words(action),
-                        outcome: *outcome,
-                        class,
-                    });
-                }
-            }
-        }
+/// All series of a source with this catalogue that exist from its first start.
+pub(super) fn series_of_catalogue(catalogue: &Catalogue, system: System) -> Vec<SeriesKey> {
+    let mut series: Vec<SeriesKey> = catalogue.events.iter().flat_map(series_of).collect();
+    for counter in [Counter::Duplicate, Counter::Late, Counter::Ignored, Counter::LostSeconds] {
+        series.push(SeriesKey::new(counter, &[]));
     }
-
-    /// The categories that are feeds of rows, each once.
-    pub fn feeds(&self) -> BTreeSet<&Label> {
-        self.events.iter().filter(|labels| labels.class == Class::Row).map(|labels| &labels.category).collect()
+    for reason in RejectReason::ALL {
+        series.push(SeriesKey::new(Counter::Rejected, &[reason.as_str()]));
     }
-
-    /// Adds logins of a principal.
-    pub fn add_logins(&mut self, categories: &[&str], principal: Principal, outcomes: &[Outcome]) {
-        self.add(categories, &["login"], outcomes, Class::Login(principal));
+    for label in ["category", "action"] {
+        series.push(SeriesKey::new(Counter::LabelOverflow, &[label]));
     }
-
-    /// All series of a source with this catalogue that exist from its first start.
-    pub(super) fn series(&self, system: System) -> Vec<SeriesKey> {
-        let mut series: Vec<SeriesKey> = self.events.iter().flat_map(series_of).collect();
-        for counter in [Counter::Duplicate, Counter::Late, Counter::Ignored, Counter::LostSeconds] {
-            series.push(SeriesKey::new(counter, &[]));
-        }
-        for reason in RejectReason::ALL {
-            series.push(SeriesKey::new(Counter::Rejected, &[reason.as_str()]));
-        }
-        for label in ["category", "action"] {
-            series.push(SeriesKey::new(Counter::LabelOverflow, &[label]));
-        }
-        if self.integrity {
-            series.push(SeriesKey::new(Counter::Tainted, &[]));
-        }
-        // hours that cannot be read any more and re-read rows have no meaning for files
-        if system == System::IndexExchange {
-            series.retain(|key| key.counter != Counter::Late);
-        }
-        series.sort();
-        series.dedup();
-        series
+    if catalogue.integrity {
+        series.push(SeriesKey::new(Counter::Tainted, &[]));
     }
+    // hours that cannot be read any more and re-read rows have no meaning for files
+    if system == System::IndexExchange {
+        series.retain(|key| key.counter != Counter::Late);
+    }
+    series.sort();
+    series.dedup();
+    series
 }
 
 #[cfg(test)]
@@ -230,6 +193,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::event::{Label, Principal};
 
     fn labels(category: &str, action: &str, outcome: Outcome, class: Class) -> EventLabels {
         EventLabels { category: Label::from_words(category), action: Label::from_words(action), outcome, class }

@@ -27,12 +27,13 @@ use super::file::{self, Mark, Unaccepted};
 use super::lock::{Lock, Refused};
 use super::marks::{Marks, TIMELESS as WITHOUT_TIME};
 use super::{
-    Change, Commit, CommitError, Committed, Counter, Document, DocumentRecord, Record, Registration, Series, SeriesKey,
-    SourceLedger, State, TALLIES_KEPT, TALLY_CELL, Tallies, Tally,
+    Change, Commit, CommitError, Committed, Counter, Record, Registration, Series, SeriesKey, SourceLedger, State,
+    TALLIES_KEPT, TALLY_CELL, Tallies, Tally,
 };
 use crate::clock::delta;
 use crate::event::{EventKey, EventLabels, Item, Label, SourceName, System, What};
 use crate::fault::contained;
+use crate::page::{Document, DocumentRecord};
 use crate::window::{KEYS_BUCKET, Window, floor};
 
 /// The layout of the tables below. A store with a higher number was written by a newer program.
@@ -449,7 +450,7 @@ impl Store {
             // one that was out of the configuration was not shown meanwhile
             state.bear_anew();
             state.learn_labels(&catalogue);
-            let mut series = catalogue.series(system);
+            let mut series = super::series::series_of_catalogue(&catalogue, system);
             series.retain(|key| !state.series.contains_key(key));
             *source.catalogue.lock().unwrap_or_else(PoisonError::into_inner) = catalogue;
             if !series.is_empty() {

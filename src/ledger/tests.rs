@@ -8,7 +8,8 @@ use rand::{RngExt, SeedableRng};
 use redb::{Database, ReadableTable};
 
 use super::*;
-use crate::event::{Class, Outcome, Principal, RejectReason, What};
+use crate::event::{Class, Item, Outcome, Principal, RejectReason, What};
+use crate::page::Document;
 use crate::simulate::Disk;
 use crate::window::{KEYS_BUCKET, floor};
 

@@ -8,7 +8,8 @@ use axum::Router;
 use super::*;
 use crate::api::{Dialect, Limits, Session, Wire};
 use crate::event::{Class, EventLabels, Item, Label, Outcome, System, What};
-use crate::ledger::{Catalogue, Counter};
+use crate::ledger::Counter;
+use crate::page::Catalogue;
 use crate::source::Signals;
 use crate::transport::InMemory;
 

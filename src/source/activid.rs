@@ -36,12 +36,14 @@ use url::Url;
 use self::token::{ATTRIBUTES, Bag, Record, may_be_token};
 use super::text::{self, Envelope};
 use super::{Ignore, Raw, RawEvents, Signals, Sink, Source, Spec, nothing_of_its_own, oauth};
-use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire};
+use crate::api::{Api, Call, Dialect, Reply, Session, Verdict, Wire};
 use crate::clock::delta;
 use crate::config::{self, Common, Secret};
 use crate::event::{Class, EventKey, Item, Outcome, Principal, What};
-use crate::ledger::{Catalogue, Facts, Page, TALLY_CELL};
-use crate::stats::ErrorKind;
+use crate::failure::ErrorKind;
+use crate::failure::Failure;
+use crate::ledger::TALLY_CELL;
+use crate::page::{Catalogue, Facts, Page};
 use crate::window::{Window, floor};
 
 /// Keys hold the start of the cell: another length counts everything in the overlap once more.

@@ -34,11 +34,12 @@ use super::{
     Ignore, Raw, RawEvents, Signals, Sink, Source, Spec, StaticToken, decode_base64url, is_strange, nothing_of_its_own,
     parse_time, rejected,
 };
-use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, judge_by_status};
+use crate::api::{Api, Call, Dialect, Reply, Session, Verdict, Wire, judge_by_status};
 use crate::config::{self, Common};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
-use crate::ledger::{Catalogue, Page};
-use crate::stats::ErrorKind;
+use crate::failure::ErrorKind;
+use crate::failure::Failure;
+use crate::page::{Catalogue, Page};
 use crate::window::Window;
 
 mod link;

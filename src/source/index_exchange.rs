@@ -32,11 +32,12 @@ use url::Url;
 use self::list::{File, Listing};
 pub use self::rows::{BadFile, RECORD_BYTES_MAX, RowCounter, Rows, Unpacker};
 use super::{Signals, Sink, Source, Spec, oauth};
-use crate::api::{Api, Call, Dialect, Download, Failure, Reply, Session, Verdict, Wire};
+use crate::api::{Api, Call, Dialect, Download, Reply, Session, Verdict, Wire};
 use crate::config::{self, Common};
 use crate::event::{Class, EventKey, Label, Outcome};
-use crate::ledger::{Catalogue, Document, DocumentRecord, Facts, Page};
-use crate::stats::ErrorKind;
+use crate::failure::ErrorKind;
+use crate::failure::Failure;
+use crate::page::{Catalogue, Document, DocumentRecord, Facts, Page};
 use crate::threads::aside;
 use crate::window::Window;
 
@@ -209,7 +210,7 @@ impl Troubles {
     /// Takes a failure that concerns one file or list, and returns one that concerns all of them.
     fn take(&mut self, failure: Failure, sink: &mut dyn Sink) -> Result<(), Failure> {
         let general = matches!(failure.kind, ErrorKind::Auth | ErrorKind::Throttled | ErrorKind::Tls);
-        self.in_a_row = if failure.kind.is_passing() { self.in_a_row + 1 } else { 0 };
+        self.in_a_row = if failure.kind.is_transient() { self.in_a_row + 1 } else { 0 };
         if failure.at_login || general || self.in_a_row >= FAILURES_MAX {
             return Err(failure);
         }

@@ -35,13 +35,13 @@ use super::{
     Ignore, List, Raw, RawEvents, Signals, Sink, Source, Spec, is_strange, parse_time, rejected, token_claims,
 };
 use crate::api::{
-    Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, cannot_be_carried, judge_by_status, renewal,
-    secret_header,
+    Api, Call, Dialect, Reply, Session, Verdict, Wire, cannot_be_carried, judge_by_status, renewal, secret_header,
 };
 use crate::config::{self, Common, Secret};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
-use crate::ledger::{Catalogue, Page};
-use crate::stats::ErrorKind;
+use crate::failure::ErrorKind;
+use crate::failure::Failure;
+use crate::page::{Catalogue, Page};
 use crate::window::{Window, floor};
 
 /// The documented maximum of `limit`.

@@ -31,11 +31,12 @@ use super::{
     Ignore, Raw, RawEvents, Signals, Sink, Source, Spec, StaticToken, is_believable, is_strange, nothing_of_its_own,
     parse_time, rejected,
 };
-use crate::api::{Api, Call, Dialect, Failure, Reply, Session, Verdict, Wire, judge_by_status};
+use crate::api::{Api, Call, Dialect, Reply, Session, Verdict, Wire, judge_by_status};
 use crate::config::{self, Common};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, RejectReason, What};
-use crate::ledger::{Catalogue, Page};
-use crate::stats::ErrorKind;
+use crate::failure::ErrorKind;
+use crate::failure::Failure;
+use crate::page::{Catalogue, Page};
 use crate::window::Window;
 
 /// The service's own default page size; its maximum is not documented.
@@ -713,7 +714,7 @@ mod tests {
             panic!("{failure}");
         }
 
-        fn document(&mut self, _: &EventKey) -> Option<crate::ledger::DocumentRecord> {
+        fn document(&mut self, _: &EventKey) -> Option<crate::page::DocumentRecord> {
             None
         }
     }

@@ -13,10 +13,11 @@ use url::Url;
 
 use super::token_claims;
 use crate::api::{
-    Call, Failure, LIFETIME_BELIEVED, Reply, Session, Verdict, Wire, cannot_be_carried, judge_by_status, renewal,
+    Call, LIFETIME_BELIEVED, Reply, Session, Verdict, Wire, cannot_be_carried, judge_by_status, renewal,
     says_invalid_token, secret_header,
 };
-use crate::stats::ErrorKind;
+use crate::failure::ErrorKind;
+use crate::failure::Failure;
 
 /// Lifetime of a token whose answer does not tell.
 const LIFETIME_UNKNOWN: Duration = Duration::from_mins(5);

@@ -17,7 +17,7 @@ use url::Url;
 
 use super::TransportError;
 use crate::api::{PROXY_REMEDY, PROXY_WANTS_CREDENTIALS};
-use crate::stats::ErrorKind;
+use crate::failure::ErrorKind;
 
 /// How long the proxy has to say it again.
 const TIMEOUT: Duration = Duration::from_secs(5);

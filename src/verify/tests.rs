@@ -90,7 +90,7 @@ fn spec(is_feed: bool) -> Spec {
         ahead: Duration::ZERO,
         is_feed,
         signals: crate::source::Signals::default(),
-        catalogue: crate::ledger::Catalogue::default(),
+        catalogue: crate::page::Catalogue::default(),
     }
 }
 

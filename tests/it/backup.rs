@@ -8,7 +8,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use audit_exporter::event::System;
-use audit_exporter::ledger::{Catalogue, Counter, Ledger};
+use audit_exporter::ledger::{Counter, Ledger};
+use audit_exporter::page::Catalogue;
 
 use crate::program::{EAGER, Finished, PATIENCE, Running, config_file, eventually, finish, program, until_exact};
 

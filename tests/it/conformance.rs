@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use audit_exporter::clock::Clock;
 use audit_exporter::config::{Config, parse};
+use audit_exporter::connect::Connect;
 use audit_exporter::demo;
 use audit_exporter::event::System;
-use audit_exporter::exporter::{Connect, Edges, Exporter};
+use audit_exporter::exporter::{Edges, Exporter};
 use audit_exporter::exposition::Format;
 use audit_exporter::ledger::{BACKLOG_CELLS, Ledger, TALLY_CELL};
 use audit_exporter::simulate::{Faults, Options, Truth, TruthOf, World};

@@ -11,7 +11,8 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use super::*;
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, System, What};
 use crate::ledger::store::Store;
-use crate::ledger::{Catalogue, Client, Commit, CommitError, Counter, Document, Ledger, OpenError, Page, SourceLedger};
+use crate::ledger::{Client, Commit, CommitError, Counter, Ledger, OpenError, SourceLedger};
+use crate::page::{Catalogue, Document, Page};
 use crate::window::Checkpoint;
 
 const EVENTS: u64 = 3000;

@@ -14,7 +14,7 @@ use super::*;
 use crate::api::Limits;
 use crate::clock::Clock;
 use crate::event::{EventLabels, System};
-use crate::ledger::DocumentRecord;
+use crate::page::DocumentRecord;
 use crate::simulate::{
     EventCall, Faults, Injection, Options, Scenario, ScenarioCall, TruthOf, World, credentials as sim,
 };

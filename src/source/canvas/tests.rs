@@ -16,7 +16,7 @@ use crate::api::Limits;
 use crate::clock::Clock;
 use crate::config::Secret;
 use crate::event::System;
-use crate::ledger::DocumentRecord;
+use crate::page::DocumentRecord;
 use crate::simulate::{Faults, Options, TruthOf, World, credentials};
 use crate::source::Taken;
 use crate::stats::SourceStats;

@@ -17,9 +17,10 @@ use serde_json::{Map, Value};
 
 use super::super::text::{self, Envelope};
 use super::super::{Raw, RawEvents, nothing_of_its_own, parse_time, rejected};
-use crate::api::{Failure, Reply};
+use crate::api::Reply;
 use crate::event::{EventKey, Item, Label, RejectReason};
-use crate::ledger::Feed;
+use crate::failure::Failure;
+use crate::page::Feed;
 use crate::window::floor;
 
 /// How many different statuses are told apart.

@@ -13,7 +13,7 @@ use crate::api::Limits;
 use crate::clock::Clock;
 use crate::config::Service;
 use crate::event::System;
-use crate::ledger::DocumentRecord;
+use crate::page::DocumentRecord;
 use crate::simulate::{Faults, Options, TruthOf, World, credentials};
 use crate::source::Taken;
 use crate::stats::SourceStats;

@@ -12,7 +12,7 @@ use super::*;
 use crate::api::Limits;
 use crate::clock::Clock;
 use crate::event::System;
-use crate::ledger::DocumentRecord;
+use crate::page::DocumentRecord;
 use crate::simulate::{Faults, Options, TruthOf, World, credentials};
 use crate::source::Taken;
 use crate::stats::SourceStats;

@@ -15,12 +15,13 @@ use http::{Request, Response};
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::{Api, Failure, Limits};
+use crate::api::{Api, Limits};
 use crate::clock::Clock;
 use crate::event::{EventKey, Item, System, What};
-use crate::ledger::{DocumentRecord, Page};
+use crate::failure::ErrorKind;
+use crate::failure::Failure;
+use crate::page::{DocumentRecord, Page};
 use crate::source::{Sink, Taken};
-use crate::stats::ErrorKind;
 use crate::transport::{Body, Transport, TransportError};
 use crate::window::Window;
 

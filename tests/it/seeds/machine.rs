@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use audit_exporter::event::SourceName;
+use audit_exporter::failure::ErrorKind;
 use audit_exporter::simulate::Disk;
-use audit_exporter::stats::ErrorKind;
 use audit_exporter::transport::{Body, InMemory, Transport, TransportError};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};

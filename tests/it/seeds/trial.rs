@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use audit_exporter::clock::Clock;
 use audit_exporter::config::{Config, duration_text, parse};
+use audit_exporter::connect::Connect;
 use audit_exporter::event::System;
-use audit_exporter::exporter::{ApplyError, Connect, Edges, Exporter};
+use audit_exporter::exporter::{ApplyError, Edges, Exporter};
 use audit_exporter::exposition::Format;
 use audit_exporter::ledger::{BACKLOG_CELLS, Ledger, TALLY_CELL};
 use audit_exporter::simulate::{

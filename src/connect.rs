@@ -1,0 +1,29 @@
+//! How a source is connected: over the network, or into a simulator, and within which bounds.
+//!
+//! Leaves to others: connections themselves (`transport.rs`), keeping the bounds (`api.rs`).
+
+use std::sync::Arc;
+
+use crate::api::Limits;
+use crate::config::{Common, SourceConfig};
+use crate::transport::{Network, Transport};
+
+/// Makes the connection of a source: over the network, or into a simulator.
+pub type Connect = Box<dyn Fn(&SourceConfig) -> Result<Arc<dyn Transport>, String> + Send + Sync>;
+
+/// The transport of a source over the network. Sources that connect in the same way share connections.
+pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, String> {
+    let network = Network::new(&config.common).map_err(|error| error.to_string())?;
+    Ok(Arc::new(network))
+}
+
+/// What bounds the requests of a source.
+pub fn limits(common: &Common) -> Limits {
+    Limits {
+        requests: common.rate_limit.requests.get(),
+        per: common.rate_limit.per,
+        burst: common.rate_limit.burst.get(),
+        timeout: common.timeout,
+        max_response_bytes: common.max_response_bytes,
+    }
+}

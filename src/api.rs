@@ -170,11 +170,11 @@ impl Call {
         shown.set_fragment(None);
         let _ = shown.set_username("");
         let _ = shown.set_password(None);
-        without(&self.secrets, format!("{} {shown}", self.method))
+        redact(&self.secrets, format!("{} {shown}", self.method))
     }
 
     fn failed(&self, error: TransportError) -> Failure {
-        let mut failure = Failure::new(error.kind, self.tried(), without(&self.secrets, error.message));
+        let mut failure = Failure::new(error.kind, self.tried(), redact(&self.secrets, error.message));
         failure.remedy = error.remedy;
         // below HTTP nobody but a proxy asks for credentials
         failure.by_proxy = error.kind == ErrorKind::Auth;
@@ -202,7 +202,7 @@ pub fn secret_header(prefix: &str, secret: &SecretString) -> Option<HeaderValue>
 }
 
 /// `text` without the secrets, in whatever case: a host name, say, has lost it.
-fn without(secrets: &[SecretString], mut text: String) -> String {
+fn redact(secrets: &[SecretString], mut text: String) -> String {
     for secret in secrets.iter().map(|secret| secret.expose_secret().to_ascii_lowercase()) {
         while secret.len() >= SECRET_CHARS_MIN
             && let Some(at) = text.to_ascii_lowercase().find(&secret)
@@ -252,7 +252,7 @@ impl Reply {
     /// The failure of an answer that is not what the service documents. `why` must not quote it.
     pub fn undecodable(&self, why: impl fmt::Display) -> Failure {
         let got = format!("status {}, {}: {why}", self.status.as_u16(), self.shape());
-        let mut failure = Failure::new(ErrorKind::Decode, self.tried.clone(), without(&self.secrets, got));
+        let mut failure = Failure::new(ErrorKind::Decode, self.tried.clone(), redact(&self.secrets, got));
         failure.remedy = page_remedy(ErrorKind::Decode).filter(|_| self.is_page());
         failure
     }
@@ -261,9 +261,9 @@ impl Reply {
     ///
     /// It counts as a refused login: nothing says that the next one would not be the one that locks the account.
     pub fn no_session(&self, why: impl fmt::Display) -> Failure {
-        let code = said(&self.body, true).map(|code| format!(" ({code})")).unwrap_or_default();
+        let code = error_summary(&self.body, true).map(|code| format!(" ({code})")).unwrap_or_default();
         let got = format!("status {}, {}: {why}{code}", self.status.as_u16(), self.shape());
-        let failure = Failure::new(ErrorKind::Auth, self.tried.clone(), without(&self.secrets, got));
+        let failure = Failure::new(ErrorKind::Auth, self.tried.clone(), redact(&self.secrets, got));
         failure.advising(
             "no session came of this login: check the credential, and who answers at this address; it is tried again \
              ever more slowly, as after a refused password",
@@ -281,10 +281,10 @@ impl Reply {
         } else if self.is_page() {
             (format!("status {status}, {PAGE}"), page_remedy(kind))
         } else {
-            let said = said(&self.body, self.at_login).map(|said| format!(": {said}")).unwrap_or_default();
+            let said = error_summary(&self.body, self.at_login).map(|said| format!(": {said}")).unwrap_or_default();
             (format!("status {status}{said}"), None)
         };
-        let mut failure = Failure::new(kind, self.tried.clone(), without(&self.secrets, got));
+        let mut failure = Failure::new(kind, self.tried.clone(), redact(&self.secrets, got));
         failure.retry_after = asked_pause(&self.headers, self.at, self.status, kind);
         // a request that is wrong stays wrong
         failure.is_transient &= kind != ErrorKind::Server || !self.status.is_client_error();
@@ -411,7 +411,7 @@ pub fn judge_by_status(status: StatusCode) -> Verdict {
     }
 }
 
-/// The customs of a service that are not about events: how to log in, how to carry the
+/// What is particular to a service beside its events: how to log in, how to carry the
 /// credential, what its errors mean.
 #[async_trait]
 pub trait Dialect: Send + Sync {
@@ -451,11 +451,11 @@ pub struct Wire {
 
 impl Wire {
     /// Sends a call of a login and reads the whole answer, whatever its status.
-    pub async fn exchange(&self, call: &Call) -> Result<Reply, Failure> {
-        self.exchange_whole(call, true).await
+    pub async fn login_exchange(&self, call: &Call) -> Result<Reply, Failure> {
+        self.exchange(call, true).await
     }
 
-    async fn exchange_whole(&self, call: &Call, at_login: bool) -> Result<Reply, Failure> {
+    async fn exchange(&self, call: &Call, at_login: bool) -> Result<Reply, Failure> {
         let call = &*self.hiding_all(call);
         let exchange = async {
             let (status, headers, body, clock) = self.send(call).await?;
@@ -576,7 +576,7 @@ impl Wire {
     fn note_clock(&self, headers: &HeaderMap, status: StatusCode) -> Result<(), String> {
         let Some(date) = date_of(headers, &header::DATE) else { return Ok(()) };
         let now = self.clock.now();
-        let known = self.stats.rest().clock_skew.filter(|skew| skew.abs() <= SKEW_BELIEVED).unwrap_or_default();
+        let known = self.stats.observed().clock_skew.filter(|skew| skew.abs() <= SKEW_BELIEVED).unwrap_or_default();
         let aged = date + age_of(headers);
         let date = if (aged - now - known).abs() < (date - now - known).abs() { aged } else { date };
         let skew = date - now;
@@ -585,7 +585,7 @@ impl Wire {
         if !believed && !status.is_success() {
             return Ok(());
         }
-        self.stats.rest().clock_skew = Some(if skew.abs() < SKEW_MIN { TimeDelta::zero() } else { skew });
+        self.stats.observed().clock_skew = Some(if skew.abs() < SKEW_MIN { TimeDelta::zero() } else { skew });
         if believed {
             return Ok(());
         }
@@ -600,7 +600,7 @@ impl Wire {
 
     /// When the credential that the user configured ends, where it tells.
     pub fn note_credential_expiry(&self, expiry: Option<DateTime<Utc>>) {
-        self.stats.rest().credential_expiry = expiry;
+        self.stats.observed().credential_expiry = expiry;
     }
 
     fn retry_delay(&self, attempt: u32) -> Duration {
@@ -725,7 +725,7 @@ impl Api {
 
     /// The same; `None` where the service has not told.
     pub fn told_clock_skew(&self) -> Option<TimeDelta> {
-        self.wire.stats.rest().clock_skew.filter(|skew| skew.abs() <= SKEW_BELIEVED)
+        self.wire.stats.observed().clock_skew.filter(|skew| skew.abs() <= SKEW_BELIEVED)
     }
 
     /// Asks, with a session, and again after failures that may pass. `build` makes the request of
@@ -797,8 +797,7 @@ impl Api {
             .credential(&session)
             .ok_or_else(|| unusable(&session, &*self.dialect, "no header can carry it"))?;
         call.headers.insert(name, value);
-        let sent =
-            if stream { self.wire.open(&call).await } else { self.wire.exchange_whole(&call, false).await.map(Err) };
+        let sent = if stream { self.wire.open(&call).await } else { self.wire.exchange(&call, false).await.map(Err) };
         match sent {
             Ok(Ok(download)) => {
                 self.standing().note(Verdict::Good, false, true);
@@ -841,7 +840,7 @@ impl Api {
 
     fn judge(&self, reply: &Reply) -> Verdict {
         if let Some((remaining, pause)) = self.dialect.budget(&reply.headers) {
-            self.wire.stats.rest().remaining = Some(remaining);
+            self.wire.stats.observed().remaining = Some(remaining);
             if !pause.is_zero() {
                 self.wire.gate.pause(pause);
             }
@@ -950,7 +949,7 @@ fn at_home(session: &Session, call: &Call) -> Result<(), Failure> {
     }
     let [to, home] = [url, base].map(|url| url.origin().ascii_serialization());
     let got = format!("not sent, because an answer led to {to} and the credential belongs to {home} alone");
-    Err(Failure::new(ErrorKind::Redirect, call.tried(), without(&call.secrets, got)))
+    Err(Failure::new(ErrorKind::Redirect, call.tried(), redact(&call.secrets, got)))
 }
 
 /// Why no header can carry a token.
@@ -1015,7 +1014,7 @@ const INVALID_TOKEN: [&str; 7] = [
 /// What an error's body says, where it is JSON of one of the usual shapes; at most 200 characters,
 /// on one line. Of the answer to a login only the codes: its words may repeat the secret. Words as
 /// long as a token are left out everywhere.
-fn said(body: &[u8], at_login: bool) -> Option<String> {
+fn error_summary(body: &[u8], at_login: bool) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
     let inner = value.get("error").filter(|error| error.is_object()).unwrap_or(&value);
     let text = |key: &str| inner.get(key).and_then(serde_json::Value::as_str);

@@ -42,12 +42,12 @@ use crate::api::{Api, Gate};
 use crate::clock::{Clock, written};
 use crate::config::{Config, SourceConfig};
 use crate::connect::{limits, over_the_network};
-use crate::doctor::{self, Findings, Patient};
+use crate::doctor::{self, DoctorInput, Findings};
 use crate::exporter::Exporter;
 use crate::ledger::{Copied, Ledger, OpenError, STORE_FILE, verify_copy};
 use crate::source;
-use crate::threads::aside;
-use crate::verify::{self, Report, Say, Subject};
+use crate::threads::run_blocking;
+use crate::verify::{self, Report, Say, VerifyInput};
 
 /// Name of the socket inside `storage.path`.
 const SOCKET: &str = "control.sock";
@@ -397,7 +397,7 @@ pub async fn doctor(
     }
     let config = find(config, name).map_err(CheckError::Usage)?;
     let limits = limits(&config.common);
-    let patient = Patient {
+    let patient = DoctorInput {
         config: config.clone(),
         transport: over_the_network(config),
         gate: Arc::new(Gate::empty(&limits)),
@@ -441,7 +441,7 @@ pub async fn backup(storage: &Path, to: &Path) -> Result<Copied, CheckError> {
         }
     };
     let to = to.to_owned();
-    aside(move || {
+    run_blocking(move || {
         verify_copy(&opened, copied).map_err(CheckError::Failed)?;
         opened.sync_all().and_then(|()| unfinished.finish(&to)).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => CheckError::Usage(format!("{} is there already", to.display())),
@@ -528,7 +528,7 @@ async fn open_alone(storage: &Path) -> Result<Ledger, String> {
         return Err(format!("there is no ledger {}: nothing was counted there yet", file.display()));
     }
     let folder = storage.to_owned();
-    aside(move || Ledger::open(&folder)).await.map_err(|error| match error {
+    run_blocking(move || Ledger::open(&folder)).await.map_err(|error| match error {
         OpenError::InUse { path, .. } => format!(
             "the store {path} is in use by a process that cannot be asked: an exporter that is just starting, or one \
              without a control socket (its log says why)"
@@ -538,7 +538,7 @@ async fn open_alone(storage: &Path) -> Result<Ledger, String> {
 }
 
 /// A source of which no exporter takes care, and its ledger.
-async fn alone(config: &SourceConfig, storage: &Path) -> Result<Subject, String> {
+async fn alone(config: &SourceConfig, storage: &Path) -> Result<VerifyInput, String> {
     let ledger = open_alone(storage).await?;
     let (reader, dialect) = source::build(config);
     let book = ledger.find(&config.name, config.system(), reader.spec().catalogue).await.map_err(|e| e.to_string())?;
@@ -549,7 +549,7 @@ async fn alone(config: &SourceConfig, storage: &Path) -> Result<Subject, String>
     let gate = Arc::new(Gate::empty(&limits));
     let transport = over_the_network(config)?;
     let api = Api::behind(gate, transport, dialect, limits, Arc::default(), Clock::machine(), rand::random());
-    Ok(Subject { config: config.clone(), api: Arc::new(api), ledger, book, polls: None })
+    Ok(VerifyInput { config: config.clone(), api: Arc::new(api), ledger, book, polls: None })
 }
 
 #[cfg(test)]

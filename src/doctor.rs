@@ -53,7 +53,7 @@ const EXPIRY_MIN: TimeDelta = TimeDelta::days(14);
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The source that is looked at, and the means to do so.
-pub struct Patient {
+pub struct DoctorInput {
     /// Its settings.
     pub config: SourceConfig,
     /// A connection of its own, or why there can be none.
@@ -175,8 +175,8 @@ fn takes_about(config: &SourceConfig) -> Duration {
 }
 
 /// Looks at a source.
-pub async fn examine(patient: Patient, say: &Say) -> Findings {
-    let Patient { config, transport, gate, limits, stats, counted_from, clock, seed } = patient;
+pub async fn examine(patient: DoctorInput, say: &Say) -> Findings {
+    let DoctorInput { config, transport, gate, limits, stats, counted_from, clock, seed } = patient;
     let system = config.system();
     let mut findings = Findings { source: config.name.to_string(), system, list: Vec::new() };
     secret_file(&config, &mut findings);
@@ -205,7 +205,7 @@ pub async fn examine(patient: Patient, say: &Say) -> Findings {
     _ = say.send(format!("{}: asking the service", config.name));
     if !parts.read(newest, &api, &mut seen, &mut findings).await {
         // a poll may have learnt it long ago
-        if transport.answers.load(Ordering::Relaxed) > 0 && stats.rest().clock_skew.is_some() {
+        if transport.answers.load(Ordering::Relaxed) > 0 && stats.observed().clock_skew.is_some() {
             the_clock(&stats, &mut findings);
         }
         return findings;
@@ -729,7 +729,7 @@ fn what_would_be_counted(spec: &Spec, seen: &Seen, span: Duration, findings: &mu
 }
 
 fn the_clock(stats: &SourceStats, findings: &mut Findings) {
-    let Some(skew) = stats.rest().clock_skew else {
+    let Some(skew) = stats.observed().clock_skew else {
         findings.add(State::Note, "how far the service's clock is off is not known: no answer carried a Date to go by");
         return;
     };
@@ -770,13 +770,13 @@ fn the_budget(config: &SourceConfig, stats: &SourceStats, needed: u64, used: u64
     } else {
         findings.add(State::Good, format!("{need}; {limit}. This look took {used}"));
     }
-    if let Some(remaining) = stats.rest().remaining {
+    if let Some(remaining) = stats.observed().remaining {
         findings.add(State::Good, format!("by the service's own account {remaining:.0} are left of its budget"));
     }
 }
 
 fn the_credential_ends(stats: &SourceStats, now: DateTime<Utc>, findings: &mut Findings) {
-    let Some(ends) = stats.rest().credential_expiry else { return };
+    let Some(ends) = stats.observed().credential_expiry else { return };
     let (how, fix) = if ends <= now + EXPIRY_MIN { (State::Wrong, ". Fix: replace it now") } else { (State::Good, "") };
     findings.add(how, format!("the credential ends on {}{fix}", written(ends)));
 }

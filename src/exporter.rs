@@ -23,18 +23,16 @@ use crate::api::{Api, Dialect, Gate};
 use crate::clock::Clock;
 use crate::config::{Config, Global, SourceConfig};
 use crate::connect::{Connect, limits};
-use crate::doctor::Patient;
+use crate::doctor::DoctorInput;
 use crate::event::{SourceName, System};
 use crate::exposition::{self, Format};
-use crate::ledger::{
-    Client, CommitError, Copied, Counter, Held, Ledger, Receipt, Registration, STORE_FILE, SourceLedger,
-};
+use crate::ledger::{Book, Client, CommitError, Copied, Counter, Held, Ledger, Receipt, Registration, STORE_FILE};
 use crate::metrics::{ExporterView, SourceView, families};
 use crate::poll::Poller;
 use crate::source::{self, Source, Spec};
 use crate::stats::SourceStats;
 use crate::transport::Transport;
-use crate::verify::Subject;
+use crate::verify::VerifyInput;
 use crate::window::Cadence;
 
 /// What the program is given from outside: disk, time, network and chance. In a simulation none of
@@ -127,7 +125,7 @@ struct Kept {
 struct Running {
     config: SourceConfig,
     spec: Spec,
-    book: Arc<SourceLedger>,
+    book: Arc<Book>,
     kept: Kept,
     api: Arc<Api>,
     stop: CancellationToken,
@@ -198,7 +196,7 @@ impl Exporter {
             // not before: the poller before it was to keep to its own limits
             running.kept.gate.change(&limits(&running.config.common));
             if !before.iter().any(|old| old.key() == running.key() && old.config.service == running.config.service) {
-                running.kept.stats.rest().refused = None;
+                running.kept.stats.observed().refused = None;
             }
             let task = AbortOnDropHandle::new(tokio::spawn(poller.run(running.stop.clone())));
             *running.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
@@ -248,7 +246,7 @@ impl Exporter {
         transport: Arc<dyn Transport>,
         reader: Box<dyn Source>,
         dialect: Box<dyn Dialect>,
-        book: Arc<SourceLedger>,
+        book: Arc<Book>,
     ) -> (Arc<Running>, Poller) {
         let common = &config.common;
         let key = (config.name.clone(), config.system());
@@ -367,9 +365,9 @@ impl Exporter {
     }
 
     /// A source as `verify` needs it; `None` where none of this name is polled.
-    pub fn subject(&self, name: &str) -> Option<Subject> {
+    pub fn subject(&self, name: &str) -> Option<VerifyInput> {
         let running = self.find(name)?;
-        Some(Subject {
+        Some(VerifyInput {
             config: running.config.clone(),
             api: Arc::clone(&running.api),
             ledger: self.ledger.clone(),
@@ -379,9 +377,9 @@ impl Exporter {
     }
 
     /// A source as `doctor` needs it: with its budget, but a connection and a session of its own.
-    pub fn patient(&self, name: &str) -> Option<Patient> {
+    pub fn patient(&self, name: &str) -> Option<DoctorInput> {
         let running = self.find(name)?;
-        Some(Patient {
+        Some(DoctorInput {
             config: running.config.clone(),
             transport: (self.connect)(&running.config).map(|shared| shared.apart().unwrap_or(shared)),
             gate: Arc::clone(&running.kept.gate),
@@ -472,21 +470,26 @@ impl Running {
     }
 
     fn status(&self) -> SourceStatus {
-        let rest = self.kept.stats.rest().clone();
+        let rest = self.kept.stats.observed().clone();
         let state = self.book.state();
         let catching_up = state.checkpoint().is_none_or(crate::window::Checkpoint::catching_up);
         let failing = rest.next_poll.is_some() && !self.kept.stats.up();
+        let condition = if rest.next_poll.is_none() && !self.kept.stats.up() {
+            "starting"
+        } else if failing && rest.throttled_last {
+            "throttled"
+        } else if failing {
+            "error"
+        } else if catching_up {
+            "catching_up"
+        } else {
+            "ok"
+        };
         let limit = self.config.common.rate_limit;
         SourceStatus {
             name: self.config.name.to_string(),
             system: self.config.system(),
-            state: match () {
-                () if rest.next_poll.is_none() && !self.kept.stats.up() => "starting",
-                () if failing && rest.throttled_last => "throttled",
-                () if failing => "error",
-                () if catching_up => "catching_up",
-                () => "ok",
-            },
+            state: condition,
             last_success: rest.last_success,
             last_event: state.last_event(),
             watermark: state.checkpoint().map(crate::window::Checkpoint::watermark),

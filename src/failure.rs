@@ -112,7 +112,7 @@ impl Failure {
     /// A failure; `tried` and `got` must hold neither secret nor event.
     pub fn new(kind: ErrorKind, tried: impl Into<String>, got: impl Into<String>) -> Self {
         let is_transient = kind.is_transient();
-        let (tried, got) = (shown(&tried.into()), shown(&got.into()));
+        let (tried, got) = (one_line(&tried.into()), one_line(&got.into()));
         Self {
             kind,
             retry_after: None,
@@ -188,6 +188,6 @@ impl Failure {
 }
 
 /// On one line, and not endless: some of it may have come from outside.
-fn shown(text: &str) -> String {
+fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN_CHARS_MAX).collect()
 }

@@ -3,7 +3,7 @@
 //! Promises: a panic is one line of the log, with its place; of its words only those are shown that are
 //! fixed in the program, because what is put into them may be a secret or an event.
 //!
-//! Leaves to others: containing it, where work can go on without what has panicked: a poll
+//! Leaves to others: catching it, where work can go on without what has panicked: a poll
 //! (`poll.rs`), the store (`ledger.rs`), a request (`web/listen.rs`), a reload (`web/routes.rs`).
 
 use std::any::Any;
@@ -19,24 +19,24 @@ pub fn log_panics() {
 }
 
 fn log_panic(payload: &(dyn Any + Send), place: &str) {
-    tracing::error!(panic = %told(payload), place, "a fault in this program (a panic)");
+    tracing::error!(panic = %panic_text(payload), place, "a fault in this program (a panic)");
 }
 
-/// Runs what may panic; `Err` says what the panic said. What `work` had in hand must be made anew then.
-pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| told(&*panic))
+/// Catches a panic; `Err` says what it said. State that `work` was changing must be discarded then.
+pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| panic_text(&*panic))
 }
 
-/// The same of what is waited for.
-pub async fn contained_while<T>(work: impl Future<Output = T>) -> Result<T, String> {
-    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| told(&*panic))
+/// The same for a future.
+pub async fn catch_panic_async<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| panic_text(&*panic))
 }
 
 /// What a panic says of itself, as far as it is part of the program.
 ///
 /// A text that was put together at run time is shown up to the first quotation mark or colon: what follows
 /// them is most often a value (`index out of bounds: …`, `byte index 1 is not a char boundary; it is inside 'é' …`).
-fn told(payload: &(dyn Any + Send)) -> String {
+fn panic_text(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&'static str>() {
         return (*text).to_owned();
     }
@@ -93,8 +93,9 @@ mod tests {
         let name = "alice@example.com".to_owned();
         let end = name.len() + 1;
         let refused = || -> Result<(), String> { Err(name.clone()) };
-        let of =
-            |panics: &(dyn Fn() + std::panic::RefUnwindSafe)| told(&*std::panic::catch_unwind(panics).unwrap_err());
+        let of = |panics: &(dyn Fn() + std::panic::RefUnwindSafe)| {
+            panic_text(&*std::panic::catch_unwind(panics).unwrap_err())
+        };
         assert_eq!(of(&|| panic!("a fixed text, with: a colon")), "a fixed text, with: a colon");
         for shown in [
             of(&|| drop(name[1..end].to_owned())),

@@ -55,9 +55,9 @@ use store::{Store, StoreError};
 
 use crate::clock::{delta, written};
 use crate::event::{EventKey, EventLabels, Label, Rejection, SourceName, System};
-use crate::fault::contained;
+use crate::fault::catch_panic;
 use crate::page::{Catalogue, DocumentRecord, Facts, Page};
-use crate::threads::aside;
+use crate::threads::run_blocking;
 use crate::window::{Checkpoint, Window};
 
 /// How many distinct values a label of one source may take beyond the documented ones.
@@ -297,7 +297,7 @@ impl State {
 
 /// The committed state of one source and its place in the store.
 #[derive(Debug)]
-pub struct SourceLedger {
+pub struct Book {
     name: SourceName,
     system: System,
     id: u32,
@@ -308,7 +308,7 @@ pub struct SourceLedger {
     is_new: bool,
 }
 
-impl SourceLedger {
+impl Book {
     /// The name it was registered under.
     pub fn name(&self) -> &SourceName {
         &self.name
@@ -410,7 +410,7 @@ struct Queue {
 
 /// A commit, and where its outcome goes.
 struct Waiting {
-    source: Arc<SourceLedger>,
+    source: Arc<Book>,
     commit: Commit,
     outcome: oneshot::Sender<Result<Committed, CommitError>>,
 }
@@ -455,9 +455,9 @@ impl Ledger {
         work: impl FnOnce(&mut Store) -> Result<T, CommitError> + Send + 'static,
     ) -> Result<T, CommitError> {
         let writer = Arc::clone(&self.writer);
-        aside(move || {
+        run_blocking(move || {
             let mut store = writer.lock().unwrap_or_else(PoisonError::into_inner);
-            contained(|| work(&mut store)).unwrap_or_else(|panic| {
+            catch_panic(|| work(&mut store)).unwrap_or_else(|panic| {
                 store.distrust();
                 Err(CommitError::Fault(panic))
             })
@@ -474,7 +474,7 @@ impl Ledger {
         system: System,
         catalogue: Catalogue,
         now: DateTime<Utc>,
-    ) -> Result<Arc<SourceLedger>, CommitError> {
+    ) -> Result<Arc<Book>, CommitError> {
         let registration = Registration { name: name.clone(), system, catalogue };
         let mut registered = self.register_all(vec![registration], now).await?;
         Ok(registered.remove(0))
@@ -485,7 +485,7 @@ impl Ledger {
         &self,
         registrations: Vec<Registration>,
         now: DateTime<Utc>,
-    ) -> Result<Vec<Arc<SourceLedger>>, CommitError> {
+    ) -> Result<Vec<Arc<Book>>, CommitError> {
         self.audience.open(now);
         self.with_store(move |store| store.register(registrations, now)).await
     }
@@ -496,7 +496,7 @@ impl Ledger {
         name: &SourceName,
         system: System,
         catalogue: Catalogue,
-    ) -> Result<Option<Arc<SourceLedger>>, CommitError> {
+    ) -> Result<Option<Arc<Book>>, CommitError> {
         let name = name.clone();
         self.with_store(move |store| {
             if !store.knows(&name, system)? {
@@ -512,7 +512,7 @@ impl Ledger {
 
     /// What was counted of the events (and files) whose cells begin in `window`. Events that carry
     /// no time at all are not in it.
-    pub async fn tallies(&self, source: &Arc<SourceLedger>, window: Window) -> Result<Tallies, CommitError> {
+    pub async fn tallies(&self, source: &Arc<Book>, window: Window) -> Result<Tallies, CommitError> {
         let source = Arc::clone(source);
         self.with_store(move |store| {
             store.heal(&source)?;
@@ -535,8 +535,8 @@ impl Ledger {
     /// Writes a copy of all that is committed now into an empty file, and flushes it. Commits go on meanwhile.
     pub async fn backup(&self, file: File) -> Result<Copied, String> {
         let snapshot = self.with_store(|store| Ok(store.snapshot()?)).await.map_err(|error| error.to_string())?;
-        let copy = move || contained(|| backup::write(&snapshot, file));
-        match aside(copy).await {
+        let copy = move || catch_panic(|| backup::write(&snapshot, file));
+        match run_blocking(copy).await {
             Ok(copied) => copied.map_err(|error| format!("cannot copy the ledger: {error}")),
             Err(panic) => Err(format!("a fault in this program (a panic) while copying the ledger: {panic}")),
         }
@@ -552,7 +552,7 @@ impl Ledger {
     ///
     /// Commits that wait while another transaction is being flushed share the next one and its flush. Each has its own
     /// checkpoint to be checked and its own outcome.
-    pub async fn commit(&self, source: &Arc<SourceLedger>, commit: Commit) -> Result<Committed, CommitError> {
+    pub async fn commit(&self, source: &Arc<Book>, commit: Commit) -> Result<Committed, CommitError> {
         let (outcome, told) = oneshot::channel();
         let is_first = {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -595,12 +595,12 @@ impl Ledger {
     /// it stays at 0.
     pub async fn scrape(
         &self,
-        sources: &[Arc<SourceLedger>],
+        sources: &[Arc<Book>],
         now: DateTime<Utc>,
         hold: Duration,
         client: &Client,
     ) -> (Vec<Snapshot>, Receipt) {
-        let is_held = |source: &Arc<SourceLedger>| source.state().series.values().any(|series| !series.released);
+        let is_held = |source: &Arc<Book>| source.state().series.values().any(|series| !series.released);
         if sources.iter().any(is_held) {
             self.audience.settle().await;
         }
@@ -666,7 +666,7 @@ impl Ledger {
     /// The series of `sources` that are held at 0 now; `None` if none is.
     pub fn held<'a>(
         &self,
-        sources: impl Iterator<Item = &'a SourceLedger>,
+        sources: impl Iterator<Item = &'a Book>,
         now: DateTime<Utc>,
         hold: Duration,
     ) -> Option<Held> {
@@ -739,7 +739,7 @@ fn commit_together(store: &mut Store, waiting: Vec<Waiting>) {
         return;
     }
     let written = healed.and_then(|()| {
-        contained(|| store.write(pages)).unwrap_or_else(|panic| {
+        catch_panic(|| store.write(pages)).unwrap_or_else(|panic| {
             store.distrust();
             Err(CommitError::Fault(panic))
         })

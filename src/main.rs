@@ -16,10 +16,10 @@ use audit_exporter::connect::over_the_network;
 use audit_exporter::control::{self, CheckError, Control};
 use audit_exporter::event::System;
 use audit_exporter::exporter::{ApplyError, Edges, Exporter};
-use audit_exporter::fault::{contained, log_panics};
+use audit_exporter::fault::{catch_panic, log_panics};
 use audit_exporter::ledger::{Copied, Ledger, OpenError, Unusable, usable};
 use audit_exporter::simulate::{Faults, Options, World};
-use audit_exporter::threads::aside;
+use audit_exporter::threads::run_blocking;
 use audit_exporter::web::listen::{self, ListenAddress};
 use audit_exporter::web::{ExternalUrl, Pages, WebFile, protect, router};
 use audit_exporter::{demo, doctor, metrics, output};
@@ -251,7 +251,7 @@ fn obey(arguments: Arguments) -> u8 {
     listen::raise_open_files();
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
-            let outcome = contained(|| runtime.block_on(run(arguments)));
+            let outcome = catch_panic(|| runtime.block_on(run(arguments)));
             runtime.shutdown_timeout(STOP_WAIT);
             outcome.unwrap_or_else(|panic| Err(Exit::failure(format!("a fault in this program (a panic): {panic}"))))
         }
@@ -587,7 +587,7 @@ async fn run_exporter(
 async fn start(config: Config, external_url: Option<&ExternalUrl>) -> Result<Arc<Exporter>, Exit> {
     loop {
         let folder = config.storage.path.clone();
-        let why = match aside(move || Ledger::open(&folder)).await {
+        let why = match run_blocking(move || Ledger::open(&folder)).await {
             Ok(ledger) => {
                 let clock = Clock::machine();
                 let edges = Edges {

@@ -15,14 +15,14 @@ use crate::clock::{milliseconds_as_seconds, unix_seconds};
 use crate::event::System;
 use crate::exposition::{Family, Kind, Sample, Value, from_proto};
 use crate::failure::ErrorKind;
-use crate::ledger::{Counter, LATENESS_BOUNDS, Snapshot, SourceLedger};
+use crate::ledger::{Book, Counter, LATENESS_BOUNDS, Snapshot};
 use crate::source::Spec;
 use crate::stats::{POLL_DURATION_BOUNDS, PollResult, SourceStats};
 
 /// One source as it is shown.
 pub struct SourceView<'a> {
     /// Which source.
-    pub book: &'a SourceLedger,
+    pub book: &'a Book,
     /// What was committed, as this scrape sees it.
     pub snapshot: Snapshot,
     /// What was observed.
@@ -298,7 +298,7 @@ fn backlog(page: &mut Page, state: &Snapshot, base: &Labels) {
 
 fn state_of_polling(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
     let stats = source.stats;
-    let rest = stats.rest().clone();
+    let rest = stats.observed().clone();
     page.gauge("audit_source_up", "1 if the last poll succeeded.", base.clone(), Some(flag(stats.up())));
     for result in PollResult::ALL {
         page.counter(

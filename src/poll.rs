@@ -35,8 +35,8 @@ use crate::clock::{Clock, delta, written};
 use crate::event::{EventKey, SourceName};
 use crate::failure::ErrorKind;
 use crate::failure::Failure;
-use crate::fault::contained_while;
-use crate::ledger::{Commit, CommitError, Counter, Ledger, SourceLedger};
+use crate::fault::catch_panic_async;
+use crate::ledger::{Book, Commit, CommitError, Counter, Ledger};
 use crate::page::{DocumentRecord, Page};
 use crate::source::{Sink, Source, Spec, Taken};
 use crate::stats::{PollResult, Refused, SourceStats};
@@ -83,7 +83,7 @@ pub struct Poller {
     /// Counts.
     pub ledger: Ledger,
     /// What is counted.
-    pub book: Arc<SourceLedger>,
+    pub book: Arc<Book>,
     /// What is learned on the way.
     pub stats: Arc<SourceStats>,
     /// Tells the time.
@@ -180,7 +180,7 @@ impl Poller {
         let spec = self.source.spec();
         let mut random = StdRng::seed_from_u64(self.seed);
         // a poller before this one, of the same service, was
-        let refused = self.stats.rest().refused;
+        let refused = self.stats.observed().refused;
         let mut failures = refused.map_or(0, |refused| refused.failures);
         let mut rest =
             refused.map(|refused| (refused.until.saturating_duration_since(Instant::now()), refused.credential));
@@ -209,7 +209,7 @@ impl Poller {
                         info!(source = %self.name, after = failures, "polling again");
                     }
                     failures = 0;
-                    self.stats.rest().refused = None;
+                    self.stats.observed().refused = None;
                     let pause = next.saturating_duration_since(Instant::now());
                     if !std::mem::replace(&mut told_all_is_well, true) {
                         self.tell_all_is_well(events_before, pause);
@@ -219,7 +219,7 @@ impl Poller {
                 // the newest events are read as often as ever
                 Err(failure) if history.only_passed_over => {
                     failures = 0;
-                    self.stats.rest().refused = None;
+                    self.stats.observed().refused = None;
                     let pause = next.saturating_duration_since(Instant::now());
                     warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, next_try = ?pause, "a piece of history cannot be read");
                     pause
@@ -227,7 +227,7 @@ impl Poller {
                 Err(failure) => {
                     failures += 1;
                     let pause = pause_after(&failure, failures, self.interval).mul_f64(random.random_range(1.0..1.2));
-                    self.stats.rest().refused = failure.is_refused_login().then(|| Refused {
+                    self.stats.observed().refused = failure.is_refused_login().then(|| Refused {
                         failures,
                         until: Instant::now() + pause,
                         credential,
@@ -236,7 +236,7 @@ impl Poller {
                     pause
                 }
             };
-            self.stats.rest().next_poll = Some(self.clock.now() + pause);
+            self.stats.observed().next_poll = Some(self.clock.now() + pause);
             rest = Some((pause, credential));
         }
     }
@@ -274,7 +274,7 @@ impl Poller {
         let started = Instant::now();
         let timeout = self.timeout;
         history.reading = None;
-        let poll = contained_while(self.poll(spec, until, history));
+        let poll = catch_panic_async(self.poll(spec, until, history));
         let outcome = match tokio::time::timeout(timeout, poll).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => {
@@ -300,7 +300,7 @@ impl Poller {
         let now = self.clock.now();
         let outcome = outcome.map_err(|mut failure| {
             self.stats.count_once(&mut failure);
-            self.stats.rest().last_error = Some((now, failure.to_string()));
+            self.stats.observed().last_error = Some((now, failure.to_string()));
             failure
         });
         let result = match &outcome {
@@ -527,7 +527,7 @@ impl Poller {
 struct Pages<'a> {
     name: &'a SourceName,
     ledger: &'a Ledger,
-    book: &'a Arc<SourceLedger>,
+    book: &'a Arc<Book>,
     stats: &'a SourceStats,
     api: &'a Api,
     window: Window,
@@ -616,7 +616,7 @@ impl Sink for Pages<'_> {
             }
             false
         });
-        self.stats.rest().outside_window += (taken.before + taken.after) as u64;
+        self.stats.observed().outside_window += (taken.before + taken.after) as u64;
         if self.facts == Facts::Past {
             page.facts = crate::page::Facts::default();
         }
@@ -629,7 +629,7 @@ impl Sink for Pages<'_> {
     fn report(&mut self, mut failure: Failure) {
         self.stats.count_once(&mut failure);
         warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, "reading goes on");
-        self.stats.rest().last_error = Some((self.api.now(), failure.to_string()));
+        self.stats.observed().last_error = Some((self.api.now(), failure.to_string()));
     }
 
     fn document(&mut self, key: &EventKey) -> Option<DocumentRecord> {

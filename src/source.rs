@@ -342,7 +342,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
     }
 }
 
-/// The customs of a service whose credential is a token in a file or in the configuration: read anew
+/// The dialect of a service whose credential is a token in a file or in the configuration: read anew
 /// for every request, so that a new one is used at once.
 pub struct StaticToken {
     /// Where it stands.

@@ -61,12 +61,12 @@ pub struct SourceStats {
     throttled: AtomicU64,
     waited_ms: AtomicU64,
     up: AtomicBool,
-    rest: Mutex<Rest>,
+    rest: Mutex<Observed>,
 }
 
 /// The part of the statistics that is not a plain number.
 #[derive(Clone, Debug, Default)]
-pub struct Rest {
+pub struct Observed {
     /// Requests by HTTP status.
     pub requests: BTreeMap<u16, u64>,
     /// Polls by bucket (not cumulative) of [`POLL_DURATION_BOUNDS`] and beyond.
@@ -97,7 +97,7 @@ pub struct Rest {
 
 impl SourceStats {
     /// The part behind the lock.
-    pub fn rest(&self) -> MutexGuard<'_, Rest> {
+    pub fn observed(&self) -> MutexGuard<'_, Observed> {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -124,7 +124,7 @@ impl SourceStats {
 
     /// Counts a request by its status.
     pub fn request(&self, status: u16) {
-        *self.rest().requests.entry(status).or_default() += 1;
+        *self.observed().requests.entry(status).or_default() += 1;
     }
 
     /// Adds time spent waiting for the budget or because the service asked for it.
@@ -148,7 +148,7 @@ impl SourceStats {
         self.up.store(result == PollResult::Success, Ordering::Relaxed);
         let seconds = duration.as_secs_f64();
         let bucket = POLL_DURATION_BOUNDS.iter().position(|b| seconds <= *b).unwrap_or(POLL_DURATION_BOUNDS.len());
-        let mut rest = self.rest();
+        let mut rest = self.observed();
         rest.poll_durations[bucket] += 1;
         rest.poll_seconds += seconds;
         rest.throttled_last = result == PollResult::Throttled;

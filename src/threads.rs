@@ -6,8 +6,8 @@
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{spawn_blocking, yield_now};
 
-/// Runs `work` to its end, even where the caller stops waiting for it. A panic of it is one of the caller's.
-pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+/// Runs `work` to its end, even where the caller stops waiting for it. A panic in `work` propagates to the caller.
+pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
         let done = work();
         yield_now().await;

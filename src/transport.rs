@@ -183,11 +183,14 @@ fn explain(error: reqwest::Error) -> TransportError {
         }
         cause = error.source();
     }
-    let kind = match () {
-        () if tls.is_some() => ErrorKind::Tls,
-        () if error.is_timeout() => ErrorKind::Timeout,
-        () if error.is_decode() => ErrorKind::Decode,
-        () => ErrorKind::Connect,
+    let kind = if tls.is_some() {
+        ErrorKind::Tls
+    } else if error.is_timeout() {
+        ErrorKind::Timeout
+    } else if error.is_decode() {
+        ErrorKind::Decode
+    } else {
+        ErrorKind::Connect
     };
     TransportError { kind, message, remedy: tls.and_then(remedy) }
 }

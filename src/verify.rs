@@ -27,7 +27,7 @@ use crate::clock::{delta, written};
 use crate::config::{SourceConfig, duration_text};
 use crate::event::{EventKey, EventLabels, Item, System, What};
 use crate::failure::Failure;
-use crate::ledger::{Counter, Ledger, SeriesKey, SourceLedger, TALLY_CELL, Tallies};
+use crate::ledger::{Book, Counter, Ledger, SeriesKey, TALLY_CELL, Tallies};
 use crate::page::{DocumentRecord, Page};
 use crate::source::{self, Sink, Spec, Taken};
 use crate::stats::SourceStats;
@@ -46,7 +46,7 @@ const ROWS_MAX: usize = 200;
 pub type Say = UnboundedSender<String>;
 
 /// The source that is looked at.
-pub struct Subject {
+pub struct VerifyInput {
     /// Its settings.
     pub config: SourceConfig,
     /// Talks to it.
@@ -54,7 +54,7 @@ pub struct Subject {
     /// Holds what was counted.
     pub ledger: Ledger,
     /// Its part of that.
-    pub book: Arc<SourceLedger>,
+    pub book: Arc<Book>,
     /// What its poller learns; `None` where nobody polls it meanwhile.
     pub polls: Option<Arc<SourceStats>>,
 }
@@ -115,7 +115,7 @@ pub struct Difference {
 /// Reads the history from `from` to `to` again (where there is no `to`, as far as it is counted),
 /// and compares it with the ledger. `Err` says why that could not be done.
 pub async fn verify(
-    subject: &Subject,
+    subject: &VerifyInput,
     from: DateTime<Utc>,
     to: Option<DateTime<Utc>>,
     say: &Say,
@@ -187,7 +187,7 @@ pub async fn verify(
     })
 }
 
-async fn tallies(subject: &Subject, window: Window) -> Result<Tallies, String> {
+async fn tallies(subject: &VerifyInput, window: Window) -> Result<Tallies, String> {
     subject.ledger.tallies(&subject.book, window).await.map_err(|error| format!("reading the ledger: {error}"))
 }
 
@@ -195,7 +195,7 @@ async fn tallies(subject: &Subject, window: Window) -> Result<Tallies, String> {
 async fn polled_since(stats: &SourceStats, since: Instant, patience: Duration) -> bool {
     let end = Instant::now() + patience;
     while Instant::now() < end {
-        if stats.rest().last_success_began.is_some_and(|began| began >= since) {
+        if stats.observed().last_success_began.is_some_and(|began| began >= since) {
             return true;
         }
         tokio::time::sleep(LOOK).await;
@@ -279,7 +279,7 @@ fn steps(window: Window, step: Duration) -> impl Iterator<Item = Window> {
 
 /// What the service holds: each key once, as the ledger takes it.
 struct Found {
-    book: Arc<SourceLedger>,
+    book: Arc<Book>,
     is_feed: bool,
     step: Window,
     /// Of this step. An event is of the step that holds its time, whichever returned it.
@@ -296,7 +296,7 @@ struct Found {
 }
 
 impl Found {
-    fn new(book: Arc<SourceLedger>, is_feed: bool) -> Self {
+    fn new(book: Arc<Book>, is_feed: bool) -> Self {
         Self {
             book,
             is_feed,
@@ -330,10 +330,12 @@ impl Found {
             taken.inside += 1;
             return;
         };
-        let count = match () {
-            () if moment < self.step.from => &mut taken.before,
-            () if moment >= self.step.to => &mut taken.after,
-            () => &mut taken.inside,
+        let count = if moment < self.step.from {
+            &mut taken.before
+        } else if moment >= self.step.to {
+            &mut taken.after
+        } else {
+            &mut taken.inside
         };
         *count += 1;
         let second = floor(moment, Duration::from_secs(1));
@@ -447,7 +449,7 @@ pub fn compare(before: &Tallies, found: &Tallies, after: &Tallies, cell: Duratio
 }
 
 /// What differences of these directions usually come from, and what to do; nothing that cannot be.
-fn reasons(subject: &Subject, differences: &[Difference], found: &Found) -> Vec<String> {
+fn reasons(subject: &VerifyInput, differences: &[Difference], found: &Found) -> Vec<String> {
     let (common, state) = (&subject.config.common, subject.book.state());
     let missing = differences.iter().any(|difference| difference.found > difference.counted);
     let surplus = differences.iter().any(|difference| difference.found < difference.counted);

@@ -18,7 +18,7 @@ struct Numbered {
 #[async_trait]
 impl Dialect for Numbered {
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
-        let reply = wire.exchange(&Call::get(url("/login"))).await?;
+        let reply = wire.login_exchange(&Call::get(url("/login"))).await?;
         if self.refuse {
             return Err(reply.failure(ErrorKind::Auth));
         }
@@ -549,10 +549,10 @@ fn the_date_to_wait_for_is_of_the_service_s_clock() {
 #[test]
 fn what_a_refused_login_says_is_not_repeated() {
     let body = br#"{"error":{"code":"IDS_085","message":"User name or password hunter2 is not valid."}}"#;
-    assert_eq!(said(body, true).as_deref(), Some("IDS_085"));
-    assert_eq!(said(body, false).as_deref(), Some("IDS_085: User name or password hunter2 is not valid."));
+    assert_eq!(error_summary(body, true).as_deref(), Some("IDS_085"));
+    assert_eq!(error_summary(body, false).as_deref(), Some("IDS_085: User name or password hunter2 is not valid."));
     let token = format!(r#"{{"error":"bad {}"}}"#, "t".repeat(60));
-    assert_eq!(said(token.as_bytes(), false).as_deref(), Some("bad …"));
+    assert_eq!(error_summary(token.as_bytes(), false).as_deref(), Some("bad …"));
 }
 
 #[test]
@@ -588,7 +588,7 @@ async fn where_two_clocks_are_days_apart_nothing_is_read() {
     let text = failure.to_string();
     assert!(text.contains("9999-12-31T23:59:59Z") && text.contains("2027-01-15T08:00:00Z"), "{text}");
     assert!(text.contains("set the clock that is wrong"), "{text}");
-    assert!(stats.rest().clock_skew.is_some_and(|skew| skew > TimeDelta::days(365)), "what was measured is shown");
+    assert!(stats.observed().clock_skew.is_some_and(|skew| skew > TimeDelta::days(365)), "what was measured is shown");
     assert_eq!((api.clock_skew(), api.told_clock_skew()), (TimeDelta::zero(), None), "but nothing is planned by it");
     ask(&api).await.unwrap();
     assert_eq!(api.clock_skew(), TimeDelta::hours(12));
@@ -724,7 +724,7 @@ async fn packed(status: u16, coding: &'static str, body: Vec<u8>) -> [Result<Rep
     let exchange = async |transport: Arc<dyn Transport>, to: Url| {
         let clock = Clock::machine();
         let api = Api::new(transport, Box::new(Numbered::default()), limits, Arc::default(), clock, 1);
-        api.wire.exchange_whole(&Call::get(to), false).await
+        api.wire.exchange(&Call::get(to), false).await
     };
     let network = Network::new(&Common::defaults(System::Losant)).unwrap();
     let to = Url::parse(&service.unwrap().origin()).unwrap();

@@ -193,7 +193,8 @@ impl Reader<'_> {
         // A list or key that could not be read is reason enough.
         if !given && self.problems.len() == before {
             let at = top.key_at("sources").unwrap_or(top.at);
-            let message = format!("there is no source; accepted: `sources` with at least one in {}", list(&systems));
+            let message =
+                format!("there is no source; accepted: `sources` with at least one in {}", join_words(&systems));
             self.problems.push(at.problem(message));
         }
         sources
@@ -201,7 +202,7 @@ impl Reader<'_> {
 
     fn source(&mut self, system: System, node: &Node, poll_interval: Option<Duration>) -> Option<SourceConfig> {
         let keys: Vec<&str> =
-            own_keys(system).iter().chain(COMMON_KEYS).copied().filter(|key| has(system, key)).collect();
+            own_keys(system).iter().chain(COMMON_KEYS).copied().filter(|key| has_common_key(system, key)).collect();
         let fields = self.map(node, &format!("a source of `{system}`"), &keys)?;
         let name = self.name(&fields);
         let common = self.common(system, &fields, poll_interval);
@@ -511,7 +512,7 @@ impl Reader<'_> {
     }
 
     fn losant(&mut self, fields: &Fields<'_>, plain: bool) -> Option<Losant> {
-        let base_url = self.url(fields, "base_url", plain).unwrap_or_else(|| known("https://api.losant.com"));
+        let base_url = self.url(fields, "base_url", plain).unwrap_or_else(|| constant_url("https://api.losant.com"));
         self.holds_what_is_added(fields, "base_url", Some(&base_url), &["instance", ANY, "audit-logs"]);
         let instance_id = self.required_text(fields, "instance_id", segment);
         let api_token = self.secret(fields, "api_token", Form::Token);
@@ -519,10 +520,11 @@ impl Reader<'_> {
     }
 
     fn index_exchange(&mut self, fields: &Fields<'_>, plain: bool) -> Option<IndexExchange> {
-        let base_url = self.url(fields, "base_url", plain).unwrap_or_else(|| known("https://app.indexexchange.com"));
+        let base_url =
+            self.url(fields, "base_url", plain).unwrap_or_else(|| constant_url("https://app.indexexchange.com"));
         self.holds_what_is_added(fields, "base_url", Some(&base_url), &["api", "cal", "v1", "downloads"]);
         let token_url = self.url(fields, "token_url", plain).unwrap_or_else(|| {
-            known("https://identity.indexexchange.com/auth/realms/eventlog/protocol/openid-connect/token")
+            constant_url("https://identity.indexexchange.com/auth/realms/eventlog/protocol/openid-connect/token")
         });
         let client_key = self.secret(fields, "client_key", Form::Base64Key);
         self.require(fields, "subscriptions");
@@ -557,7 +559,7 @@ impl Reader<'_> {
             let message = format!(
                 "an entry of `subscriptions` is none that Index Exchange documents{near}; documented: {}; of a name that \
                  it does not know the service lists nothing",
-                list(&SUBSCRIPTIONS)
+                join_words(&SUBSCRIPTIONS)
             );
             self.warnings.push(item.at.problem(message));
         }
@@ -607,11 +609,11 @@ fn already_there(url: &Url, added: &[&str]) -> Option<String> {
 }
 
 /// Whether the system has this common key: a file feed has no pages.
-fn has(system: System, key: &str) -> bool {
+fn has_common_key(system: System, key: &str) -> bool {
     !(system == System::IndexExchange && key == "page_size")
 }
 
-fn known(url: &str) -> Url {
+fn constant_url(url: &str) -> Url {
     Url::parse(url).expect("a constant of this file, which the tests parse")
 }
 
@@ -622,7 +624,7 @@ impl Reader<'_> {
     /// do not keep the known ones from being read.
     fn map<'n>(&mut self, node: &'n Node, what: &str, keys: &[&str]) -> Option<Fields<'n>> {
         let Value::Map(entries) = &node.value else {
-            let message = format!("{what} is {}; accepted: a mapping with the keys {}", kind(node), list(keys));
+            let message = format!("{what} is {}; accepted: a mapping with the keys {}", kind(node), join_words(keys));
             self.problems.push(node.at.problem(message));
             return None;
         };
@@ -1002,7 +1004,7 @@ fn unknown(key: &str, bare: bool, what: &str, keys: &[&str]) -> String {
         None if !letters => " (a key ends with a colon and a space)".to_owned(),
         None => String::new(),
     };
-    format!("{shown} in {what}{hint}; accepted: {}", list(keys))
+    format!("{shown} in {what}{hint}; accepted: {}", join_words(keys))
 }
 
 /// The known word that was probably meant.
@@ -1012,6 +1014,6 @@ fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     distances.filter(|(distance, known)| *distance <= (known.len() / 3).max(1)).min().map(|(_, known)| known)
 }
 
-fn list(words: &[&str]) -> String {
+fn join_words(words: &[&str]) -> String {
     words.join(", ")
 }

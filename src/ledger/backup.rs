@@ -13,7 +13,7 @@ use redb::{Builder, Database, ReadTransaction, StorageBackend};
 use serde::{Deserialize, Serialize};
 
 use super::store::{self, StoreError};
-use crate::fault::contained;
+use crate::fault::catch_panic;
 
 /// What is in a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub fn verify_copy(file: &File, copied: Copied) -> Result<(), String> {
         database.close()?;
         Ok::<_, StoreError>(found)
     };
-    match contained(look).unwrap_or_else(|panic| Err(StoreError::Panic(panic))) {
+    match catch_panic(look).unwrap_or_else(|panic| Err(StoreError::Panic(panic))) {
         Ok(found) if found == copied => Ok(()),
         Ok(found) => Err(format!("the copy holds something else than was written: {found:?} instead of {copied:?}")),
         Err(error) => Err(format!("the copy cannot be read back: {error}")),

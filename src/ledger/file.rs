@@ -207,7 +207,7 @@ fn fingerprint(block: &[u8]) -> u64 {
     u64::from_le_bytes(*first).max(1)
 }
 
-fn at(fingerprints: &mut Vec<u64>, block: usize) -> &mut u64 {
+fn fingerprint_mut(fingerprints: &mut Vec<u64>, block: usize) -> &mut u64 {
     if fingerprints.len() <= block {
         fingerprints.resize(block + 1, 0);
     }
@@ -226,7 +226,7 @@ impl<B: StorageBackend> StorageBackend for Watched<B> {
                 _ => self.disk.read(offset, out)?,
             }
             for (block, found) in whole_blocks(offset, out) {
-                let known = at(&mut watch.fingerprints, block);
+                let known = fingerprint_mut(&mut watch.fingerprints, block);
                 if *known == 0 {
                     *known = found;
                 } else if *known != found {
@@ -263,14 +263,14 @@ impl<B: StorageBackend> StorageBackend for Watched<B> {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.with(|watch| {
             for block in block_of(offset)..=block_of(offset + (data.len() as u64).saturating_sub(1)) {
-                *at(&mut watch.fingerprints, block) = 0;
+                *fingerprint_mut(&mut watch.fingerprints, block) = 0;
             }
             match &mut watch.held {
                 Some(held) => held.push(Held::Write(offset, data.to_vec())),
                 None => self.ours()?.write(offset, data)?,
             }
             for (block, written) in whole_blocks(offset, data) {
-                *at(&mut watch.fingerprints, block) = written;
+                *fingerprint_mut(&mut watch.fingerprints, block) = written;
             }
             Ok(())
         })

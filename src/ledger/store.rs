@@ -27,12 +27,12 @@ use super::file::{self, Mark, Unaccepted};
 use super::lock::{Lock, Refused};
 use super::marks::{Marks, TIMELESS as WITHOUT_TIME};
 use super::{
-    Change, Commit, CommitError, Committed, Counter, Record, Registration, Series, SeriesKey, SourceLedger, State,
+    Book, Change, Commit, CommitError, Committed, Counter, Record, Registration, Series, SeriesKey, State,
     TALLIES_KEPT, TALLY_CELL, Tallies, Tally,
 };
 use crate::clock::delta;
 use crate::event::{EventKey, EventLabels, Item, Label, SourceName, System, What};
-use crate::fault::contained;
+use crate::fault::catch_panic;
 use crate::page::{Document, DocumentRecord};
 use crate::window::{KEYS_BUCKET, Window, floor};
 
@@ -171,7 +171,7 @@ pub(super) struct Store {
     /// How many times it was opened: a source loaded under an earlier number is loaded again.
     generation: u64,
     /// The sources in use, by the key of their row: one state each, whoever asks.
-    books: HashMap<String, Arc<SourceLedger>>,
+    books: HashMap<String, Arc<Book>>,
     /// By the number of the source; read from the tables when it is first needed after an opening.
     marks: HashMap<u32, Marks>,
     /// When the store was begun, or put in the place of a newer one (a backup that was restored), in Unix milliseconds; 0
@@ -232,7 +232,7 @@ impl Store {
     }
 
     fn reopen(&mut self) -> Result<(), OpenError> {
-        let opened = contained(|| {
+        let opened = catch_panic(|| {
             let (database, unaccepted) = (self.opener)()?;
             let found = match meta_of(&database, "schema")? {
                 // one that is made in a folder has its tables from the first moment
@@ -326,8 +326,8 @@ impl Store {
     /// is read before it is used again, as after any failure.
     pub(super) fn distrust(&mut self) {
         self.close();
-        let books: Vec<Arc<SourceLedger>> = self.books.values().map(Arc::clone).collect();
-        let _ = contained(|| books.iter().try_for_each(|book| self.heal(book)));
+        let books: Vec<Arc<Book>> = self.books.values().map(Arc::clone).collect();
+        let _ = catch_panic(|| books.iter().try_for_each(|book| self.heal(book)));
     }
 
     /// Until the next use. Closing writes, too, which one that has failed or panicked may not survive.
@@ -335,13 +335,13 @@ impl Store {
         let database = self.database.take();
         // they may hold what was not committed
         self.marks.clear();
-        let _ = contained(move || drop(database));
+        let _ = catch_panic(move || drop(database));
     }
 
     /// Runs `work`; after a failure or a panic the file is closed, so that the next use opens it anew.
     fn guarded<T>(&mut self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let database = self.database()?;
-        let done = contained(|| work(database)).unwrap_or_else(|panic| Err(StoreError::Panic(panic)));
+        let done = catch_panic(|| work(database)).unwrap_or_else(|panic| Err(StoreError::Panic(panic)));
         if done.is_err() {
             self.close();
         }
@@ -397,7 +397,7 @@ impl Store {
     }
 
     /// The one state of a source, read from the store at its first use.
-    pub(super) fn book(&mut self, name: &SourceName, system: System) -> Result<Arc<SourceLedger>, StoreError> {
+    pub(super) fn book(&mut self, name: &SourceName, system: System) -> Result<Arc<Book>, StoreError> {
         let path = format!("{system}/{name}");
         if let Some(book) = self.books.get(&path) {
             return Ok(Arc::clone(book));
@@ -408,8 +408,8 @@ impl Store {
         Ok(book)
     }
 
-    fn new_book(&self, name: &SourceName, system: System, id: u32, state: State, is_new: bool) -> SourceLedger {
-        SourceLedger {
+    fn new_book(&self, name: &SourceName, system: System, id: u32, state: State, is_new: bool) -> Book {
+        Book {
             name: name.clone(),
             system,
             id,
@@ -425,9 +425,9 @@ impl Store {
         &mut self,
         wanted: Vec<Registration>,
         now: DateTime<Utc>,
-    ) -> Result<Vec<Arc<SourceLedger>>, CommitError> {
-        let mut sources: Vec<Arc<SourceLedger>> = Vec::with_capacity(wanted.len());
-        let mut new: Vec<(String, Arc<SourceLedger>)> = Vec::new();
+    ) -> Result<Vec<Arc<Book>>, CommitError> {
+        let mut sources: Vec<Arc<Book>> = Vec::with_capacity(wanted.len());
+        let mut new: Vec<(String, Arc<Book>)> = Vec::new();
         for Registration { name, system, .. } in &wanted {
             let path = format!("{system}/{name}");
             if self.books.contains_key(&path) || self.knows(name, *system)? {
@@ -444,7 +444,7 @@ impl Store {
                 sources.push(source);
             }
         }
-        let mut missing: Vec<(Arc<SourceLedger>, Vec<SeriesKey>)> = Vec::with_capacity(sources.len());
+        let mut missing: Vec<(Arc<Book>, Vec<SeriesKey>)> = Vec::with_capacity(sources.len());
         for (source, Registration { system, catalogue, .. }) in sources.iter().zip(wanted) {
             let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
             // one that was out of the configuration was not shown meanwhile
@@ -493,7 +493,7 @@ impl Store {
 
     /// Makes sure that the file is open and that `source` shows what is in it: after a failure it
     /// is not known whether the last commit reached the disk.
-    pub(super) fn heal(&mut self, source: &SourceLedger) -> Result<(), CommitError> {
+    pub(super) fn heal(&mut self, source: &Book) -> Result<(), CommitError> {
         self.database()?;
         if source.generation.load(Ordering::Relaxed) != self.generation {
             let (_, mut state) = self.load(&source.name, source.system)?;
@@ -564,10 +564,7 @@ impl Store {
     }
 
     /// The transaction: counts what is new in the pages (of a source each), remembers it, moves the checkpoints.
-    pub(super) fn write(
-        &mut self,
-        pages: Vec<(Arc<SourceLedger>, Commit)>,
-    ) -> Result<Vec<(Change, Committed)>, CommitError> {
+    pub(super) fn write(&mut self, pages: Vec<(Arc<Book>, Commit)>) -> Result<Vec<(Change, Committed)>, CommitError> {
         let mut marks = std::mem::take(&mut self.marks);
         let written = self.writing(|write| {
             let mut written = Vec::with_capacity(pages.len());

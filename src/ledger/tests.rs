@@ -51,7 +51,7 @@ fn catalogue() -> Catalogue {
 }
 
 /// What somebody who is no scraper sees of a source, and takes whole.
-async fn look(ledger: &Ledger, source: &Arc<SourceLedger>, now: DateTime<Utc>, hold: Duration) -> Vec<Shown> {
+async fn look(ledger: &Ledger, source: &Arc<Book>, now: DateTime<Utc>, hold: Duration) -> Vec<Shown> {
     let (mut seen, receipt) = ledger.scrape(&[Arc::clone(source)], now, hold, &Client::Other).await;
     receipt.taken();
     seen.remove(0).counters
@@ -61,12 +61,12 @@ fn name() -> SourceName {
     "test".parse().unwrap()
 }
 
-async fn register(ledger: &Ledger) -> Arc<SourceLedger> {
+async fn register(ledger: &Ledger) -> Arc<Book> {
     ledger.register(&name(), System::Activid, catalogue(), at(0)).await.unwrap()
 }
 
 /// A new ledger and its source.
-async fn opened() -> (tempfile::TempDir, Ledger, Arc<SourceLedger>) {
+async fn opened() -> (tempfile::TempDir, Ledger, Arc<Book>) {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(folder.path()).unwrap();
     let source = register(&ledger).await;
@@ -74,14 +74,14 @@ async fn opened() -> (tempfile::TempDir, Ledger, Arc<SourceLedger>) {
 }
 
 /// Commits a page without moving the checkpoint.
-async fn count(ledger: &Ledger, source: &Arc<SourceLedger>, page: Page) -> Result<Committed, CommitError> {
+async fn count(ledger: &Ledger, source: &Arc<Book>, page: Page) -> Result<Committed, CommitError> {
     let checkpoint = source.state().checkpoint().cloned();
     commit(ledger, source, checkpoint, page).await
 }
 
 async fn commit(
     ledger: &Ledger,
-    source: &Arc<SourceLedger>,
+    source: &Arc<Book>,
     next: Option<Checkpoint>,
     page: Page,
 ) -> Result<Committed, CommitError> {
@@ -94,7 +94,7 @@ async fn commit(
         .await
 }
 
-fn events_total(source: &SourceLedger) -> u64 {
+fn events_total(source: &Book) -> u64 {
     source.state().total(Counter::Events)
 }
 
@@ -227,7 +227,7 @@ async fn a_series_is_0_until_a_scrape_saw_that_and_the_hold_has_passed_and_never
     let (folder, ledger, source) = opened().await;
     let key = SeriesKey::new(Counter::Events, &["user", "create", "success"]);
     let hold = Duration::from_mins(1);
-    let shown = async |ledger: &Ledger, source: &Arc<SourceLedger>, second| {
+    let shown = async |ledger: &Ledger, source: &Arc<Book>, second| {
         let rows = look(ledger, source, at(second), hold).await;
         rows.iter().find(|row| *row.key == key).map(|row| row.value)
     };
@@ -302,7 +302,7 @@ async fn a_tainted_record_counts_once_even_when_later_only_a_group_can_be_named(
 #[tokio::test]
 async fn when_taint_was_last_found_is_when_the_counter_last_grew_also_after_a_restart() {
     let (folder, mut ledger, mut source) = opened().await;
-    let last = |source: &SourceLedger| source.state().record.last_tainted;
+    let last = |source: &Book| source.state().record.last_tainted;
     assert_eq!(last(&source), None);
     let mut counter = 0;
     for (second, tainted) in [(100, vec![1]), (200, vec![1]), (300, vec![1, 2]), (400, vec![]), (500, vec![2, 3])] {
@@ -536,7 +536,7 @@ async fn an_event_without_a_time_of_its_own_is_late_where_all_of_its_cell_was_re
 }
 
 /// What a source's tallies say of a window, in seconds.
-async fn tallied(ledger: &Ledger, source: &Arc<SourceLedger>, from: i64, to: i64) -> Vec<(i64, String, u64)> {
+async fn tallied(ledger: &Ledger, source: &Arc<Book>, from: i64, to: i64) -> Vec<(i64, String, u64)> {
     let tallies = ledger.tallies(source, Window { from: at(from), to: at(to) }).await.unwrap();
     tallies.iter().map(|((cell, key), count)| ((*cell - at(0)).num_seconds(), key.values.join(","), *count)).collect()
 }
@@ -670,7 +670,7 @@ fn a_second_process_on_the_same_store_is_refused() {
 // --- the backlog ---
 
 /// What an outage that began at `at(-5000)` held back; counted at a moment of our clock.
-fn held_back(source: &SourceLedger, counted_at: i64, items: Vec<Item>) -> Commit {
+fn held_back(source: &Book, counted_at: i64, items: Vec<Item>) -> Commit {
     let expected = source.state().checkpoint().cloned();
     let (now, page) = (at(counted_at), page(items));
     Commit {
@@ -684,7 +684,7 @@ fn held_back(source: &SourceLedger, counted_at: i64, items: Vec<Item>) -> Commit
     }
 }
 
-async fn catch_up(ledger: &Ledger, source: &Arc<SourceLedger>, counted_at: i64, items: Vec<Item>) {
+async fn catch_up(ledger: &Ledger, source: &Arc<Book>, counted_at: i64, items: Vec<Item>) {
     ledger.commit(source, held_back(source, counted_at, items)).await.unwrap();
 }
 
@@ -695,7 +695,7 @@ fn burst(second: i64, count: u64, action: &str) -> Vec<Item> {
 }
 
 /// What a scrape is told of the backlog: labels, how many, and when it began.
-fn backlog(source: &SourceLedger, now: i64) -> Vec<(String, u64, Option<i64>)> {
+fn backlog(source: &Book, now: i64) -> Vec<(String, u64, Option<i64>)> {
     let told = source.state().snapshot(at(now)).backlog.into_iter();
     told.map(|of| (of.key.values.join(","), of.events, of.begins.map(|at| at.timestamp() - 1_800_000_000))).collect()
 }
@@ -1157,7 +1157,7 @@ impl SlowDisk {
     }
 }
 
-async fn register_many(ledger: &Ledger, count: usize) -> Vec<Arc<SourceLedger>> {
+async fn register_many(ledger: &Ledger, count: usize) -> Vec<Arc<Book>> {
     let registration = |n| Registration {
         name: format!("source{n}").parse().unwrap(),
         system: System::Losant,
@@ -1195,7 +1195,7 @@ async fn a_thousand_sources_are_made_known_with_the_flushes_of_one() {
 }
 
 /// Lets commits queue up while the store is held, and returns their outcomes.
-async fn together(ledger: &Ledger, commits: Vec<(Arc<SourceLedger>, Commit)>) -> Vec<Result<Committed, CommitError>> {
+async fn together(ledger: &Ledger, commits: Vec<(Arc<Book>, Commit)>) -> Vec<Result<Committed, CommitError>> {
     let (free, held) = std::sync::mpsc::channel::<()>();
     let (taken, is_held) = oneshot::channel();
     let holder = ledger.clone();

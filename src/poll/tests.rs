@@ -87,7 +87,7 @@ impl Source for Falling {
 struct Bench {
     poller: Poller,
     windows: Arc<Mutex<Vec<Window>>>,
-    book: Arc<SourceLedger>,
+    book: Arc<Book>,
     stats: Arc<SourceStats>,
     clock: Clock,
     _folder: tempfile::TempDir,
@@ -213,7 +213,7 @@ async fn what_came_before_an_error_is_counted_and_the_window_is_read_again() {
     assert!(bench.book.state().checkpoint().unwrap().watermark() < now);
     assert_eq!((bench.stats.polls(PollResult::Error), bench.stats.errors(ErrorKind::Decode)), (1, 1));
     assert!(!bench.stats.up());
-    assert!(bench.stats.rest().last_error.as_ref().unwrap().1.contains("garbage"));
+    assert!(bench.stats.observed().last_error.as_ref().unwrap().1.contains("garbage"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -233,7 +233,7 @@ async fn events_outside_the_window_are_noticed_and_not_counted() {
     let mut step = History::new(Duration::from_hours(1));
     poller.poll(&spec, Instant::now(), &mut step).await.unwrap();
     assert_eq!(bench.book.state().total(Counter::Events), 1);
-    assert_eq!(bench.stats.rest().outside_window, 2);
+    assert_eq!(bench.stats.observed().outside_window, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,7 +278,7 @@ async fn a_panic_of_a_reader_is_counted_and_another_takes_its_place() {
     assert_eq!(bench.stats.errors(ErrorKind::Decode), 0);
     assert_eq!(built.load(Ordering::SeqCst), 2);
     assert!(bench.stats.up());
-    let error = bench.stats.rest().last_error.as_ref().unwrap().1.clone();
+    let error = bench.stats.observed().last_error.as_ref().unwrap().1.clone();
     assert!(error.contains("a fault in this program (a panic): a fault"), "{error}");
     let readings = u64::from(readings.load(Ordering::SeqCst));
     assert!(readings >= 6, "{readings}");
@@ -385,7 +385,7 @@ async fn a_beginning_in_the_future_goes_back_once_the_service_tells_the_time() {
     bench.poller.poll(&spec, Instant::now(), &mut step).await.unwrap_err();
     assert!(bench.book.state().checkpoint().unwrap().is_beginning());
     bench.poller.clock = bench.clock.clone();
-    bench.stats.rest().clock_skew = Some(TimeDelta::zero());
+    bench.stats.observed().clock_skew = Some(TimeDelta::zero());
     bench.poller.poll(&spec, Instant::now(), &mut step).await.unwrap();
     let checkpoint = bench.book.state().checkpoint().cloned().unwrap();
     assert_eq!(checkpoint.head, bench.clock.now());
@@ -418,7 +418,7 @@ async fn a_service_whose_clock_is_set_back_is_down_until_it_shows_times_that_can
         (Duration::ZERO, vec![page(items)], Ok(()))
     })
     .await;
-    let skew = |hours| bench.stats.rest().clock_skew = Some(TimeDelta::hours(hours));
+    let skew = |hours| bench.stats.observed().clock_skew = Some(TimeDelta::hours(hours));
     skew(5);
     let stop = CancellationToken::new();
     let task = tokio::spawn(bench.poller.run(stop.clone()));
@@ -462,7 +462,7 @@ async fn a_refused_login_is_not_tried_again_at_once_by_the_poller_that_a_reload_
     next.poller.stats = Arc::clone(&stats);
     next.poller.credential = Box::new(|| Some([7; 32]));
     run_for(next.poller, Duration::from_secs(10)).await;
-    assert!(stats.up() && stats.rest().refused.is_none());
+    assert!(stats.up() && stats.observed().refused.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -548,7 +548,7 @@ async fn a_piece_of_history_that_cannot_be_read_keeps_no_other_waiting_and_is_na
     assert!(checkpoint.catching_up() && checkpoint.gaps.len() == 1 && !stats.up());
     let unread = checkpoint.gaps[0].window();
     assert!(unread.contains(bad) && unread.length() <= TimeDelta::seconds(1), "{unread:?}");
-    let error = stats.rest().last_error.as_ref().unwrap().1.clone();
+    let error = stats.observed().last_error.as_ref().unwrap().1.clone();
     let (from, to) = (written(unread.from), written(unread.to));
     assert!(error.contains(&format!("from {from} to {to}")) && error.contains("garbage"), "{error}");
     // smaller each time, and less and less often
@@ -623,7 +623,7 @@ fn every(seconds: i64, from: DateTime<Utc>, count: i64) -> Vec<Item> {
 }
 
 /// What is told of the backlog: the most in 15 minutes, and when these begin, in seconds after `since`.
-async fn told(ledger: &Ledger, book: &Arc<SourceLedger>, clock: &Clock, since: DateTime<Utc>) -> Option<(u64, i64)> {
+async fn told(ledger: &Ledger, book: &Arc<Book>, clock: &Clock, since: DateTime<Utc>) -> Option<(u64, i64)> {
     let books = [Arc::clone(book)];
     let (seen, _) = ledger.scrape(&books, clock.now(), Duration::ZERO, &crate::ledger::Client::Other).await;
     let backlog = seen[0].backlog.first()?;

@@ -77,7 +77,7 @@ pub struct Activid {
     cells: BTreeMap<DateTime<Utc>, Vec<Piece>>,
 }
 
-/// The source and its customs.
+/// The source and its dialect.
 pub fn build(service: &config::Activid, common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
     let search = Search {
         url: config::endpoint(&service.base_url, &["scim", &service.tenant, "v2", "Event", ".search"]),
@@ -85,16 +85,16 @@ pub fn build(service: &config::Activid, common: &Common) -> (Box<dyn Source>, Bo
         verify: service.verify,
         ignore: Ignore::new(&common.ignore_actors),
     };
-    let customs = Customs {
+    let dialect = ActividDialect {
         base: service.base_url.clone(),
         token_url: service.token_url.clone(),
         client_id: service.client_id.clone(),
         client_secret: service.client_secret.clone(),
     };
-    (Box::new(Activid { search, learnt: Learnt::default(), cells: BTreeMap::new() }), Box::new(customs))
+    (Box::new(Activid { search, learnt: Learnt::default(), cells: BTreeMap::new() }), Box::new(dialect))
 }
 
-struct Customs {
+struct ActividDialect {
     base: Url,
     token_url: Url,
     client_id: String,
@@ -102,7 +102,7 @@ struct Customs {
 }
 
 #[async_trait]
-impl Dialect for Customs {
+impl Dialect for ActividDialect {
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
         let secret = self
             .client_secret

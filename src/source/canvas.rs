@@ -86,16 +86,16 @@ enum Of {
     Login,
 }
 
-/// The source and its customs.
+/// The source and its dialect.
 pub fn build(service: &config::Canvas, common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
     let token = StaticToken { token: service.access_token.clone(), base: service.base_url.clone() };
-    (Box::new(Canvas::new(service, common)), Box::new(Customs(token)))
+    (Box::new(Canvas::new(service, common)), Box::new(CanvasDialect(token)))
 }
 
-struct Customs(StaticToken);
+struct CanvasDialect(StaticToken);
 
 #[async_trait]
-impl Dialect for Customs {
+impl Dialect for CanvasDialect {
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
         self.0.open_session(wire).await
     }

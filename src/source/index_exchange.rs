@@ -38,7 +38,7 @@ use crate::event::{Class, EventKey, Label, Outcome};
 use crate::failure::ErrorKind;
 use crate::failure::Failure;
 use crate::page::{Catalogue, Document, DocumentRecord, Facts, Page};
-use crate::threads::aside;
+use crate::threads::run_blocking;
 use crate::window::Window;
 
 /// How often a file is asked for when its body breaks.
@@ -76,7 +76,7 @@ pub struct IndexExchange {
     warned_of_column: bool,
 }
 
-/// The source and its customs.
+/// The source and its dialect.
 pub fn build(service: &config::IndexExchange, _common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
     let source = IndexExchange {
         base: service.base_url.clone(),
@@ -86,19 +86,19 @@ pub fn build(service: &config::IndexExchange, _common: &Common) -> (Box<dyn Sour
         failed: HashSet::new(),
         warned_of_column: false,
     };
-    let customs = Customs {
+    let dialect = IndexExchangeDialect {
         base: service.base_url.clone(),
         token_url: service.token_url.clone(),
         client_key: service.client_key.clone(),
         form_encoded: AtomicBool::new(false),
         refused: Mutex::default(),
     };
-    (Box::new(source), Box::new(customs))
+    (Box::new(source), Box::new(dialect))
 }
 
 // === the session ===
 
-struct Customs {
+struct IndexExchangeDialect {
     base: Url,
     token_url: Url,
     client_key: config::Secret,
@@ -109,7 +109,7 @@ struct Customs {
 }
 
 #[async_trait]
-impl Dialect for Customs {
+impl Dialect for IndexExchangeDialect {
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
         let key = self
             .client_key
@@ -436,7 +436,8 @@ async fn count(mut download: Download, what: &str) -> Result<Rows, Failure> {
         if at_end || batched >= BATCH_BYTES {
             let full = std::mem::take(&mut batch);
             batched = 0;
-            let fed = aside(move || full.iter().try_for_each(|bytes| unpacker.feed(bytes)).map(|()| unpacker)).await;
+            let fed =
+                run_blocking(move || full.iter().try_for_each(|bytes| unpacker.feed(bytes)).map(|()| unpacker)).await;
             unpacker = fed.map_err(|bad| failure(&bad, what))?;
         }
         if at_end {

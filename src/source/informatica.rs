@@ -79,25 +79,25 @@ pub struct Informatica {
     decoder: Decoder,
 }
 
-/// The source and its customs.
+/// The source and its dialect.
 pub fn build(service: &config::Informatica, common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
     let source = Informatica {
         limit: common.page_size.map_or(PAGE_SIZE, std::num::NonZeroU32::get),
         decoder: Decoder::new(Ignore::new(&common.ignore_actors)),
     };
-    let customs = Customs {
+    let dialect = InformaticaDialect {
         login: config::endpoint(&service.login_url, &["saas", "public", "core", "v3", "login"]),
         base: service.base_url.clone(),
         username: service.username.clone(),
         password: service.password.clone(),
         allow_plain_http: common.allow_plain_http,
     };
-    (Box::new(source), Box::new(customs))
+    (Box::new(source), Box::new(dialect))
 }
 
 // === the session ===
 
-struct Customs {
+struct InformaticaDialect {
     login: Url,
     /// Where the log is, if that is not for the login's answer to say.
     base: Option<Url>,
@@ -107,7 +107,7 @@ struct Customs {
 }
 
 #[async_trait]
-impl Dialect for Customs {
+impl Dialect for InformaticaDialect {
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
         let password = self
             .password
@@ -115,7 +115,7 @@ impl Dialect for Customs {
             .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
         let body = self.login_body(password.expose_secret());
         let call = Call::post(self.login.clone(), "application/json", body).hiding(&password);
-        self.opened(&wire.exchange(&call).await?, wire.now())
+        self.opened(&wire.login_exchange(&call).await?, wire.now())
     }
 
     fn credential(&self, session: &Session) -> Option<(HeaderName, HeaderValue)> {
@@ -158,7 +158,7 @@ struct UserInfo {
     session_id: SecretString,
 }
 
-impl Customs {
+impl InformaticaDialect {
     /// The body of a login, which is wiped when it is dropped.
     fn login_body(&self, password: &str) -> Bytes {
         #[derive(Serialize)]

@@ -58,7 +58,7 @@ pub struct Losant {
     ignore: Ignore,
 }
 
-/// The source and its customs.
+/// The source and its dialect.
 pub fn build(service: &config::Losant, common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
     let source = Losant {
         base: service.base_url.clone(),
@@ -67,13 +67,13 @@ pub fn build(service: &config::Losant, common: &Common) -> (Box<dyn Source>, Box
         ignore: Ignore::new(&common.ignore_actors),
     };
     let token = StaticToken { token: service.api_token.clone(), base: service.base_url.clone() };
-    (Box::new(source), Box::new(Customs(token)))
+    (Box::new(source), Box::new(LosantDialect(token)))
 }
 
-struct Customs(StaticToken);
+struct LosantDialect(StaticToken);
 
 #[async_trait]
-impl Dialect for Customs {
+impl Dialect for LosantDialect {
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
         self.0.open_session(wire).await
     }
@@ -341,7 +341,7 @@ impl Losant {
         }
         let id = |field: &Field, name| field.id().map(|id| EventKey::of("losant", &[id_bytes(id, name, raw, mended)]));
         let own_key = id(&log.id, "id").or_else(|| id(&log.instance_audit_log_id, "instanceAuditLogId"));
-        let at = match time(&log.creation_date) {
+        let at = match parse_creation_date(&log.creation_date) {
             None if !log.creation_date.is_missing() => {
                 let refused = rejected(RejectReason::BadTime, raw);
                 // with its own key, so that it does not count again as an event when its time is mended
@@ -412,7 +412,7 @@ impl Numbers {
 }
 
 /// A date as text, or as the milliseconds that the query takes.
-fn time(written: &Field) -> Option<DateTime<Utc>> {
+fn parse_creation_date(written: &Field) -> Option<DateTime<Utc>> {
     match written {
         Field::Text(text) => parse_time(text),
         Field::Number(_) => {
@@ -744,9 +744,9 @@ mod tests {
             max_response_bytes: 1 << 20,
         };
         let transport = Arc::new(crate::transport::InMemory(router));
-        let customs = Box::new(StaticToken { token: config::Secret::text("t"), base: losant().base });
+        let dialect = Box::new(StaticToken { token: config::Secret::text("t"), base: losant().base });
         let clock = crate::clock::Clock::starting_at(DateTime::UNIX_EPOCH);
-        let api = Api::new(transport, customs, limits, Arc::default(), clock, 1);
+        let api = Api::new(transport, dialect, limits, Arc::default(), clock, 1);
         let mut keys = Keys::default();
         let window = Window { from: DateTime::UNIX_EPOCH, to: DateTime::UNIX_EPOCH + TimeDelta::hours(1) };
         losant().read(window, &api, &mut keys).await.unwrap();

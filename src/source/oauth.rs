@@ -64,7 +64,7 @@ pub(super) async fn client_credentials(
     let call = Call::post(token_url.clone(), "application/x-www-form-urlencoded", form)
         .with(header::AUTHORIZATION, credential)
         .hiding(basic);
-    let reply = wire.exchange(&call).await?;
+    let reply = wire.login_exchange(&call).await?;
     match reply.status {
         StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             return Err(reply.failure(ErrorKind::Auth));

@@ -42,7 +42,7 @@ use tower::ServiceExt;
 
 use super::config::WebFile;
 use super::handover::{OverTcp, Stream, Unproven, Wire};
-use crate::fault::contained_while;
+use crate::fault::catch_panic_async;
 
 /// Most connections at once, over all listeners.
 pub const CONNECTIONS_MAX: usize = 512;
@@ -419,7 +419,7 @@ where
             request.extensions_mut().insert(Peer(peer.ip()));
             let answer = router.clone().oneshot(request);
             async move {
-                let answer: Result<Response, Infallible> = match contained_while(answer).await {
+                let answer: Result<Response, Infallible> = match catch_panic_async(answer).await {
                     Ok(answer) => answer,
                     // the log says where
                     Err(_panic) => {

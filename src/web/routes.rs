@@ -20,7 +20,7 @@ use super::{runbooks, status_page};
 use crate::config;
 use crate::exporter::Exporter;
 use crate::exposition::negotiate;
-use crate::fault::contained_while;
+use crate::fault::catch_panic_async;
 use crate::ledger::Client;
 
 /// What the pages need.
@@ -142,7 +142,7 @@ async fn reload_by_get() -> Response {
 impl Pages {
     /// Reads the configuration file again and puts it in force; on an error the one before stays.
     pub async fn reload(&self) -> Result<(), String> {
-        let outcome = contained_while(self.try_reload()).await;
+        let outcome = catch_panic_async(self.try_reload()).await;
         let outcome = outcome.unwrap_or_else(|panic| Err(format!("a fault in this program: {panic}")));
         match &outcome {
             Ok(()) => info!("configuration reloaded"),

@@ -11,7 +11,7 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use super::*;
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, System, What};
 use crate::ledger::store::Store;
-use crate::ledger::{Client, Commit, CommitError, Counter, Ledger, OpenError, SourceLedger};
+use crate::ledger::{Book, Client, Commit, CommitError, Counter, Ledger, OpenError};
 use crate::page::{Catalogue, Document, Page};
 use crate::window::Checkpoint;
 
@@ -35,13 +35,13 @@ fn event(n: u64) -> Item {
     Item { key: EventKey::of("test", &[&n.to_le_bytes()]), at, filed_at: at, what: What::Event(labels) }
 }
 
-async fn register(ledger: &Ledger) -> Arc<SourceLedger> {
+async fn register(ledger: &Ledger) -> Arc<Book> {
     let name = "test".parse().unwrap();
     ledger.register(&name, System::Activid, Catalogue::default(), time(0)).await.unwrap()
 }
 
 /// Counts some events, and a file, and moves the checkpoint.
-async fn commit(ledger: &Ledger, source: &Arc<SourceLedger>, events: std::ops::Range<u64>) -> Result<u64, CommitError> {
+async fn commit(ledger: &Ledger, source: &Arc<Book>, events: std::ops::Range<u64>) -> Result<u64, CommitError> {
     let document = Document {
         key: EventKey::of("file", &[&events.start.to_le_bytes()]),
         filed_at: time(events.start),

@@ -19,7 +19,7 @@ use crate::api::Limits;
 use crate::clock::Clock;
 use crate::config::Secret;
 use crate::event::{Item, SourceName, System, What};
-use crate::ledger::{Commit, Counter, Ledger, SeriesKey, SourceLedger};
+use crate::ledger::{Book, Commit, Counter, Ledger, SeriesKey};
 use crate::page::Feed;
 use crate::simulate::{Faults, Injection, Options, Scenario, ScenarioCall, TruthOf, World};
 use crate::source::{Raw, Taken};
@@ -185,7 +185,7 @@ struct Reader {
 
 struct Counted {
     ledger: Ledger,
-    source: Arc<SourceLedger>,
+    source: Arc<Book>,
     clock: Clock,
     documents: usize,
     rejected: Vec<Item>,

@@ -12,7 +12,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use prometheus::core::Collector;
 
 use crate::clock::{milliseconds_as_seconds, unix_seconds};
-use crate::event::System;
 use crate::exposition::{Family, Kind, Sample, Value, from_proto};
 use crate::failure::ErrorKind;
 use crate::ledger::{Book, Counter, LATENESS_BOUNDS, Snapshot};
@@ -198,7 +197,7 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
         base.clone(),
         time(state.last_event),
     );
-    if source.book.system() != System::IndexExchange {
+    if !source.spec.is_feed {
         let lateness = &state.lateness;
         page.histogram(
             "audit_event_lateness_seconds",

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::event::{Class, EventLabels, Outcome, RejectReason, System};
+use crate::event::{Class, EventLabels, Outcome, RejectReason};
 use crate::page::Catalogue;
 
 /// A family of counters that the ledger keeps.
@@ -165,7 +165,7 @@ pub fn series_of(labels: &EventLabels) -> Vec<SeriesKey> {
 }
 
 /// All series of a source with this catalogue that exist from its first start.
-pub(super) fn series_of_catalogue(catalogue: &Catalogue, system: System) -> Vec<SeriesKey> {
+pub(super) fn series_of_catalogue(catalogue: &Catalogue) -> Vec<SeriesKey> {
     let mut series: Vec<SeriesKey> = catalogue.events.iter().flat_map(series_of).collect();
     for counter in [Counter::Duplicate, Counter::Late, Counter::Ignored, Counter::LostSeconds] {
         series.push(SeriesKey::new(counter, &[]));
@@ -180,7 +180,7 @@ pub(super) fn series_of_catalogue(catalogue: &Catalogue, system: System) -> Vec<
         series.push(SeriesKey::new(Counter::Tainted, &[]));
     }
     // hours that cannot be read any more and re-read rows have no meaning for files
-    if system == System::IndexExchange {
+    if !catalogue.feeds().is_empty() {
         series.retain(|key| key.counter != Counter::Late);
     }
     series.sort();

@@ -445,12 +445,12 @@ impl Store {
             }
         }
         let mut missing: Vec<(Arc<Book>, Vec<SeriesKey>)> = Vec::with_capacity(sources.len());
-        for (source, Registration { system, catalogue, .. }) in sources.iter().zip(wanted) {
+        for (source, Registration { catalogue, .. }) in sources.iter().zip(wanted) {
             let mut state = source.state.write().unwrap_or_else(PoisonError::into_inner);
             // one that was out of the configuration was not shown meanwhile
             state.bear_anew();
             state.learn_labels(&catalogue);
-            let mut series = super::series::series_of_catalogue(&catalogue, system);
+            let mut series = super::series::series_of_catalogue(&catalogue);
             series.retain(|key| !state.series.contains_key(key));
             *source.catalogue.lock().unwrap_or_else(PoisonError::into_inner) = catalogue;
             if !series.is_empty() {

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use audit_exporter::api::{Api, Gate, Limits};
+use audit_exporter::api::{Api, ApiParts, Gate, Limits};
 use audit_exporter::clock::{Clock, delta};
 use audit_exporter::config::{self, SourceConfig};
 use audit_exporter::event::{EventKey, Item, LABEL_CHARS_MAX, Label, What};
@@ -320,7 +320,8 @@ async fn converse_with(config: &SourceConfig, secret: &str, login: &str, length:
     };
     let gate = Arc::new(Gate::full(&limits));
     let transport = Arc::clone(&service) as Arc<dyn Transport>;
-    let api = Api::behind(gate, transport, dialect, limits, Arc::default(), clock.clone(), 1);
+    let stats = Arc::default();
+    let api = Api::from_parts(ApiParts { gate, transport, dialect, limits, stats, clock: clock.clone(), seed: 1 });
     let now = clock.now();
     let window = Window { from: now - delta(length), to: now };
     let mut sink = Looking { window, now, failures: Vec::new(), items: Vec::new(), documents: BTreeMap::new() };

@@ -38,7 +38,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::api::{Api, Gate};
+use crate::api::{Api, ApiParts, Gate};
 use crate::clock::{Clock, written};
 use crate::config::{Config, SourceConfig};
 use crate::connect::{limits, over_the_network};
@@ -548,7 +548,8 @@ async fn alone(config: &SourceConfig, storage: &Path) -> Result<VerifyInput, Str
     let limits = limits(&config.common);
     let gate = Arc::new(Gate::empty(&limits));
     let transport = over_the_network(config)?;
-    let api = Api::behind(gate, transport, dialect, limits, Arc::default(), Clock::machine(), rand::random());
+    let (stats, clock, seed) = (Arc::default(), Clock::machine(), rand::random());
+    let api = Api::from_parts(ApiParts { gate, transport, dialect, limits, stats, clock, seed });
     Ok(VerifyInput { config: config.clone(), api: Arc::new(api), ledger, book, polls: None })
 }
 

@@ -23,7 +23,7 @@ use http::{Request, Response};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Api, Gate, Limits, SKEW_BELIEVED};
+use crate::api::{Api, ApiParts, Gate, Limits, SKEW_BELIEVED};
 use crate::clock::{Clock, delta, written};
 use crate::config::{
     Canvas, Config, IndexExchange, SUBSCRIPTIONS, Service, SourceConfig, duration_text, mode_if_open_to_all,
@@ -193,8 +193,15 @@ pub async fn examine(patient: DoctorInput, say: &Say) -> Findings {
     }
     let (reader, dialect) = source::build(&config);
     let spec = reader.spec();
-    let counted = Arc::clone(&transport) as Arc<dyn Transport>;
-    let api = Api::behind(gate, counted, dialect, limits, Arc::clone(&stats), clock.clone(), seed);
+    let api = Api::from_parts(ApiParts {
+        gate,
+        transport: Arc::clone(&transport) as Arc<dyn Transport>,
+        dialect,
+        limits,
+        stats: Arc::clone(&stats),
+        clock: clock.clone(),
+        seed,
+    });
 
     // as a poll reads, so that what it needs of the budget is known; of files, the list alone
     let now = api.service_now();

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::api::{Api, Dialect, Gate};
+use crate::api::{Api, ApiParts, Dialect, Gate};
 use crate::clock::Clock;
 use crate::config::{Config, Global, SourceConfig};
 use crate::connect::{Connect, limits};
@@ -260,8 +260,8 @@ impl Exporter {
             since: Instant::now(),
         });
         let Kept { stats, gate, since } = kept.clone();
-        let (told, clock) = (Arc::clone(&stats), self.clock.clone());
-        let api = Arc::new(Api::behind(gate, transport, dialect, limits, told, clock, self.draw()));
+        let (told, clock, seed) = (Arc::clone(&stats), self.clock.clone(), self.draw());
+        let api = Arc::new(Api::from_parts(ApiParts { gate, transport, dialect, limits, stats: told, clock, seed }));
         let cadence = Cadence {
             overlap: common.overlap,
             initial_lookback: common.initial_lookback,

@@ -16,13 +16,14 @@
 //! - [`verify`] and [`doctor`]: what an operator asks about numbers and sources; [`control`]: where
 //!   that runs, in the running exporter or beside it;
 //! - [`event`], [`page`], [`failure`]: the words that all of them use;
-//! - [`clock`], [`config`], [`connect`], [`stats`], [`threads`], [`transport`], [`proxy`]: the edges;
+//! - `backoff`, [`clock`], [`config`], [`connect`], [`stats`], [`threads`], [`transport`], [`proxy`]: the edges;
 //! - [`fault`]: what a panic may say; [`output`]: standard output and standard error;
 //! - [`simulate`] and [`demo`]: the five services over one ground truth, for demo and tests.
 
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod api;
+mod backoff;
 pub mod clock;
 pub mod config;
 pub mod connect;

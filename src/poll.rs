@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::api::Api;
+use crate::backoff::Backoff;
 use crate::clock::{Clock, delta, written};
 use crate::event::{EventKey, SourceName};
 use crate::failure::ErrorKind;
@@ -58,10 +59,8 @@ const PIECE_PAUSE_MAX: Duration = Duration::from_hours(1);
 const WINDOW_TOLERANCE: TimeDelta = TimeDelta::seconds(1);
 /// The longest pause after failures that pass by themselves, unless the interval is longer.
 const PAUSE_MAX: Duration = Duration::from_mins(5);
-/// The shortest and the longest pause after a refused login.
-const LOGIN_PAUSE: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
-/// How much longer it is each time: four tries in the first hour, because accounts lock after five or more.
-const LOGIN_PAUSE_GROWS: u32 = 4;
+/// The pause after a refused login: four tries in the first hour, because accounts lock after five or more.
+const LOGIN_PAUSE: Backoff = Backoff { first: Duration::from_mins(1), factor: 4, max: Duration::from_hours(1) };
 /// What was not read for so long, or for the overlap if that is shorter, was held back: rules that judge counters wait then,
 /// and 15 minutes are what they look back on.
 const HELD_BACK_MIN: Duration = Duration::from_mins(15);
@@ -143,8 +142,8 @@ impl History {
             again_at: Instant::now(),
         };
         let failed = self.passed_over.failed(piece, why);
-        let pause = interval.saturating_mul(2_u32.saturating_pow(failed.tries - 1)).min(PIECE_PAUSE_MAX.max(interval));
-        failed.why.again_at += pause;
+        let backoff = Backoff { first: interval, factor: 2, max: PIECE_PAUSE_MAX.max(interval) };
+        failed.why.again_at += backoff.after(failed.tries);
     }
 
     /// The failure of a poll that had to leave pieces out: the oldest is named.
@@ -644,13 +643,12 @@ fn storage(error: &CommitError) -> Failure {
 
 /// How long to wait after the `failures`-th failure in a row.
 pub fn pause_after(failure: &Failure, failures: u32, interval: Duration) -> Duration {
-    let grown = |first: Duration, by: u32| first.saturating_mul(by.saturating_pow(failures.saturating_sub(1).min(15)));
-    let pause = if failure.may_lock() {
-        grown(interval.max(LOGIN_PAUSE.0), LOGIN_PAUSE_GROWS).min(LOGIN_PAUSE.1.max(interval))
+    let backoff = if failure.may_lock() {
+        Backoff { first: interval.max(LOGIN_PAUSE.first), max: LOGIN_PAUSE.max.max(interval), ..LOGIN_PAUSE }
     } else {
-        grown(interval, 2).min(PAUSE_MAX.max(interval)).min(interval.saturating_mul(8))
+        Backoff { first: interval, factor: 2, max: PAUSE_MAX.max(interval).min(interval.saturating_mul(8)) }
     };
-    pause.max(failure.retry_after.unwrap_or_default())
+    backoff.after(failures).max(failure.retry_after.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -17,8 +17,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use http::{HeaderMap, Request, Response};
-use secrecy::SecretString;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret, SecretString};
 use tower::ServiceExt;
 
 use self::clients::Client;
@@ -27,6 +28,24 @@ use crate::config::{Common, Header};
 use crate::failure::ErrorKind;
 
 mod tunnel;
+
+/// What a 407 is.
+pub const PROXY_WANTS_CREDENTIALS: &str = "the proxy on the way wants to know who we are";
+/// What to do about it.
+pub const PROXY_REMEDY: &str =
+    "set proxy_username and proxy_password, or correct them; it is tried again ever more slowly, because accounts lock";
+
+/// A header that holds a secret behind `prefix`: never printed, and wiped when it is dropped.
+/// `None` if no header can hold it.
+pub fn secret_header(prefix: &str, secret: &SecretString) -> Option<HeaderValue> {
+    let secret = secret.expose_secret();
+    let mut value = Zeroizing::new(Vec::with_capacity(prefix.len() + secret.len()));
+    value.extend_from_slice(prefix.as_bytes());
+    value.extend_from_slice(secret.as_bytes());
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(value)).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
 
 /// A body as it arrives.
 pub type Body = Pin<Box<dyn Stream<Item = Result<Bytes, TransportError>> + Send>>;
@@ -133,7 +152,7 @@ impl Network {
     fn add_headers(&self, to: &mut HeaderMap) -> Result<(), String> {
         for header in &self.headers {
             let value = header.value.read().map_err(|error| format!("the header {}: {error}", header.name))?;
-            let value = crate::api::secret_header("", &value);
+            let value = secret_header("", &value);
             let bad = || format!("the header {}: its value has characters that no header can carry", header.name);
             to.insert(header.name.clone(), value.ok_or_else(bad)?);
         }

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
 use axum::response::IntoResponse;
+use http::HeaderMap;
 
+use super::wire::URL_BYTES_MAX;
 use super::*;
 use crate::transport::InMemory;
 
@@ -362,160 +364,6 @@ async fn sessions_that_end_at_once_are_opened_ever_more_rarely() {
     assert!((26..=28).contains(&logins.len()), "{logins:?}");
 }
 
-#[test]
-fn what_says_that_a_token_is_no_longer_good() {
-    let reply = |challenge: &'static str, body: &'static str| Reply {
-        status: StatusCode::FORBIDDEN,
-        headers: HeaderMap::from_iter([(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))]),
-        body: Bytes::from_static(body.as_bytes()),
-        at: DateTime::UNIX_EPOCH,
-        at_login: false,
-        tried: String::new(),
-        secrets: Vec::new(),
-    };
-    for (challenge, body) in [
-        ("", r#"{"error":"invalid_token"}"#),
-        ("", "\u{feff}{\"error\":\"invalid_token\",\"error_description\":\"Token was revoked\"}"),
-        ("", r#"{"error":{"code":"InvalidToken"}}"#),
-        ("", r#"{"code":"TOKEN_EXPIRED"}"#),
-        (r#"Bearer realm="x", error="invalid_token""#, ""),
-        (r#"Bearer error="invalid_token", error_description="revoked""#, "<html>"),
-        ("Bearer realm=x,error=invalid_token", "{}"),
-    ] {
-        assert!(says_invalid_token(&reply(challenge, body)), "{challenge} {body}");
-    }
-    for (challenge, body) in [
-        ("", ""),
-        ("Bearer", r#"{"error":"insufficient_scope"}"#),
-        (r#"Bearer error="insufficient_scope", error_description="invalid_token""#, ""),
-        ("", r#"{"message":"invalid_token"}"#),
-        ("", r#"["invalid_token"]"#),
-    ] {
-        assert!(!says_invalid_token(&reply(challenge, body)), "{challenge} {body}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_changed_source_begins_with_an_empty_bucket_and_the_pause_it_was_asked_for() {
-    let limits = Limits { requests: 1, per: Duration::from_secs(1), burst: 5, ..fast() };
-    let gate = Gate::full(&limits);
-    gate.change(&limits);
-    assert!(gate.remaining() >= 5.0, "the same limits, the same bucket");
-    gate.pause(Duration::from_mins(1));
-    gate.change(&Limits { burst: 3, ..limits });
-    assert!(gate.remaining() < 1.0);
-    let stats = SourceStats::default();
-    let started = Instant::now();
-    gate.pass(&stats).await;
-    assert!(started.elapsed() >= Duration::from_mins(1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_already_waits_waits_by_the_changed_limits() {
-    let limits = Limits { requests: 1, per: Duration::from_secs(1), burst: 1, ..fast() };
-    let gate = Gate::empty(&limits);
-    let stats = SourceStats::default();
-    let started = Instant::now();
-    let slower = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        gate.change(&Limits { per: Duration::from_mins(1), ..limits });
-    };
-    tokio::join!(gate.pass(&stats), slower);
-    assert!(started.elapsed() >= Duration::from_mins(1));
-}
-
-/// The pause that a 429 with these headers asks for.
-fn asked(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
-    asked_pause(headers, now, StatusCode::TOO_MANY_REQUESTS, ErrorKind::Throttled)
-}
-
-/// At the moment [`api`] begins.
-fn told(status: u16, headers: &[(&str, &str)]) -> Option<u64> {
-    let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-    let mut map = HeaderMap::new();
-    for (name, value) in headers {
-        map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
-    }
-    let status = StatusCode::from_u16(status).unwrap();
-    let Verdict::Bad(kind) = judge_by_status(status) else { unreachable!() };
-    asked_pause(&map, now, status, kind).map(|pause| pause.as_secs())
-}
-
-#[test]
-fn a_pause_is_understood_however_it_is_written() {
-    const DAY: u64 = 86_400;
-    for (text, pause) in [
-        ("30", Some(30)),
-        ("30.5", Some(31)),
-        ("30.0", Some(30)),
-        ("0.001", Some(1)),
-        (".5", Some(1)),
-        ("30, 30", Some(30)),
-        ("30,60", Some(30)),
-        ("30; why=busy", Some(30)),
-        (" \t30 ", Some(30)),
-        ("\"30\"", Some(30)),
-        ("30s", Some(30)),
-        ("0", Some(0)),
-        ("00", Some(0)),
-        ("86401", Some(DAY)),
-        ("99999999999999999999", Some(DAY)),
-        ("99999999999999999999.5, 1", Some(DAY)),
-        ("1800000030", Some(30)),
-        ("1800000030.2", Some(31)),
-        ("1800000030500", Some(31)),
-        ("1799999000", Some(0)),
-        ("1830000000", Some(DAY)),
-        ("Fri, 15 Jan 2027 08:00:30 GMT", Some(30)),
-        ("Friday, 15-Jan-27 08:00:30 GMT", Some(30)),
-        ("Fri, 15 Jan 2027 08:00:30 +0000", Some(30)),
-        ("2027-01-15T08:00:30Z", Some(30)),
-        ("Fri, 15 Jan 2027 07:00:00 GMT", Some(0)),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", Some(DAY)),
-        ("-30", None),
-        ("+30", None),
-        ("1e3", None),
-        ("30m", None),
-        ("0x1e", None),
-        ("NaN", None),
-        ("inf", None),
-        ("", None),
-        ("soon", None),
-        ("1.2.3", None),
-        ("Fri, 99 Jan 2027 08:00:30 GMT", None),
-    ] {
-        assert_eq!(told(429, &[("retry-after", text)]), pause, "Retry-After: {text}");
-        for name in ["RateLimit-Reset", "X-RateLimit-Reset", "X-Rate-Limit-Reset"] {
-            assert_eq!(told(429, &[(&name.to_ascii_lowercase(), text)]), pause, "{name}: {text}");
-        }
-    }
-}
-
-#[test]
-fn of_several_pauses_the_one_that_is_meant_is_taken() {
-    for (status, headers, pause) in [
-        (429, &[("retry-after", "7"), ("x-ratelimit-reset", "60")][..], Some(7)),
-        (429, &[("retry-after", "soon"), ("x-ratelimit-reset", "60")], Some(60)),
-        (429, &[("retry-after", "7"), ("retry-after", "60")], Some(7)),
-        (429, &[("retry-after", "soon"), ("retry-after", "60")], Some(60)),
-        (429, &[("ratelimit", "limit=100, remaining=0, reset=30")], Some(30)),
-        (429, &[("ratelimit", "\"default\";r=0;t=30")], Some(30)),
-        (429, &[("ratelimit", "\"hour\";r=50;t=3000, \"minute\";r=0;t=30")], Some(30)),
-        (429, &[("ratelimit", "\"default\"; T=30")], Some(30)),
-        (429, &[("ratelimit", "nothing")], None),
-        (429, &[], None),
-        // on every answer of many services, and no reason to leave one alone that is merely broken
-        (503, &[("x-ratelimit-reset", "3600"), ("x-ratelimit-remaining", "55")], None),
-        (503, &[("x-ratelimit-reset", "3600")], None),
-        (503, &[("x-ratelimit-reset", "60"), ("x-ratelimit-remaining", "0")], Some(60)),
-        (500, &[("x-ratelimit-reset", "60"), ("x-ratelimit-remaining", "0")], None),
-        (503, &[("retry-after", "60")], Some(60)),
-    ] {
-        assert_eq!(told(status, headers), pause, "{status} {headers:?}");
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_pause_of_nothing_is_no_reason_to_hurry() {
     let at_once = || (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "0")]).into_response();
@@ -528,38 +376,8 @@ async fn a_pause_of_nothing_is_no_reason_to_hurry() {
 }
 
 #[test]
-fn the_date_to_wait_for_is_of_the_service_s_clock() {
+fn no_session_is_believed_to_last_for_ever() {
     let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-    let date = |at: DateTime<Utc>| HeaderValue::from_str(&httpdate::fmt_http_date(at.into())).unwrap();
-    // which is ten minutes behind
-    let theirs = now - TimeDelta::minutes(10);
-    let resume = (header::RETRY_AFTER, date(theirs + TimeDelta::minutes(5)));
-    let told = HeaderMap::from_iter([(header::DATE, date(theirs)), resume.clone()]);
-    assert_eq!(asked(&told, now), Some(Duration::from_mins(5)));
-    assert_eq!(asked(&HeaderMap::from_iter([resume]), now), Some(Duration::ZERO), "as far as we know");
-    // or was, when a cache kept the answer
-    let kept = HeaderMap::from_iter([
-        (header::DATE, date(theirs - TimeDelta::hours(3))),
-        (header::AGE, HeaderValue::from_static("10800")),
-        (header::RETRY_AFTER, date(theirs + TimeDelta::minutes(5))),
-    ]);
-    assert_eq!(asked(&kept, now), Some(Duration::from_mins(5)));
-}
-
-#[test]
-fn what_a_refused_login_says_is_not_repeated() {
-    let body = br#"{"error":{"code":"IDS_085","message":"User name or password hunter2 is not valid."}}"#;
-    assert_eq!(error_summary(body, true).as_deref(), Some("IDS_085"));
-    assert_eq!(error_summary(body, false).as_deref(), Some("IDS_085: User name or password hunter2 is not valid."));
-    let token = format!(r#"{{"error":"bad {}"}}"#, "t".repeat(60));
-    assert_eq!(error_summary(token.as_bytes(), false).as_deref(), Some("bad …"));
-}
-
-#[test]
-fn numbers_beyond_belief_are_cut() {
-    let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static("18446744073709551615"))]);
-    let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-    assert_eq!(asked(&headers, now), Some(RETRY_AFTER_BELIEVED));
     assert!(renewal(now, Duration::MAX) < now + TimeDelta::days(366));
 }
 

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use url::Url;
@@ -34,7 +34,7 @@ use super::{
     Ignore, Raw, RawEvents, Signals, Sink, Source, Spec, StaticToken, decode_base64url, is_strange, nothing_of_its_own,
     parse_time, rejected,
 };
-use crate::api::{Api, Call, Dialect, Reply, Session, Verdict, Wire, judge_by_status};
+use crate::api::{Api, Budget, Call, Dialect, Reply, Session, Verdict, Wire, judge_by_status};
 use crate::config::{self, Common};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
 use crate::failure::ErrorKind;
@@ -116,15 +116,15 @@ impl Dialect for CanvasDialect {
         }
     }
 
-    fn budget(&self, headers: &HeaderMap) -> Option<(f64, Duration)> {
+    fn budget(&self, reply: &Reply) -> Option<Budget> {
         let number = |name: &str| {
-            let number = headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok()?;
+            let number = reply.header(name)?.trim().parse::<f64>().ok()?;
             number.is_finite().then_some(number)
         };
         let remaining = number("x-rate-limit-remaining")?;
         let wanted = RESERVE + number("x-request-cost").unwrap_or_default().max(0.0);
         let pause = ((wanted - remaining) / OUTFLOW).clamp(0.0, PAUSE_MAX_SECONDS);
-        Some((remaining, Duration::from_secs_f64(pause)))
+        Some(Budget { remaining, pause: Duration::from_secs_f64(pause) })
     }
 }
 

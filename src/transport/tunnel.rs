@@ -15,8 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use url::Url;
 
-use super::TransportError;
-use crate::api::{PROXY_REMEDY, PROXY_WANTS_CREDENTIALS};
+use super::{PROXY_REMEDY, PROXY_WANTS_CREDENTIALS, TransportError};
 use crate::failure::ErrorKind;
 
 /// How long the proxy has to say it again.

@@ -9,6 +9,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::*;
@@ -515,14 +516,15 @@ fn we_slow_down_before_the_service_has_to() {
         if let Some(cost) = cost {
             headers.insert("x-request-cost", cost.parse().unwrap());
         }
-        dialect.budget(&headers).map(|(remaining, pause)| (remaining.round(), pause.as_millis()))
+        let budget = dialect.budget(&Reply::of(StatusCode::OK, headers, ""));
+        budget.map(|Budget { remaining, pause }| (remaining.round(), pause.as_millis()))
     };
     assert_eq!(budget("699.5", Some("0.5")), Some((700.0, 0)));
     assert_eq!(budget("40", Some("10")), Some((40.0, 2000)));
     assert_eq!(budget("0.0", None), Some((0.0, 5000)));
     assert_eq!(budget("-900", None), Some((-900.0, 30_000)));
     assert_eq!(budget("NaN", None), None);
-    assert_eq!(dialect.budget(&HeaderMap::new()), None);
+    assert_eq!(dialect.budget(&Reply::of(StatusCode::OK, HeaderMap::new(), "")), None);
 }
 
 // === pages ===

@@ -46,6 +46,9 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use http::{HeaderName, HeaderValue, Request, Response};
 
+#[path = "../tests/it/lint.rs"]
+mod lint;
+
 /// A target: its name, which is that of its folders of seeds and of its corpus, too, and what it runs.
 pub type Target = (&'static str, fn(&[u8]));
 
@@ -499,7 +502,7 @@ pub fn exposition(input: &[u8]) {
     };
     let samples: Vec<Sample> = values.iter().map(sample).collect();
     let family = Family { name: "audit_events_total", help: "Events.", kind: Kind::Counter, samples };
-    assert_eq!(exposition::lint(std::slice::from_ref(&family)), Vec::<String>::new());
+    assert_eq!(lint::lint(std::slice::from_ref(&family)), Vec::<String>::new());
     let families = [family];
     for format in [Format::Text, Format::OpenMetrics] {
         let page = String::from_utf8(exposition::encode(&families, format, false)).expect("text");

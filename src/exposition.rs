@@ -8,9 +8,9 @@
 //!
 //! Leaves to others: which families exist and their values (`metrics.rs`), HTTP and compression
 //! (`web.rs`). Label values may hold any text; names are the caller's own and are written as
-//! they are, so tests pass every page through [`lint`].
+//! they are, so tests pass pages through a lint (`tests/it/lint.rs`).
 
-mod lint;
+mod family;
 mod negotiate;
 mod protobuf;
 mod text;
@@ -18,65 +18,10 @@ mod text;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::{DateTime, Utc};
 use prometheus::proto;
 
-pub use lint::lint;
+pub use family::{Family, Kind, Sample, Value};
 pub use negotiate::negotiate;
-
-/// All samples of one metric name.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Family {
-    /// The name as it is queried; of a counter with its suffix `_total`.
-    pub name: &'static str,
-    /// One sentence on what is measured.
-    pub help: &'static str,
-    /// What kind of values its samples have.
-    pub kind: Kind,
-    /// At most one sample for each label set, all with the same label names.
-    pub samples: Vec<Sample>,
-}
-
-/// What kind of values a family has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows; a [`Value::Number`] or [`Value::Count`].
-    Counter,
-    /// Goes up and down; a [`Value::Number`] or [`Value::Count`].
-    Gauge,
-    /// A [`Value::Histogram`].
-    Histogram,
-}
-
-/// One series of a family, or of a histogram the series that belong together.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
-    /// Names and values. A histogram's `le` is not among them.
-    pub labels: Vec<(&'static str, Arc<str>)>,
-    /// The present value.
-    pub value: Value,
-    /// Since when it has been counted up from 0. A gauge has no such moment: there it is ignored.
-    pub created: Option<DateTime<Utc>>,
-}
-
-/// The value of a [`Sample`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// Any number, infinities and NaN included.
-    Number(f64),
-    /// A whole number, exact in the text formats beyond 2^53 too. Protobuf has a double for it.
-    Count(u64),
-    /// How many observations fell where.
-    Histogram {
-        /// Upper bounds (inclusive, ascending, without +Inf), each with the number of all
-        /// observations up to it.
-        buckets: Vec<(f64, u64)>,
-        /// The sum of all observations.
-        sum: f64,
-        /// The number of all observations: the bucket of +Inf.
-        count: u64,
-    },
-}
 
 /// The wire formats of a scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,19 +60,6 @@ pub fn encode(families: &[Family], format: Format, openmetrics_created: bool) ->
     }
 }
 
-impl Family {
-    /// The samples that can be written; of a family without a name there are none.
-    fn writable(&self) -> impl Iterator<Item = &Sample> {
-        self.samples.iter().filter(|sample| !self.name.is_empty() && self.kind.fits(&sample.value))
-    }
-}
-
-impl Kind {
-    fn fits(self, value: &Value) -> bool {
-        (self == Kind::Histogram) == matches!(value, Value::Histogram { .. })
-    }
-}
-
 /// Families as the `prometheus` crate collects them (its process collector), so that they can be
 /// served beside our own. Summaries and untyped metrics have no counterpart here and are left
 /// out, and so are explicit timestamps, which an exporter should not set.
@@ -146,11 +78,11 @@ fn family_from_proto(mut family: proto::MetricFamily) -> Option<Family> {
         proto::MetricType::SUMMARY | proto::MetricType::UNTYPED => return None,
     };
     let samples = family.take_metric().iter().map(|metric| sample_from_proto(kind, metric)).collect();
-    Some(Family { name: kept(family.name()), help: kept(family.help()), kind, samples })
+    Some(Family { name: intern(family.name()), help: intern(family.help()), kind, samples })
 }
 
 fn sample_from_proto(kind: Kind, metric: &proto::Metric) -> Sample {
-    let labels = metric.get_label().iter().map(|label| (kept(label.name()), Arc::from(label.value()))).collect();
+    let labels = metric.get_label().iter().map(|label| (intern(label.name()), Arc::from(label.value()))).collect();
     let value = match kind {
         Kind::Counter => Value::Number(metric.get_counter().value()),
         Kind::Gauge => Value::Number(metric.get_gauge().value()),
@@ -168,7 +100,7 @@ fn sample_from_proto(kind: Kind, metric: &proto::Metric) -> Sample {
 }
 
 /// The text, kept for the life of the process.
-fn kept(text: &str) -> &'static str {
+fn intern(text: &str) -> &'static str {
     static KEPT: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     // A panic between the two steps leaves the set whole, so a poisoned lock is still good.
     let mut all = KEPT.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Family, Kind, Sample, Value};
+use super::family::{Family, Kind, Sample, Value};
 
 /// The kinds of fields that are needed here.
 const VARINT: u8 = 0;
@@ -54,7 +54,7 @@ struct Lengths {
     metric: usize,
     /// The counter, gauge or histogram in it.
     value: usize,
-    /// When it was created, where that is told.
+    /// When it was created, if that is told.
     created: Option<Timestamp>,
 }
 

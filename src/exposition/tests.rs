@@ -1,6 +1,12 @@
+use chrono::DateTime;
 use prometheus::core::Collector;
 
 use super::*;
+
+#[path = "../../tests/it/lint.rs"]
+mod lint;
+
+use lint::lint;
 
 fn labels(pairs: &[(&'static str, &str)]) -> Vec<(&'static str, Arc<str>)> {
     pairs.iter().map(|(name, value)| (*name, Arc::from(*value))).collect()
@@ -258,9 +264,9 @@ fn collected_labels_and_histograms_are_kept() {
 
 #[test]
 fn every_distinct_name_is_kept_once() {
-    let (first, again) = (kept("some_name"), kept(&String::from("some_name")));
+    let (first, again) = (intern("some_name"), intern(&String::from("some_name")));
     assert!(std::ptr::eq(first, again));
-    assert_ne!(kept("some_other_name"), first);
+    assert_ne!(intern("some_other_name"), first);
 }
 
 #[test]

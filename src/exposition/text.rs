@@ -1,11 +1,11 @@
 //! Prometheus text 0.0.4 and `OpenMetrics` text 1.0 by one writer.
 //!
 //! `OpenMetrics` differs in: counters are declared without `_total`, `"` is escaped in HELP too,
-//! whole bucket bounds end in `.0`, `_created` lines (where asked for), and `# EOF`.
+//! whole bucket bounds end in `.0`, `_created` lines (if asked for), and `# EOF`.
 
 use std::io::Write;
 
-use super::{Family, Kind, Sample, Value};
+use super::family::{Family, Kind, Sample, Value};
 use crate::clock::unix_seconds;
 
 /// Room for a series: measured pages have 127 bytes for one with five labels.

@@ -1,4 +1,7 @@
-//! What a page of families must keep to, for tests and for a look at a running exporter.
+//! What a page of families must keep to.
+//!
+//! The unit tests of the exposition and the fuzz targets include this file; so the program does not hold it. Whoever
+//! includes it has [`Family`] and its parts in scope.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +12,7 @@ use super::{Family, Kind, Sample, Value};
 /// Found are: families of the same name or whose series' names clash in some format, illegal
 /// names, suffixes that belong to another kind, missing help; samples with the same labels,
 /// with other label names than the family's first, or with a value that the kind does not allow.
-pub fn lint(families: &[Family]) -> Vec<String> {
+pub(super) fn lint(families: &[Family]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut owners: BTreeMap<String, &str> = BTreeMap::new();
     for family in families {
@@ -96,7 +99,7 @@ fn lint_label_names(family: &Family, sorted: &[&str], wrong: &mut Vec<String>) {
 }
 
 fn value_problems(kind: Kind, sample: &Sample) -> Vec<String> {
-    if !kind.fits(&sample.value) {
+    if (kind == Kind::Histogram) != matches!(sample.value, Value::Histogram { .. }) {
         return vec![format!("the value {:?} does not fit a {kind:?} and is not written", sample.value)];
     }
     match &sample.value {

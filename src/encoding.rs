@@ -1,8 +1,10 @@
-//! `Content-Encoding`: answers that were packed for their way here.
+//! How an answer is encoded: packed for its way here (`Content-Encoding`), and as text.
 //!
 //! Promises: gzip is unpacked whole or not at all. It may have several members (RFC 1952, section 2.2) and zeros
 //! behind the last; a member that is broken or cut off, anything else behind it, or another encoding than gzip is an
 //! error. What is unpacked at once is bounded, whatever it unpacks to.
+//!
+//! A text in UTF-16 becomes UTF-8, and loses its byte order mark.
 //!
 //! Why not by reqwest: tower-http, which it uses, stops after the first member, and takes no error from what follows
 //! (tower-rs/tower-http#737). And what is called in memory is unpacked the same way.
@@ -170,6 +172,33 @@ impl<W: Write> Write for Gunzip<W> {
 
 fn invalid(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+// === text ===
+
+/// The text of an answer: without byte order mark, and in UTF-8 where it came in UTF-16.
+pub(crate) fn plain(body: Vec<u8>) -> Bytes {
+    let utf16 = |unit: fn([u8; 2]) -> u16| {
+        let units = body.chunks(2).map(|pair| unit([pair[0], pair.get(1).copied().unwrap_or_default()]));
+        let text: String = char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
+        Bytes::from(text.trim_start_matches('\u{feff}').to_owned())
+    };
+    match *body.as_slice() {
+        [0xFF, 0xFE, ..] | [b'{' | b'[' | b'<', 0, ..] => utf16(u16::from_le_bytes),
+        [0xFE, 0xFF, ..] | [0, b'{' | b'[' | b'<', ..] => utf16(u16::from_be_bytes),
+        _ => {
+            let marks = body.len() - without_mark(&body).len();
+            Bytes::from(body).slice(marks..)
+        }
+    }
+}
+
+/// The same bytes without byte order marks before them.
+pub(crate) fn without_mark(mut bytes: &[u8]) -> &[u8] {
+    while let Some(rest) = bytes.strip_prefix(b"\xEF\xBB\xBF") {
+        bytes = rest;
+    }
+    bytes
 }
 
 #[cfg(test)]

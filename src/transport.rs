@@ -1,16 +1,17 @@
 //! How a request reaches a service: over the network, or, in tests, straight into the simulator.
 //!
-//! Promises: follows no redirect, takes a proxy from the environment only where the configuration
+//! Promises: follows no redirect, takes a proxy from the environment only if the configuration
 //! says so, never prints an address with its query.
 //!
 //! Leaves to others: everything that is policy: budget, retries, deadlines, the cap on bodies
 //! (`api.rs`); which client a request is sent with (`transport/clients.rs`).
 
 mod clients;
+mod error;
+mod shared;
 mod tls;
+mod tunnel;
 
-use std::fmt;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -23,17 +24,10 @@ use secrecy::{ExposeSecret, SecretString};
 use tower::ServiceExt;
 
 use self::clients::Client;
+pub use self::error::{NetworkError, PROXY_REMEDY, PROXY_WANTS_CREDENTIALS, TransportError};
 pub(crate) use self::tls::machine_has_authorities;
 use crate::config::{Common, Header};
 use crate::failure::ErrorKind;
-
-mod tunnel;
-
-/// What a 407 is.
-pub const PROXY_WANTS_CREDENTIALS: &str = "the proxy on the way wants to know who we are";
-/// What to do about it.
-pub const PROXY_REMEDY: &str =
-    "set proxy_username and proxy_password, or correct them; it is tried again ever more slowly, because accounts lock";
 
 /// A header that holds a secret behind `prefix`: never printed, and wiped when it is dropped.
 /// `None` if no header can hold it.
@@ -50,33 +44,13 @@ pub fn secret_header(prefix: &str, secret: &SecretString) -> Option<HeaderValue>
 /// A body as it arrives.
 pub type Body = Pin<Box<dyn Stream<Item = Result<Bytes, TransportError>> + Send>>;
 
-/// Why no answer, or only part of one, arrived.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct TransportError {
-    /// `Connect`, `Tls`, `Timeout`, `Decode` (a body that is not the gzip it says it is, see `encoding.rs`) or `Auth` (a
-    /// proxy that wants to know who we are).
-    pub kind: ErrorKind,
-    /// What happened, without the address.
-    pub message: String,
-    /// What to do about it, where that is not what to do about others of its kind.
-    pub remedy: Option<&'static str>,
-}
-
-impl TransportError {
-    /// An error like others of its kind.
-    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), remedy: None }
-    }
-}
-
 /// Sends one request and returns the answer's head; the body follows as it is read.
 #[async_trait]
 pub trait Transport: Send + Sync {
     /// Sends `request`; dropping the future or the body ends the exchange.
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Body>, TransportError>;
 
-    /// What every request carries beside what it was given, and no text about an answer may repeat.
+    /// Secrets that every request carries beside its own. No text about an answer may repeat them.
     fn secrets(&self) -> Vec<SecretString> {
         Vec::new()
     }
@@ -116,31 +90,7 @@ pub struct Network {
     headers: Vec<Header>,
 }
 
-/// Why nothing can be sent over the network.
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    /// A certificate or key cannot be used.
-    #[error("{what} {path} {why}", path = path.display())]
-    Tls {
-        /// The setting that names the file.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// Anything else.
-    #[error("no HTTP client: {0}")]
-    Client(String),
-}
-
-impl NetworkError {
-    fn tls(what: &'static str, path: &Path, why: impl fmt::Display) -> Self {
-        Self::Tls { what, path: path.to_owned(), why: why.to_string() }
-    }
-}
-
-/// What helps where the header's value, or the password for the proxy, is in a file that cannot be read.
+/// What helps if the header's value, or the password for the proxy, is in a file that cannot be read.
 const UNREADABLE: &str = "make the file readable again; nothing is sent without what it holds";
 
 impl Network {
@@ -172,14 +122,14 @@ impl Transport for Network {
         let to = request.url().clone();
         let response: Response<reqwest::Body> = match client.execute(request).await {
             Ok(response) => response.into(),
-            Err(error) => return Err(self.client.explained(explain(error), &to).await),
+            Err(error) => return Err(self.client.explain(explain(error), &to).await),
         };
         Ok(response.map(|body| http_body_util::BodyExt::into_data_stream(body).map_err(explain).boxed() as Body))
     }
 
     fn secrets(&self) -> Vec<SecretString> {
         let headers = self.headers.iter().filter_map(|header| header.value.read().ok());
-        headers.chain(self.client.shown_to_proxies()).collect()
+        headers.chain(self.client.proxy_secrets()).collect()
     }
 
     fn apart(&self) -> Option<Arc<dyn Transport>> {
@@ -258,6 +208,8 @@ fn remedy(error: &rustls::Error) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     /// Settings with these certificates in `ca_file`.

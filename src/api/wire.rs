@@ -132,7 +132,7 @@ impl Wire {
         let mut request = Request::builder().method(call.method.clone()).uri(call.url.as_str());
         if let Some(headers) = request.headers_mut() {
             headers.clone_from(&call.headers);
-            // what a cache kept is of another moment than the one that is asked about
+            // a cached answer is of another moment than the one that is asked about
             headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
             headers.insert(header::ACCEPT_ENCODING, encoding::ACCEPTED);
         }
@@ -175,15 +175,15 @@ impl Wire {
             whole.extend_from_slice(&chunk);
         }
         let (tried, secrets) = (call.tried(), call.secrets.clone());
-        let body = crate::source::text::plain(whole);
+        let body = encoding::plain(whole);
         Ok(Reply { status, headers, body, at: self.now(), at_login: false, tried, secrets })
     }
 
     /// Measures the service's clock by its `Date` header.
     ///
     /// An answer from a cache says in `Age` how long ago its `Date` was. But there are caches that write a `Date` of
-    /// their own beside it: of the two readings, the one that is closer to what is known is believed. To believe in a
-    /// service that is ahead would have what has not happened yet taken for read.
+    /// their own beside it: of the two readings, the one closer to the known skew is believed. A skew that is too far
+    /// ahead would mark the future as read.
     fn note_clock(&self, headers: &HeaderMap, status: StatusCode) -> Result<(), ClocksDisagree> {
         let Some(date) = date_of(headers, &header::DATE) else { return Ok(()) };
         let now = self.clock.now();

@@ -12,43 +12,18 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error, IgnoredAny};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::{List, Raw};
+use crate::encoding::without_mark;
 
 /// Nesting beyond this is left out of a mended text; `serde_json` reads 128 levels.
 const LEVELS_MAX: usize = 100;
 /// How many times its own length of a broken entry is read to find others that it has swallowed.
 const SEARCHED_MAX: usize = 16;
-
-/// The text of an answer: without byte order mark, and in UTF-8 where it came in UTF-16.
-pub(crate) fn plain(body: Vec<u8>) -> Bytes {
-    let utf16 = |unit: fn([u8; 2]) -> u16| {
-        let units = body.chunks(2).map(|pair| unit([pair[0], pair.get(1).copied().unwrap_or_default()]));
-        let text: String = char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
-        Bytes::from(text.trim_start_matches('\u{feff}').to_owned())
-    };
-    match *body.as_slice() {
-        [0xFF, 0xFE, ..] | [b'{' | b'[' | b'<', 0, ..] => utf16(u16::from_le_bytes),
-        [0xFE, 0xFF, ..] | [0, b'{' | b'[' | b'<', ..] => utf16(u16::from_be_bytes),
-        _ => {
-            let marks = body.len() - without_mark(&body).len();
-            Bytes::from(body).slice(marks..)
-        }
-    }
-}
-
-/// The same bytes without byte order marks before them.
-fn without_mark(mut bytes: &[u8]) -> &[u8] {
-    while let Some(rest) = bytes.strip_prefix(b"\xEF\xBB\xBF") {
-        bytes = rest;
-    }
-    bytes
-}
 
 // === fields ===
 

@@ -9,10 +9,9 @@
 //!
 //! Leaves to others: what TLS makes of the files (`tls.rs`), requests (`transport.rs`).
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -21,7 +20,9 @@ use chrono::{DateTime, TimeDelta};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{NetworkError, TransportError, tls, tunnel};
+use super::error::{NetworkError, TransportError};
+use super::shared::Shared;
+use super::{tls, tunnel};
 use crate::clock::Clock;
 use crate::config::{Common, PEM_BYTES_MAX, Secret, SecretError, read_at_most};
 use crate::pem::{self, NoPair};
@@ -35,27 +36,6 @@ const IDLE_CONNECTIONS_MAX: usize = 128;
 const TIMES_TELL_AFTER: TimeDelta = TimeDelta::seconds(2);
 /// How requests introduce themselves, unless `user_agent` says otherwise.
 const USER_AGENT: &str = concat!("audit-exporter/", env!("CARGO_PKG_VERSION"));
-
-/// What is made once for all who need the same, as long as anybody does.
-pub(super) struct Shared<K, V>(Mutex<BTreeMap<K, Weak<V>>>);
-
-impl<K: Ord, V> Shared<K, V> {
-    pub(super) const fn new() -> Self {
-        Self(Mutex::new(BTreeMap::new()))
-    }
-
-    /// The one of this key, made now if there is none.
-    pub(super) fn get<E>(&self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<Arc<V>, E> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(there) = all.get(&key).and_then(Weak::upgrade) {
-            return Ok(there);
-        }
-        let new = Arc::new(make()?);
-        all.retain(|_, other| other.strong_count() > 0);
-        all.insert(key, Arc::downgrade(&new));
-        Ok(new)
-    }
-}
 
 static CLIENTS: Shared<[u8; 32], Client> = Shared::new();
 
@@ -135,7 +115,7 @@ struct Looked {
 struct Stamp(u64, u64, u64, [i64; 4]);
 
 impl Looked {
-    fn at(way: &Way) -> Self {
+    fn now(way: &Way) -> Self {
         let stamp = |path: &Path| {
             let meta = std::fs::metadata(path).ok()?;
             let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
@@ -195,7 +175,7 @@ impl Client {
     }
 
     fn make(way: Way) -> Result<Self, NetworkError> {
-        let looked = Looked::at(&way);
+        let looked = Looked::now(&way);
         let material = Material::read(&way)?;
         let password = way.password().map_err(|error| NetworkError::Client(error.to_string()))?;
         let http = build(&way, &material, password.as_ref())?;
@@ -211,7 +191,7 @@ impl Client {
     pub(super) fn now(&self) -> Result<reqwest::Client, SecretError> {
         let password = self.way.password()?;
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let looked = Looked::at(&self.way);
+        let looked = Looked::now(&self.way);
         let same_password = password.as_ref().map(digest) == current.password;
         if same_password && looked.settled && looked == current.looked {
             return Ok(current.http.clone());
@@ -248,8 +228,8 @@ impl Client {
         Ok(current.http.clone())
     }
 
-    /// What is shown to a proxy, as it is and as it is sent.
-    pub(super) fn shown_to_proxies(&self) -> Vec<SecretString> {
+    /// The login that proxies are shown, as it is and as it is sent.
+    pub(super) fn proxy_secrets(&self) -> Vec<SecretString> {
         let login = |user: &str, password: &str| {
             let sent = Zeroizing::new(format!("{user}:{password}"));
             [password.into(), STANDARD.encode(sent.as_bytes()).into()]
@@ -262,8 +242,8 @@ impl Client {
         configured.into_iter().chain(of_environment).flatten().collect()
     }
 
-    /// `error` of a request to `to`, in the words of the proxy on the way where it was the proxy that refused.
-    pub(super) async fn explained(&self, error: TransportError, to: &url::Url) -> TransportError {
+    /// The `error` of a request to `to`; in the words of the proxy on the way if it was the proxy that refused.
+    pub(super) async fn explain(&self, error: TransportError, to: &url::Url) -> TransportError {
         let Some(proxy) = self.way.proxies.via(to) else { return error };
         let configured = self.way.proxy_login.as_ref();
         let configured = configured.and_then(|(user, password)| Some((user.clone(), password.read().ok()?)));
@@ -271,7 +251,7 @@ impl Client {
         let in_address = proxy.password().filter(|password| !password.contains('%'));
         let in_address = in_address.map(|password| (proxy.username().to_owned(), password.into()));
         let login = configured.or(in_address);
-        tunnel::explained(error, proxy, login.as_ref().map(|(user, password)| (user.as_str(), password)), to).await
+        tunnel::explain(error, proxy, login.as_ref().map(|(user, password)| (user.as_str(), password)), to).await
     }
 
     fn shown_files(&self) -> String {
@@ -437,12 +417,12 @@ mod tests {
     fn a_file_that_has_not_changed_for_a_while_is_looked_at_and_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let way = Way::of(&trusting(folder.path())).unwrap();
-        let fresh = Looked::at(&way);
+        let fresh = Looked::now(&way);
         assert!(!fresh.settled, "the next write may leave the same times");
-        assert_eq!(fresh.files, Looked::at(&way).files);
+        assert_eq!(fresh.files, Looked::now(&way).files);
         std::thread::sleep(Duration::from_millis(3100));
-        let later = Looked::at(&way);
+        let later = Looked::now(&way);
         assert!(later.settled && later.files == fresh.files);
-        assert!(Looked::at(&Way::of(&defaults()).unwrap()).settled, "no files, nothing to read");
+        assert!(Looked::now(&Way::of(&defaults()).unwrap()).settled, "no files, nothing to read");
     }
 }

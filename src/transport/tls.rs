@@ -19,7 +19,7 @@ use rustls::{
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
-use super::clients::Shared;
+use super::shared::Shared;
 use crate::pem;
 
 /// The cryptography of all clients.

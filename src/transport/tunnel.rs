@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use url::Url;
 
-use super::{PROXY_REMEDY, PROXY_WANTS_CREDENTIALS, TransportError};
+use super::error::{PROXY_REMEDY, PROXY_WANTS_CREDENTIALS, TransportError};
 use crate::failure::ErrorKind;
 
 /// How long the proxy has to say it again.
@@ -25,8 +25,8 @@ const STATUS_LINE_MAX: u64 = 1024;
 
 const REFUSED_REMEDY: &str = "have the proxy let us through to this host and port, or reach the host without it";
 
-/// `error`, or what the proxy says, where it is the proxy that refused. `login` is the user and password it was shown.
-pub(super) async fn explained(
+/// The `error`, or what the proxy says if it was the proxy that refused. `login` is the user and password it was shown.
+pub(super) async fn explain(
     error: TransportError,
     proxy: &Url,
     login: Option<(&str, &SecretString)>,
@@ -52,7 +52,7 @@ pub(super) async fn explained(
     TransportError { kind: error.kind, message, remedy: Some(REFUSED_REMEDY) }
 }
 
-/// The status with which a proxy answers to `CONNECT`; `None` where it speaks no plain HTTP/1.
+/// The status with which a proxy answers `CONNECT`; `None` if it speaks no plain HTTP/1.
 async fn ask(proxy: &Url, login: Option<(&str, &SecretString)>, to: &str) -> Option<u16> {
     if proxy.scheme() != "http" {
         return None;

@@ -27,7 +27,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::listen::Shared;
+use super::shared::Shared;
 use crate::ledger::Receipt;
 
 /// How long a client that was told that the connection ends may take to close it.

@@ -1,4 +1,4 @@
-//! Listeners and connections: `--web.listen-address`, TLS handshakes, HTTP/1.1 and HTTP/2.
+//! Connections: TLS handshakes, HTTP/1.1 and HTTP/2.
 //!
 //! Promises: a client that says nothing, says it slowly or does not take the answer holds up nobody
 //! but itself and not for ever; at most [`CONNECTIONS_MAX`] connections at once (fewer where the limit
@@ -10,17 +10,14 @@
 //! [`GRACE`] at most; a request whose handler panics is answered with 500.
 //!
 //! Leaves to others: who may ask (`protect`, which the router must have passed through), which
-//! certificates hold (`config.rs`), what is answered (the router).
+//! certificates hold (`live.rs`), where to listen (`address.rs`), who has a place (`room.rs`), what is answered (the
+//! router).
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::{Pin, pin};
-use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -29,10 +26,9 @@ use http::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -40,20 +36,18 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::config::WebFile;
+pub use super::address::{BadListenAddress, ListenAddress, ListenError, bind};
 use super::handover::{OverTcp, Stream, Unproven, Wire};
+use super::live::WebFile;
+use super::room::{Activity, Place, Room, UnderWay};
+pub use super::room::{CLIENT_CONNECTIONS_MAX, CONNECTIONS_MAX, IDLE_MAX, WAITING_MAX};
+use super::shared::Shared;
 use crate::fault::catch_panic_async;
 
-/// Most connections at once, over all listeners.
-pub const CONNECTIONS_MAX: usize = 512;
-/// Most connections at once of one client: an IPv4 address, or an IPv6 network of 64 bits.
-pub const CLIENT_CONNECTIONS_MAX: usize = 64;
 /// Fewest connections at once, however low the limit of open files is.
 pub const CONNECTIONS_MIN: usize = 8;
-/// How long a new connection waits for a place where each has a request under way.
+/// How long a new connection waits for a place while every place has a request under way.
 pub const PLACE_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Most connections that wait for a place, or are being told that there is none. Beyond it they are hung up on.
-pub const WAITING_MAX: usize = 64;
 /// Longest head of a request: its line and its headers, in bytes.
 pub const HEAD_BYTES_MAX: u32 = 16 << 10;
 /// Most headers of a request.
@@ -62,9 +56,6 @@ pub const HEADERS_MAX: usize = 64;
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// How long the head of a connection's first request may take.
 pub const FIRST_REQUEST_MAX: Duration = Duration::from_secs(10);
-/// How long after an answer the next request may begin, or that answer be taken. Twice the usual
-/// longest scrape interval, so that Prometheus can keep its connection.
-pub const IDLE_MAX: Duration = Duration::from_mins(2);
 /// How long requests under way may take after a shutdown has begun.
 pub const GRACE: Duration = Duration::from_secs(5);
 
@@ -72,9 +63,7 @@ pub const GRACE: Duration = Duration::from_secs(5);
 const STREAMS_MAX: u32 = 8;
 /// Most HTTP/2 requests that are taken back before they were looked at; more end the connection.
 const RESETS_MAX: usize = 20;
-/// How often it is told that connections made room for others.
-const TELL_EVERY: Duration = Duration::from_mins(1);
-/// What is told to a connection for which there is no place.
+/// The answer to a connection for which there is no place.
 const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 43\r\nRetry-After: 5\r\nConnection: close\r\n\r\ntoo many connections: try again in a while\n";
 /// Open files that the program needs beside connections and sources: the store, its lock, the log, the runtime, the
@@ -82,112 +71,6 @@ const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text
 const OPEN_FILES_BESIDE: u64 = 32;
 /// Open files that a source needs: connections to its service, to where it logs in, and the lookup of their names.
 const OPEN_FILES_PER_SOURCE: u64 = 2;
-/// Connections that the system accepts in advance.
-const BACKLOG: i32 = 1024;
-
-// ---- addresses ----
-
-/// Where to listen: `host:port`, `[IPv6]:port`, or `:port` for all interfaces. Port 0 lets the
-/// system choose.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenAddress {
-    /// Empty means all interfaces.
-    host: String,
-    port: u16,
-}
-
-/// Why a text is no [`ListenAddress`].
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{text:?} is no listen address: {why}; write :10812, 127.0.0.1:10812 or [::1]:10812")]
-pub struct BadListenAddress {
-    text: String,
-    why: &'static str,
-}
-
-impl FromStr for ListenAddress {
-    type Err = BadListenAddress;
-
-    fn from_str(text: &str) -> Result<Self, BadListenAddress> {
-        let bad = |why| BadListenAddress { text: text.to_owned(), why };
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| bad("the port is missing"))?;
-        let host = match host.strip_prefix('[') {
-            Some(inside) => {
-                let inside = inside.strip_suffix(']').ok_or_else(|| bad("a closing ] is missing"))?;
-                let address = inside.split('%').next().unwrap_or_default();
-                address.parse::<Ipv6Addr>().map_err(|_| bad("only an IPv6 address belongs in brackets"))?;
-                inside
-            }
-            None if host.contains([':', '[', ']']) => return Err(bad("an IPv6 address belongs in brackets")),
-            None if host.contains(char::is_whitespace) || host.contains('/') => {
-                return Err(bad("that is no name of a host"));
-            }
-            None => host,
-        };
-        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-        let port = if digits { port.parse().ok() } else { None };
-        Ok(Self { host: host.to_owned(), port: port.ok_or_else(|| bad("the port is a number from 0 to 65535"))? })
-    }
-}
-
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// Why nothing can be listened on.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}; give another address (--web.listen-address; simulate: --listen)")]
-pub struct ListenError {
-    address: ListenAddress,
-    source: io::Error,
-}
-
-/// Opens a listener for each address, in their order; all of them or none.
-pub async fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, ListenError> {
-    let mut listeners = Vec::with_capacity(addresses.len());
-    for address in addresses {
-        let bound = bind_one(address).await;
-        listeners.push(bound.map_err(|source| ListenError { address: address.clone(), source })?);
-    }
-    Ok(listeners)
-}
-
-async fn bind_one(address: &ListenAddress) -> io::Result<TcpListener> {
-    if address.host.is_empty() {
-        return match open((Ipv6Addr::UNSPECIFIED, address.port).into()) {
-            Err(error) if !matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
-                // no IPv6 here
-                open((Ipv4Addr::UNSPECIFIED, address.port).into())
-            }
-            bound => bound,
-        };
-    }
-    if let Ok(literal) = address.host.parse::<IpAddr>() {
-        return open((literal, address.port).into());
-    }
-    // a name with several addresses is listened on at one of them, IPv4 first, as Go does
-    let found: Vec<SocketAddr> = tokio::net::lookup_host((address.host.as_str(), address.port)).await?.collect();
-    let chosen = found.iter().find(|found| found.is_ipv4()).or(found.first());
-    open(*chosen.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?)
-}
-
-fn open(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        // [::] takes IPv4 too, whatever the system's default is
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
-}
 
 // ---- open files ----
 
@@ -263,7 +146,7 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // usually out of file descriptors: somebody has to leave, and is given time for it
+                    // usually out of file descriptors: a connection has to leave, and is given time for it
                     if !matches!(
                         error.kind(),
                         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
@@ -276,18 +159,18 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
             };
             let server = Arc::clone(&server);
             if let Some(place) = server.room.admit(peer) {
-                connections.spawn(admitted(stream, peer, server, place));
+                connections.spawn(serve_connection(stream, peer, server, place));
             } else if let Some(waiting) = server.room.wait() {
                 connections.spawn(async move {
                     if let Ok(place) = timeout(PLACE_WAIT_MAX, server.room.place(peer)).await {
                         drop(waiting);
-                        admitted(stream, peer, server, place).await;
+                        serve_connection(stream, peer, server, place).await;
                     } else {
-                        turned_away(stream, &server).await;
+                        refuse(stream, &server).await;
                     }
                 });
             }
-            // beyond so many that wait, who finds no room is hung up on
+            // beyond so many that wait, a new connection is closed at once
             while connections.try_join_next().is_some() {}
         }
     };
@@ -304,23 +187,23 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
 }
 
 /// A connection that has a place, until it ends or has to leave.
-async fn admitted(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, place: Place) {
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, place: Place) {
     if stream.set_nodelay(true).is_err() {
         // gone already
         return;
     }
     if server.web.tls() {
         tokio::select! {
-            () = encrypted(stream, peer, &server, &place.activity) => {}
+            () = serve_tls(stream, peer, &server, &place.activity) => {}
             () = place.leave.cancelled() => {}
         }
         return;
     }
     let stream = Arc::new(stream);
     tokio::select! {
-        () = requests(Wire::new(Shared(Arc::clone(&stream))), false, peer, &server, &place.activity) => {}
+        () = answer_requests(Wire::new(Shared(Arc::clone(&stream))), false, peer, &server, &place.activity) => {}
         () = place.leave.cancelled() => {
-            // whoever has asked nothing yet may be about to; between two requests a client expects the end
+            // a client that has asked nothing yet may be about to; between two requests it expects the end
             if place.activity.idle_until().is_none() && stream.try_write(NO_PLACE).is_ok() {
                 let _ = SockRef::from(&*stream).shutdown(std::net::Shutdown::Write);
             }
@@ -328,9 +211,9 @@ async fn admitted(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, plac
     }
 }
 
-/// Tells a client that there is no place for it; after the handshake where there is TLS, because it could not read
-/// it before.
-async fn turned_away(mut stream: TcpStream, server: &Server) {
+/// Tells a client that there is no place for it. Over TLS that comes after the handshake: the client could not read it
+/// before.
+async fn refuse(mut stream: TcpStream, server: &Server) {
     let told = async {
         if server.web.tls() {
             if let Some(mut stream) = handshake(stream, server).await? {
@@ -339,14 +222,14 @@ async fn turned_away(mut stream: TcpStream, server: &Server) {
             }
             return Ok(());
         }
-        part(&mut stream, NO_PLACE).await
+        send_last_words(&mut stream, NO_PLACE).await
     };
-    // a client that goes away meanwhile, or takes its time, needs to be told nothing
+    // a client that goes away meanwhile, or takes its time, need not be told
     let _: Result<io::Result<()>, _> = timeout(HANDSHAKE_MAX, told).await;
 }
 
 /// A connection with TLS.
-async fn encrypted(stream: TcpStream, peer: SocketAddr, server: &Server, activity: &Arc<Activity>) {
+async fn serve_tls(stream: TcpStream, peer: SocketAddr, server: &Server, activity: &Arc<Activity>) {
     let shaken = tokio::select! {
         shaken = timeout(HANDSHAKE_MAX, handshake(stream, server)) => shaken,
         () = server.shutdown.cancelled() => return,
@@ -354,7 +237,7 @@ async fn encrypted(stream: TcpStream, peer: SocketAddr, server: &Server, activit
     match shaken {
         Ok(Ok(Some(stream))) => {
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            requests(stream, http2, peer, server, activity).await;
+            answer_requests(stream, http2, peer, server, activity).await;
         }
         Ok(Ok(None)) => tracing::debug!(%peer, "refused before the TLS handshake"),
         Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
@@ -368,7 +251,7 @@ async fn handshake(mut stream: TcpStream, server: &Server) -> io::Result<Option<
     stream.peek(&mut first).await?;
     if first[0].is_ascii_uppercase() {
         // a method: plain HTTP, answered in plain HTTP, as Go does
-        part(
+        send_last_words(
             &mut stream,
             b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 48\r\n\
               Connection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
@@ -378,7 +261,7 @@ async fn handshake(mut stream: TcpStream, server: &Server) -> io::Result<Option<
     }
     let Ok(config) = server.web.server().await else {
         // fatal alert internal_error (RFC 8446, 6.2), as Go sends it
-        part(&mut stream, &[21, 3, 3, 0, 2, 2, 80]).await?;
+        send_last_words(&mut stream, &[21, 3, 3, 0, 2, 2, 80]).await?;
         return Ok(None);
     };
     TlsAcceptor::from(config).accept(Wire::new(Shared(Arc::new(stream)))).await.map(Some)
@@ -386,7 +269,7 @@ async fn handshake(mut stream: TcpStream, server: &Server) -> io::Result<Option<
 
 /// Last words. What the client has sent is read first: closing with it unread would reset the
 /// connection, and the client might never see them.
-async fn part(stream: &mut TcpStream, words: &[u8]) -> io::Result<()> {
+async fn send_last_words(stream: &mut TcpStream, words: &[u8]) -> io::Result<()> {
     stream.write_all(words).await?;
     stream.shutdown().await?;
     let drain = async {
@@ -403,7 +286,7 @@ async fn part(stream: &mut TcpStream, words: &[u8]) -> io::Result<()> {
 }
 
 /// Answers the connection's requests until either side has had enough.
-async fn requests<S>(stream: S, http2: bool, peer: SocketAddr, server: &Server, activity: &Arc<Activity>)
+async fn answer_requests<S>(stream: S, http2: bool, peer: SocketAddr, server: &Server, activity: &Arc<Activity>)
 where
     S: OverTcp,
 {
@@ -484,314 +367,9 @@ where
     }
 }
 
-/// A stream that can be written to beside the connection that owns it, for last words.
-pub(super) struct Shared(pub(super) Arc<TcpStream>);
-
-impl AsyncRead for Shared {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.poll_read_ready(context))?;
-            match self.0.try_read(buffer.initialize_unfilled()) {
-                Ok(count) => {
-                    buffer.advance(count);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-}
-
-impl Shared {
-    fn poll_written(
-        &self,
-        context: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.poll_write_ready(context))?;
-            match write(&self.0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Shared {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_written(context, |stream| stream.try_write(bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_written(context, |stream| stream.try_write_vectored(parts))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&*self.0).shutdown(std::net::Shutdown::Write))
-    }
-}
-
-/// The connections there are, by number. None is let in over the limits without another leaving.
-struct Room {
-    /// Most connections at once.
-    connections_max: usize,
-    guests: Mutex<Guests>,
-    /// Told whenever a place may have become free.
-    freed: Arc<Notify>,
-    /// Held by each that waits.
-    waiting: Arc<()>,
-}
-
-#[derive(Default)]
-struct Guests {
-    next: u64,
-    all: BTreeMap<u64, Guest>,
-    /// When it was last told that somebody had to leave.
-    told: Option<Instant>,
-    /// When it was last told that the system has no more descriptors.
-    told_of_files: Option<Instant>,
-}
-
-struct Guest {
-    client: IpAddr,
-    activity: Arc<Activity>,
-    leave: CancellationToken,
-}
-
-/// A connection's place, until it is dropped.
-struct Place {
-    room: Arc<Room>,
-    number: u64,
-    activity: Arc<Activity>,
-    /// Cancelled when somebody else has been given the place.
-    leave: CancellationToken,
-}
-
-impl Room {
-    fn new(connections_max: usize) -> Self {
-        Self { connections_max, guests: Mutex::default(), freed: Arc::default(), waiting: Arc::new(()) }
-    }
-
-    fn guests(&self) -> MutexGuard<'_, Guests> {
-        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Lets another one wait, as long as it holds what is returned; `None` if too many do.
-    fn wait(&self) -> Option<Arc<()>> {
-        (Arc::strong_count(&self.waiting) <= WAITING_MAX).then(|| Arc::clone(&self.waiting))
-    }
-
-    /// A place for a new connection, as soon as there is one.
-    async fn place(self: &Arc<Self>, peer: SocketAddr) -> Place {
-        loop {
-            let mut freed = pin!(self.freed.notified());
-            freed.as_mut().enable();
-            if let Some(place) = self.admit(peer) {
-                return place;
-            }
-            freed.await;
-        }
-    }
-
-    /// The system has no more descriptors: the connection that has longest had nothing to do makes room. How long to
-    /// wait until then.
-    fn out_of_files(&self, error: &io::Error) -> Duration {
-        let mut guests = self.guests();
-        if guests.told_of_files.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-            guests.told_of_files = Some(Instant::now());
-            tracing::warn!(%error, connections = guests.all.len(), "cannot accept a connection");
-        }
-        if guests.longest_idle_leaves(|_| true).is_some() { Duration::from_millis(20) } else { Duration::from_secs(1) }
-    }
-
-    /// A place for a new connection. Where its client has as many as one may have, another one of
-    /// that client makes room; where all places are taken, one of the client that has most of them.
-    /// Of these it is the one that has longest had nothing to do. `None` if each has a request
-    /// under way.
-    fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Place> {
-        let client = client(peer.ip());
-        let mut guests = self.guests();
-        let mut by_client: BTreeMap<IpAddr, usize> = BTreeMap::new();
-        for guest in guests.all.values() {
-            *by_client.entry(guest.client).or_default() += 1;
-        }
-        let crowd = if by_client.get(&client).is_some_and(|places| *places >= CLIENT_CONNECTIONS_MAX) {
-            Some(client)
-        } else if guests.all.len() >= self.connections_max {
-            by_client.into_iter().max_by_key(|(_, places)| *places).map(|(client, _)| client)
-        } else {
-            None
-        };
-        if let Some(crowd) = crowd {
-            if guests.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-                guests.told = Some(Instant::now());
-                tracing::warn!(
-                    client = %crowd,
-                    connections = guests.all.len(),
-                    "too many connections: those that have longest been idle or slow are closed for new ones"
-                );
-            }
-            guests.longest_idle_leaves(|guest| guest.client == crowd)?;
-        }
-        let number = guests.next;
-        guests.next += 1;
-        let (activity, leave) = (Arc::new(Activity::new(Arc::clone(&self.freed))), CancellationToken::new());
-        let guest = Guest { client, activity: Arc::clone(&activity), leave: leave.clone() };
-        guests.all.insert(number, guest);
-        Some(Place { room: Arc::clone(self), number, activity, leave })
-    }
-}
-
-impl Guests {
-    /// Of some connections, the one that has longest had nothing to do leaves. `None` if each has a request under way.
-    fn longest_idle_leaves(&mut self, of: impl Fn(&Guest) -> bool) -> Option<()> {
-        let some = self.all.iter().filter(|(_, guest)| of(guest));
-        let idle = some.filter_map(|(number, guest)| Some((guest.activity.idle_since()?, *number)));
-        let (_, number) = idle.min()?;
-        self.all.remove(&number)?.leave.cancel();
-        Some(())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.room.guests().all.remove(&self.number);
-        self.room.freed.notify_waiters();
-    }
-}
-
-/// Whom an address belongs to: with IPv6, whoever has one has the other 2^64 of its network too.
-fn client(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        address @ IpAddr::V4(_) => address,
-    }
-}
-
-/// When a connection last had something to do.
-struct Activity {
-    opened: Instant,
-    doing: Mutex<Doing>,
-    /// Told when a request is no longer under way: then the connection may leave for another.
-    freed: Arc<Notify>,
-}
-
-#[derive(Clone, Copy)]
-struct Doing {
-    /// Requests whose answer has not begun.
-    under_way: usize,
-    /// When a request last began or its answer did; `None` before the first.
-    latest: Option<Instant>,
-}
-
-impl Activity {
-    fn new(freed: Arc<Notify>) -> Self {
-        Self { opened: Instant::now(), doing: Mutex::new(Doing { under_way: 0, latest: None }), freed }
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Doing)) {
-        let mut doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut doing);
-        doing.latest = Some(Instant::now());
-    }
-
-    /// When the connection will have been idle too long; `None` if it never had a request.
-    fn idle_until(&self) -> Option<Instant> {
-        let doing = *self.doing.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = if doing.under_way > 0 { Some(Instant::now()) } else { doing.latest };
-        since.map(|since| since + IDLE_MAX)
-    }
-
-    /// Since when the connection could be closed with least loss; `None` while a request is under
-    /// way. Whoever takes long over an answer, too, has been idle since it began.
-    fn idle_since(&self) -> Option<Instant> {
-        let doing = *self.doing.lock().unwrap_or_else(PoisonError::into_inner);
-        (doing.under_way == 0).then(|| doing.latest.unwrap_or(self.opened))
-    }
-}
-
-/// One request under way, also if its handler is dropped.
-struct UnderWay(Arc<Activity>);
-
-impl UnderWay {
-    fn new(activity: Arc<Activity>) -> Self {
-        activity.change(|doing| doing.under_way += 1);
-        Self(activity)
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.change(|doing| doing.under_way -= 1);
-        self.0.freed.notify_waiters();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn peer(text: &str) -> SocketAddr {
-        SocketAddr::new(text.parse().unwrap(), 1)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn many_clients_together_push_out_those_that_hold_most() {
-        let room = Arc::new(Room::new(CONNECTIONS_MAX));
-        let mut places = vec![room.admit(peer("192.0.2.1")).unwrap()];
-        for client in 0..8 {
-            for _ in 0..CLIENT_CONNECTIONS_MAX {
-                tokio::time::advance(Duration::from_millis(1)).await;
-                places.push(room.admit(peer(&format!("10.0.0.{client}"))).unwrap());
-            }
-        }
-        // one more than there is room for, which one of the crowd had to leave; and many more
-        let count = || room.guests().all.len();
-        assert_eq!(count(), CONNECTIONS_MAX);
-        for client in 0..200 {
-            places.push(room.admit(peer(&format!("10.0.1.{client}"))).unwrap());
-            assert_eq!(count(), CONNECTIONS_MAX);
-        }
-        assert!(!places[0].leave.is_cancelled(), "alone at its address, and the oldest");
-        let left = places.iter().filter(|place| place.leave.is_cancelled()).count();
-        assert_eq!(left, places.len() - CONNECTIONS_MAX);
-        drop(places);
-        assert_eq!(count(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn where_each_has_a_request_under_way_a_new_one_waits_for_a_place() {
-        let room = Arc::new(Room::new(CONNECTIONS_MAX));
-        let places: Vec<Place> = (0..CLIENT_CONNECTIONS_MAX).map(|_| room.admit(peer("192.0.2.1")).unwrap()).collect();
-        let mut requests: Vec<UnderWay> =
-            places.iter().map(|place| UnderWay::new(Arc::clone(&place.activity))).collect();
-        assert!(room.admit(peer("192.0.2.1")).is_none());
-        assert!(room.admit(peer("192.0.2.2")).is_some(), "others are let in");
-        assert!(timeout(PLACE_WAIT_MAX, room.place(peer("192.0.2.1"))).await.is_err());
-        let waits = tokio::spawn({
-            let room = Arc::clone(&room);
-            async move { room.place(peer("192.0.2.1")).await }
-        });
-        sleep(Duration::from_secs(1)).await;
-        assert!(!waits.is_finished());
-        requests.truncate(CLIENT_CONNECTIONS_MAX - 1);
-        let _place = waits.await.unwrap();
-        assert!(places[CLIENT_CONNECTIONS_MAX - 1].leave.is_cancelled());
-    }
 
     #[test]
     fn connections_leave_open_files_for_the_rest_and_never_none_for_a_scrape() {
@@ -808,14 +386,5 @@ mod tests {
         let text = std::str::from_utf8(NO_PLACE).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{text}");
-    }
-
-    #[test]
-    fn one_network_of_ipv6_is_one_client() {
-        let client = |text: &str| client(text.parse().unwrap());
-        assert_eq!(client("2001:db8::1"), client("2001:db8::ffff:1:2:3"));
-        assert_ne!(client("2001:db8::1"), client("2001:db8:0:1::1"));
-        assert_eq!(client("::ffff:192.0.2.1"), client("192.0.2.1"));
-        assert_ne!(client("192.0.2.1"), client("192.0.2.2"));
     }
 }

@@ -7,7 +7,7 @@
 //! user, hash and password while that is remembered; what is remembered is bounded and holds no
 //! password.
 //!
-//! Leaves to others: when the web configuration is read anew (`config.rs`).
+//! Leaves to others: when the web configuration is read anew (`live.rs`), how a password is compared (`password.rs`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,9 +17,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use base64::Engine;
-use base64::alphabet::BCRYPT;
 use base64::engine::general_purpose::STANDARD;
-use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
@@ -28,14 +26,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use tokio::sync::Semaphore;
 
-use super::config::WebFile;
+use super::live::WebFile;
+use super::password;
 
 /// How many right and how many wrong answers are remembered, each.
 const REMEMBERED_MAX: usize = 256;
-
-/// The 31 characters that no bcrypt result equals, since its last character never is `9`, of which
-/// two bits belong to no byte.
-const NO_RESULT: &str = "9999999999999999999999999999999";
 
 /// The router, answering only whom the web configuration lets in, with its headers on every
 /// answer: also on 401, 404 and 405.
@@ -133,11 +128,11 @@ impl Doorman {
 
     /// Whether the request carries the right password of a user.
     async fn knows(&self, headers: &HeaderMap, users: &BTreeMap<String, SecretString>) -> bool {
-        let Some((user, password)) = credentials(headers) else { return false };
-        // made for those who exist, too, so that it takes them as long
+        let Some((user, secret)) = credentials(headers) else { return false };
+        // made for users who exist, too, so that both take as long
         let stand_in = self.stand_in(&user, users);
         let hash = users.get(&user).cloned().unwrap_or(stand_in);
-        let digest = self.digest(user.as_bytes(), hash.expose_secret().as_bytes(), password.expose_secret());
+        let digest = self.digest(user.as_bytes(), hash.expose_secret().as_bytes(), secret.expose_secret());
         if let Some(right) = self.recall(digest) {
             return right;
         }
@@ -146,7 +141,8 @@ impl Doorman {
         if let Some(right) = self.recall(digest) {
             return right;
         }
-        let compared = tokio::task::spawn_blocking(move || fits(hash.expose_secret(), password.expose_secret())).await;
+        let compared =
+            tokio::task::spawn_blocking(move || password::fits(hash.expose_secret(), secret.expose_secret())).await;
         let right = compared.unwrap_or(false);
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner).set(digest, right);
         right
@@ -166,13 +162,14 @@ impl Doorman {
     }
 
     /// A hash for a user who does not exist: as costly as that of some user who does (always the
-    /// same one for the same name), and right for no password.
+    /// same one for the same name).
     fn stand_in(&self, user: &str, users: &BTreeMap<String, SecretString>) -> SecretString {
         let pick = self.digest(user.as_bytes(), &[], &[]).as_bytes()[..8]
             .iter()
             .fold(0_usize, |sum, byte| sum.wrapping_mul(256).wrapping_add(usize::from(*byte)));
-        let cost = users.values().nth(pick % users.len().max(1)).and_then(|hash| cost_of(hash.expose_secret()));
-        format!("$2y${:02}$QOauhQNbBCuQDKes6eFzPe{NO_RESULT}", cost.unwrap_or(10)).into()
+        let cost =
+            users.values().nth(pick % users.len().max(1)).and_then(|hash| password::cost_of(hash.expose_secret()));
+        password::hash_of_nothing(cost.unwrap_or(10)).into()
     }
 }
 
@@ -188,44 +185,4 @@ fn credentials(headers: &HeaderMap) -> Option<(String, SecretSlice<u8>)> {
     let password = decoded.split_off(colon + 1);
     decoded.pop();
     Some((String::from_utf8(decoded).ok()?, SecretSlice::from(password)))
-}
-
-/// The cost of a bcrypt hash, where Go's `bcrypt.Cost` finds one: at least 59 bytes, `$2`, an
-/// optional letter, `$` and 4 to 31 in two digits. The rest is not looked at.
-pub(super) fn cost_of(hash: &str) -> Option<u32> {
-    let (cost, _) = split(hash)?;
-    Some(cost)
-}
-
-/// The cost, and salt and result behind it.
-fn split(hash: &str) -> Option<(u32, &[u8])> {
-    if hash.len() < 59 {
-        return None;
-    }
-    let rest = hash.as_bytes().strip_prefix(b"$2")?;
-    // the letter says which old mistakes the maker avoided; Go, too, takes any
-    let rest = if rest.first() == Some(&b'$') { &rest[1..] } else { rest.get(2..)? };
-    let (cost, rest) = rest.split_at_checked(2)?;
-    let cost: u32 = std::str::from_utf8(cost).ok()?.parse().ok()?;
-    (4..=31).contains(&cost).then_some((cost, rest.get(1..)?))
-}
-
-/// Whether the hash is that of the password. One whose salt cannot be read fits none.
-fn fits(hash: &str, password: &[u8]) -> bool {
-    let fitting = || {
-        // 22 characters hold 16 bytes and 4 bits that some makers leave set
-        let lenient = GeneralPurpose::new(
-            &BCRYPT,
-            GeneralPurposeConfig::new()
-                .with_encode_padding(false)
-                .with_decode_allow_trailing_bits(true)
-                .with_decode_padding_mode(base64::engine::DecodePaddingMode::RequireNone),
-        );
-        let (cost, rest) = split(hash)?;
-        let salt: [u8; 16] = lenient.decode(rest.get(..22)?).ok()?.try_into().ok()?;
-        let made = bcrypt::hash_with_salt(password, cost, salt).ok()?.to_string();
-        // blake3's comparison takes the same time for every difference
-        Some(blake3::hash(made.as_bytes().get(29..60)?) == blake3::hash(rest.get(22..53)?))
-    };
-    fitting().unwrap_or(false)
 }

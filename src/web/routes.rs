@@ -11,14 +11,15 @@ use axum::http::uri::{Authority, Uri};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tokio::task::{JoinError, spawn_blocking};
 use tower_http::compression::CompressionLayer;
 use tracing::{error, info};
 
 use super::handover::Token;
 use super::listen::Peer;
 use super::{runbooks, status_page};
-use crate::config;
-use crate::exporter::Exporter;
+use crate::config::{self, ConfigErrors};
+use crate::exporter::{ApplyError, Exporter};
 use crate::exposition::negotiate;
 use crate::fault::catch_panic_async;
 use crate::ledger::Client;
@@ -28,9 +29,9 @@ use crate::ledger::Client;
 pub struct Pages {
     /// The program, once its state is loaded.
     pub exporter: Arc<OnceLock<Arc<Exporter>>>,
-    /// The configuration file, where there is one to read again.
+    /// The configuration file, if there is one to read again.
     pub config_file: Option<Arc<PathBuf>>,
-    /// The folder of the ledger, where that does not come from the file.
+    /// The folder of the ledger, if that does not come from the file.
     pub storage: Option<PathBuf>,
 }
 
@@ -38,6 +39,29 @@ const NOT_READY: (StatusCode, &str) = (
     StatusCode::SERVICE_UNAVAILABLE,
     "audit-exporter is not ready: its ledger cannot be read yet; the log says why.\n",
 );
+
+/// Why a reload was refused. The configuration before stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The program has not begun yet.
+    #[error("{}", NOT_READY.1)]
+    NotReady,
+    /// The configuration did not come from a file.
+    #[error("there is no configuration file to read: this is a demo")]
+    NoFile,
+    /// The file is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// What it asks for cannot be put in force.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The reload panicked, with these words.
+    #[error("a fault in this program: {0}")]
+    Panicked(String),
+    /// The task that reloads did not come to its end.
+    #[error(transparent)]
+    Unfinished(#[from] JoinError),
+}
 
 /// All pages.
 pub fn router(pages: Pages) -> Router {
@@ -114,9 +138,9 @@ async fn reload(State(pages): State<Pages>, uri: Uri, headers: HeaderMap) -> Res
     if is_from_another_site(&uri, &headers) {
         return (StatusCode::FORBIDDEN, "a page of another site may not ask for this\n").into_response();
     }
-    // to its end, also where whoever asks for it goes away
+    // a task of its own, because whoever asks for it may go away
     let reload = tokio::spawn(async move { pages.reload().await }).await;
-    match reload.unwrap_or_else(|error| Err(error.to_string())) {
+    match reload.unwrap_or_else(|error| Err(error.into())) {
         Ok(()) => StatusCode::OK.into_response(),
         Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config:\n{why}\n")).into_response(),
     }
@@ -140,10 +164,10 @@ async fn reload_by_get() -> Response {
 }
 
 impl Pages {
-    /// Reads the configuration file again and puts it in force; on an error the one before stays.
-    pub async fn reload(&self) -> Result<(), String> {
+    /// Reads the configuration file again and puts it in force. On an error the configuration before stays.
+    pub async fn reload(&self) -> Result<(), ReloadError> {
         let outcome = catch_panic_async(self.try_reload()).await;
-        let outcome = outcome.unwrap_or_else(|panic| Err(format!("a fault in this program: {panic}")));
+        let outcome = outcome.unwrap_or_else(|panic| Err(ReloadError::Panicked(panic)));
         match &outcome {
             Ok(()) => info!("configuration reloaded"),
             Err(why) => {
@@ -156,19 +180,15 @@ impl Pages {
         outcome
     }
 
-    async fn try_reload(&self) -> Result<(), String> {
-        let Some(exporter) = self.exporter.get() else { return Err(NOT_READY.1.into()) };
-        let Some(file) = self.config_file.clone() else {
-            return Err("there is no configuration file to read: this is a demo".into());
-        };
+    async fn try_reload(&self) -> Result<(), ReloadError> {
+        let exporter = self.exporter.get().ok_or(ReloadError::NotReady)?;
+        let file = self.config_file.clone().ok_or(ReloadError::NoFile)?;
         let path = Arc::clone(&file);
-        let config =
-            tokio::task::spawn_blocking(move || config::load(&path)).await.map_err(|error| error.to_string())?;
-        let mut config = config.map_err(|errors| errors.to_string())?;
+        let mut config = spawn_blocking(move || config::load(&path)).await??;
         config.log_warnings(&file);
         if let Some(storage) = &self.storage {
             config.storage.path.clone_from(storage);
         }
-        exporter.apply(config).await.map_err(|error| error.to_string())
+        Ok(exporter.apply(config).await?)
     }
 }

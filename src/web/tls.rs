@@ -4,7 +4,7 @@
 //! settings, or a stricter one; a clear error where TLS 1.2 and 1.3 with the suites and curves of
 //! ring leave nothing of what was asked for.
 //!
-//! Leaves to others: reading the files (`config.rs`), connections (`listen.rs`).
+//! Leaves to others: reading the files (`settings.rs`), connections (`listen.rs`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use secrecy::ExposeSecret;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::config::{ClientAuth, Material, TlsSettings, TlsVersion, WebConfigError};
+use super::settings::{ClientAuth, Material, TlsSettings, TlsVersion, WebConfigError};
 use crate::pem::{self, NoPair};
 
 const CERT: &str = "tls_server_config.cert_file";

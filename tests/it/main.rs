@@ -16,6 +16,7 @@ mod crash;
 mod disk;
 mod exposed;
 mod fuzzed;
+mod hostile_clients;
 mod http;
 mod locks;
 mod network;

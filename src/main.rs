@@ -1,4 +1,4 @@
-//! The command `audit-exporter`: arguments, logging, signals, exit code; nothing else.
+//! The command `audit-exporter`: what each subcommand does with the library, logging, exit code; nothing else.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
@@ -6,8 +6,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use audit_exporter::clock::Clock;
@@ -24,15 +23,22 @@ use audit_exporter::web::listen::{self, ListenAddress};
 use audit_exporter::web::{ExternalUrl, Pages, WebFile, protect, router};
 use audit_exporter::{demo, doctor, metrics, output};
 use chrono::{DateTime, Utc};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::Parser;
 use futures_util::StreamExt;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::arguments::{Arguments, Command, LogFormat, LogLevel, ReportFormat};
+use crate::signals::Signals;
+
+#[path = "main/arguments.rs"]
+mod arguments;
+#[path = "main/signals.rs"]
+mod signals;
 
 /// The configuration or the arguments are wrong.
 const EXIT_USAGE: u8 = 2;
@@ -46,159 +52,10 @@ const EXIT_COULD_NOT_LOOK: u8 = 3;
 const STORAGE_RETRY: Duration = Duration::from_secs(5);
 /// How long a stop may take beyond the commit under way.
 const STOP_WAIT: Duration = Duration::from_secs(10);
-/// How long the last log lines wait for a reader that takes none, at a stop and at a second signal.
+/// How long the last log lines wait for a reader that takes none, at a stop.
 const LAST_LINES_WAIT: Duration = Duration::from_secs(2);
-const LAST_LINES_WAIT_AT_ONCE: Duration = Duration::from_millis(200);
 
-/// Prometheus exporter for the audit logs of Canvas LMS, Informatica IICS, HID `ActivID`, Losant and
-/// Index Exchange: every event counted exactly once.
-#[derive(Parser)]
-#[command(name = "audit-exporter", disable_version_flag = true)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Option<Command>,
-
-    /// The configuration file (YAML).
-    #[arg(long = "config.file", value_name = "FILE", global = true)]
-    config_file: Option<PathBuf>,
-
-    /// Address to serve on; may be given several times. Without a host: all interfaces.
-    #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = ":10812", global = true)]
-    listen: Vec<ListenAddress>,
-
-    /// File with TLS and basic authentication settings (exporter-toolkit format).
-    #[arg(long = "web.config.file", value_name = "FILE", global = true)]
-    web_config: Option<PathBuf>,
-
-    /// Where people reach this exporter, for links in alerts and dashboards: an http or https URL.
-    #[arg(long = "web.external-url", value_name = "URL", global = true)]
-    external_url: Option<ExternalUrl>,
-
-    /// Folder of the ledger; overrides storage.path of the configuration.
-    #[arg(long = "storage.path", value_name = "FOLDER", global = true)]
-    storage: Option<PathBuf>,
-
-    /// The least severe messages to log.
-    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info", global = true)]
-    log_level: LogLevel,
-
-    /// How to write log lines.
-    #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt", global = true)]
-    log_format: LogFormat,
-
-    /// Print the version and exit.
-    #[arg(long)]
-    version: bool,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Validate the configuration file without touching the network: exit status 0 or 2.
-    Check,
-    /// Read a window of a source's history again and compare it with what was counted.
-    ///
-    /// Runs inside the exporter, where one runs on the same storage, within its rate limit; else by itself.
-    /// Exit status: 0 no difference, 1 differences, 2 wrong arguments, 3 it could not be done; 129, 130 or 143 where
-    /// SIGHUP, SIGINT or SIGTERM ended it.
-    Verify {
-        /// Name of the source.
-        #[arg(long, value_name = "NAME")]
-        source: String,
-        /// Start: a time (2026-11-22T03:00:00Z), or how long ago (2h).
-        #[arg(long, value_name = "TIME", value_parser = moment)]
-        from: DateTime<Utc>,
-        /// End, likewise; absent: as far as the history is counted.
-        #[arg(long, value_name = "TIME", value_parser = moment)]
-        to: Option<DateTime<Utc>>,
-        /// How to print what was found.
-        #[arg(long, value_name = "FORMAT", default_value = "text")]
-        format: ReportFormat,
-    },
-    /// Look at every source: whether it can be reached, accepts the credential and allows what is
-    /// read, what would be counted, its clock, its budget.
-    ///
-    /// Runs inside the exporter, where one runs on the same storage; else by itself. Counts nothing. Looks at several
-    /// sources side by side, each within its own rate limit.
-    /// Exit status: 0 all is well, 1 something is wrong, 2 wrong arguments, 3 it could not be done; 129, 130 or 143
-    /// where SIGHUP, SIGINT or SIGTERM ended it.
-    Doctor {
-        /// Only this source.
-        #[arg(long, value_name = "NAME")]
-        source: Option<String>,
-    },
-    /// Copy the ledger to a file, consistently, also while the exporter runs.
-    ///
-    /// Needs --config.file or --storage.path. The copy is verified, and gets its name only when it is whole.
-    /// To restore it, see docs/backup.md.
-    /// Exit status: 0 done, 2 wrong arguments, 3 it could not be done.
-    Backup {
-        /// The file to make. It must not be there yet.
-        #[arg(long, value_name = "FILE")]
-        to: PathBuf,
-    },
-    /// Simulated services for all five systems on loopback, and the exporter polling them.
-    Demo {
-        /// Seed of the simulated traffic.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// A fault of a simulated service, as SERVICE:SWITCH=VALUE; may be given several times.
-        #[arg(long, value_name = "FAULT")]
-        fault: Vec<String>,
-        /// How long a new series is shown as 0.
-        #[arg(long, value_name = "DURATION", default_value = "5s")]
-        hold: String,
-    },
-    /// Only the simulated services.
-    Simulate {
-        /// Address to serve on.
-        #[arg(long, value_name = "ADDRESS")]
-        listen: ListenAddress,
-        /// Seed of the simulated traffic.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// A fault, as SERVICE:SWITCH=VALUE; may be given several times.
-        #[arg(long, value_name = "FAULT")]
-        fault: Vec<String>,
-        /// Mean events per second and service.
-        #[arg(long, default_value_t = 0.5)]
-        rate: f64,
-        /// No traffic but what is injected over POST /simulator/inject.
-        #[arg(long)]
-        quiet: bool,
-    },
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum LogLevel {
-    Debug,
-    Info,
-    Warn,
-    Error,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ReportFormat {
-    Text,
-    Json,
-}
-
-/// A time, or how long ago it was.
-fn moment(text: &str) -> Result<DateTime<Utc>, String> {
-    if let Ok(at) = DateTime::parse_from_rfc3339(text) {
-        return Ok(at.to_utc());
-    }
-    let ago = config::parse_duration(text).and_then(|ago| chrono::TimeDelta::from_std(ago).ok());
-    let at = ago.and_then(|ago| Clock::machine().now().checked_sub_signed(ago));
-    at.ok_or_else(|| "expected a time such as 2026-11-22T03:00:00Z, or how long ago, such as 2h or 1d12h".to_owned())
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Logfmt,
-    Json,
-}
-
-/// Why the program ends, already told to the user or to be told.
+/// Why the program ends. An empty message means that the user was told already.
 struct Exit {
     code: u8,
     message: String,
@@ -238,7 +95,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Does what was asked for; the exit code.
+/// Runs the command and returns the exit code.
 fn obey(arguments: Arguments) -> u8 {
     if arguments.version {
         let (version, revision) = (env!("CARGO_PKG_VERSION"), metrics::revision());
@@ -264,13 +121,6 @@ fn obey(arguments: Arguments) -> u8 {
     exit.code
 }
 
-impl Arguments {
-    /// Whether the program runs until it is stopped.
-    fn goes_on(&self) -> bool {
-        !self.version && matches!(self.command, None | Some(Command::Demo { .. } | Command::Simulate { .. }))
-    }
-}
-
 /// Credentials are in memory: no core file, and no look inside for other programs of the same user.
 fn keep_memory_private() {
     #[cfg(target_os = "linux")]
@@ -286,7 +136,7 @@ fn log_to_stderr(level: LogLevel, format: LogFormat) {
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
-    // libraries may log what they send: only their warnings; h2 warns of what any client may do at will
+    // libraries may log what they send, so only their warnings pass; h2 warns of what any client may do at will
     let filter = Targets::new()
         .with_default(ours.min(LevelFilter::WARN))
         .with_target("h2", LevelFilter::ERROR)
@@ -326,7 +176,7 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
         Some(Command::Backup { to }) => run_backup(&arguments, &to, &signals).await,
         Some(Command::Demo { seed, fault, hold }) => run_demo(arguments, seed, &fault, &hold, &signals).await,
         Some(Command::Simulate { listen, seed, fault, rate, quiet }) => {
-            let world = world(seed, &fault, rate, quiet)?;
+            let world = build_world(seed, &fault, rate, quiet)?;
             let listeners = listen::bind(&[listen]).await.map_err(Exit::failure)?;
             for listener in &listeners {
                 let address = listener.local_addr().map_err(Exit::failure)?;
@@ -366,7 +216,7 @@ fn load(arguments: &Arguments) -> Result<Config, Exit> {
     Ok(config)
 }
 
-/// Who checks a file need not be the user that the exporter runs as, so what that user may is only warned of.
+/// A check may run as another user than the exporter, so a folder that this user cannot use is only warned of.
 fn check_storage(folder: &Path) -> Result<(), Exit> {
     match usable(folder) {
         Ok(()) => {}
@@ -391,7 +241,7 @@ async fn run_verify(
     if to.is_some_and(|to| to <= from) {
         return Err(Exit::usage("--to must be later than --from"));
     }
-    let report = control::verify(&config, source, from, to, &told()).await?;
+    let report = control::verify(&config, source, from, to, &progress_to_stderr()).await?;
     match format {
         ReportFormat::Text => output::print(report.to_string().trim_end()),
         ReportFormat::Json => output::print(&serde_json::to_string_pretty(&report).map_err(Exit::failure)?),
@@ -403,7 +253,7 @@ async fn run_doctor(arguments: &Arguments, only: Option<String>) -> Result<(), E
     let config = load(arguments)?;
     let all = config.sources.iter().map(|source| source.name.to_string());
     let names: Vec<String> = only.map_or_else(|| all.collect(), |name| vec![name]);
-    let say = told();
+    let say = progress_to_stderr();
     let changed_at = arguments.config_file.as_ref().and_then(|file| file.metadata().ok()?.modified().ok());
     let changed_at = changed_at.map(DateTime::from);
     if let Some(how_long) = doctor::how_long(&config, &names) {
@@ -436,7 +286,7 @@ async fn run_backup(arguments: &Arguments, to: &Path, signals: &Signals) -> Resu
         (None, Some(file)) => config::load(file).map_err(Exit::usage)?.storage.path,
         (None, None) => return Err(Exit::usage("which ledger? give --config.file=FILE or --storage.path=FOLDER")),
     };
-    // what was begun is removed
+    // a stop removes the part that was made
     let stop = signals.finish_work();
     let Copied { sources, events, commit } = tokio::select! {
         copied = control::backup(&storage, to) => copied?,
@@ -452,7 +302,7 @@ async fn run_backup(arguments: &Arguments, to: &Path, signals: &Signals) -> Resu
 }
 
 /// Progress goes to standard error, so that standard output is the report alone.
-fn told() -> audit_exporter::verify::Say {
+fn progress_to_stderr() -> audit_exporter::verify::Say {
     let (say, mut told) = tokio::sync::mpsc::unbounded_channel::<String>();
     tokio::spawn(async move {
         while let Some(text) = told.recv().await {
@@ -479,7 +329,7 @@ fn web_config(arguments: &Arguments) -> Result<WebFile, Exit> {
     }
 }
 
-fn world(seed: u64, faults: &[String], rate: f64, quiet: bool) -> Result<World, Exit> {
+fn build_world(seed: u64, faults: &[String], rate: f64, quiet: bool) -> Result<World, Exit> {
     let mut switched = Faults::default();
     for fault in faults {
         switched.set(fault).map_err(Exit::usage)?;
@@ -503,7 +353,7 @@ async fn run_demo(
     hold: &str,
     signals: &Signals,
 ) -> Result<(), Exit> {
-    let world = world(seed, faults, 0.5, false)?;
+    let world = build_world(seed, faults, 0.5, false)?;
     world.forget_after(demo::KEPT);
     let loopback: ListenAddress = "127.0.0.1:0".parse().map_err(Exit::failure)?;
     let services = listen::bind(&[loopback]).await.map_err(Exit::failure)?;
@@ -518,7 +368,7 @@ async fn run_demo(
         signals.remove_at_end(own.path());
     }
     let given = arguments.storage.take();
-    let storage = given.as_deref().or(own.as_ref().map(demo::Folder::path)).unwrap_or(std::path::Path::new("."));
+    let storage = given.as_deref().or(own.as_ref().map(demo::Folder::path)).unwrap_or(Path::new("."));
     let config = demo::config(&format!("http://{address}"), storage, hold).map_err(Exit::usage)?;
     run_exporter(&arguments, config, None, signals, |page, exporter| {
         output::announce(format!(
@@ -639,91 +489,11 @@ fn tell_what_starts(config: &Config, file: Option<&PathBuf>) {
     );
 }
 
-/// The signals that end the program. They have handlers from the start on and in every command, because the kernel
-/// withholds a signal without a handler from the first process of a container.
-///
-/// Until the program has something to finish, a signal ends it at once. From then on the first signal asks it to
-/// finish, and a second one ends it at once.
-struct Signals {
-    stop: CancellationToken,
-    finishing: Arc<AtomicBool>,
-    leftover: Arc<Mutex<Option<PathBuf>>>,
-}
-
-impl Signals {
-    fn take(arguments: &Arguments) -> Result<Self, Exit> {
-        let mut terminate = signal(SignalKind::terminate()).map_err(Exit::failure)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(Exit::failure)?;
-        // the exporter reloads on this one, as soon as it can; the demo of somebody who used nohup goes on
-        let ignored = hangup_is_ignored();
-        let hangup = signal(SignalKind::hangup()).map_err(Exit::failure)?;
-        let mut hangup = (arguments.command.is_some() && !ignored).then_some(hangup);
-        let goes_on = arguments.goes_on();
-        let signals = Self { stop: CancellationToken::new(), finishing: Arc::default(), leftover: Arc::default() };
-        let Self { stop, finishing, leftover } = &signals;
-        let (stop, finishing, leftover) = (stop.clone(), Arc::clone(finishing), Arc::clone(leftover));
-        tokio::spawn(async move {
-            loop {
-                let by_signal = tokio::select! {
-                    _ = terminate.recv() => 143,
-                    _ = interrupt.recv() => 130,
-                    () = received(hangup.as_mut()) => 129,
-                };
-                let again = stop.is_cancelled();
-                if finishing.load(Ordering::Acquire) && !again {
-                    stop.cancel();
-                    continue;
-                }
-                if again {
-                    error!("stopped a second time; not waiting");
-                }
-                if let Some(folder) = leftover.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                    let _ = std::fs::remove_dir_all(folder);
-                }
-                output::flush(Some(LAST_LINES_WAIT_AT_ONCE));
-                std::process::exit(match (again, goes_on) {
-                    (true, _) => i32::from(EXIT_FAILURE),
-                    (false, true) => 0,
-                    (false, false) => by_signal,
-                });
-            }
-        });
-        Ok(signals)
-    }
-
-    /// From now on there is something to finish, until the token is cancelled.
-    fn finish_work(&self) -> CancellationToken {
-        self.finishing.store(true, Ordering::Release);
-        self.stop.clone()
-    }
-
-    /// What to remove where the program ends at once.
-    fn remove_at_end(&self, folder: &std::path::Path) {
-        *self.leftover.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder.to_owned());
-    }
-}
-
-async fn received(signal: Option<&mut Signal>) {
-    match signal {
-        Some(signal) => _ = signal.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Whether whoever started the program wants it to outlive the terminal, as nohup does.
-fn hangup_is_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    let number = u32::try_from(SignalKind::hangup().as_raw_value()).unwrap_or(1);
-    ignored & (1 << (number - 1)) != 0
-}
-
 fn reload_on_hangup(pages: Pages) -> Result<(), Exit> {
     let mut hangup = signal(SignalKind::hangup()).map_err(Exit::failure)?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            // what came of it is logged there
+            // the outcome is logged there
             let _ = pages.reload().await;
         }
     });

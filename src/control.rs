@@ -301,7 +301,7 @@ async fn answer(exporter: &Exporter, ask: Ask, say: &Say) -> Answer {
             None => Answer::Unknown,
             Some(subject) => match verify::verify(&subject, from, to, say).await {
                 Ok(report) => Answer::Verified(Box::new(report)),
-                Err(why) => Answer::Failed(why),
+                Err(why) => Answer::Failed(why.to_string()),
             },
         },
         Ask::Doctor { source } => match exporter.patient(&source) {
@@ -367,7 +367,7 @@ pub async fn verify(
     let source = find(config, name).map_err(CheckError::Usage)?;
     _ = say.send(format!("no exporter runs on {}: this process reads the service itself", storage.display()));
     let subject = alone(source, storage).await.map_err(CheckError::Failed)?;
-    verify::verify(&subject, from, to, say).await.map_err(CheckError::Failed)
+    verify::verify(&subject, from, to, say).await.map_err(|error| CheckError::Failed(error.to_string()))
 }
 
 /// Looks at a source, wherever that is to be done. `changed_at` is when the configuration's file was last changed.

@@ -1,5 +1,5 @@
-//! Does the ledger hold what the service holds? A window is read again and compared, five minutes
-//! by five minutes and label set by label set, with what was counted.
+//! Checks that the ledger holds what the service holds. A window is read again and compared with what was counted, by
+//! five minutes and label set.
 //!
 //! Promises:
 //! - **The same eyes.** The service is read by the source that polls it, through the same budget and
@@ -27,7 +27,7 @@ use crate::clock::{delta, written};
 use crate::config::{SourceConfig, duration_text};
 use crate::event::{EventKey, EventLabels, Item, System, What};
 use crate::failure::Failure;
-use crate::ledger::{Book, Counter, Ledger, SeriesKey, TALLY_CELL, Tallies};
+use crate::ledger::{Book, CommitError, Counter, Ledger, SeriesKey, TALLY_CELL, Tallies};
 use crate::page::{DocumentRecord, Page};
 use crate::source::{self, Sink, Spec, Taken};
 use crate::stats::SourceStats;
@@ -42,7 +42,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Rows of differences that are printed.
 const ROWS_MAX: usize = 200;
 
-/// Where what happens meanwhile is told.
+/// Takes progress reports, one line each.
 pub type Say = UnboundedSender<String>;
 
 /// The source that is looked at.
@@ -55,11 +55,40 @@ pub struct VerifyInput {
     pub ledger: Ledger,
     /// Its part of that.
     pub book: Arc<Book>,
-    /// What its poller learns; `None` where nobody polls it meanwhile.
+    /// What its poller learns; `None` if nobody polls it meanwhile.
     pub polls: Option<Arc<SourceStats>>,
 }
 
-/// What came of it.
+/// Why a window could not be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// There is nothing to compare with.
+    #[error("nothing was counted yet: the first window of this source has still to be read")]
+    NothingCounted,
+    /// No whole cell of the window can be compared.
+    #[error("nothing of that window can be compared: not {before}, and not {after}. Ask for whole cells of {} in between", duration_text(*cell))]
+    NothingComparable {
+        /// What cannot be compared because it is too early, and why.
+        before: String,
+        /// What cannot be compared because it is too late, and why.
+        after: String,
+        /// The length of a cell.
+        cell: Duration,
+    },
+    /// The service could not be read.
+    #[error("the service could not be read from {} to {}: {failure}", written(window.from), written(window.to))]
+    Unreadable {
+        /// The piece of the window.
+        window: Window,
+        /// What went wrong.
+        failure: Failure,
+    },
+    /// The ledger could not be read.
+    #[error("reading the ledger: {0}")]
+    Ledger(#[from] CommitError),
+}
+
+/// The outcome of a comparison.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Which source.
@@ -112,14 +141,14 @@ pub struct Difference {
     pub found: u64,
 }
 
-/// Reads the history from `from` to `to` again (where there is no `to`, as far as it is counted),
-/// and compares it with the ledger. `Err` says why that could not be done.
+/// Reads the history from `from` to `to` again (without `to`, as far as it is counted),
+/// and compares it with the ledger.
 pub async fn verify(
     subject: &VerifyInput,
     from: DateTime<Utc>,
     to: Option<DateTime<Utc>>,
     say: &Say,
-) -> Result<Report, String> {
+) -> Result<Report, VerifyError> {
     let config = &subject.config;
     let tell = |text: String| _ = say.send(text); // nobody may be listening any more
     let (mut source, _) = source::build(config);
@@ -130,25 +159,24 @@ pub async fn verify(
         (state.tallied_from(), state.checkpoint().cloned())
     };
     let Some((tallied_from, checkpoint)) = tallied_from.zip(checkpoint) else {
-        return Err("nothing was counted yet: the first window of this source has still to be read".into());
+        return Err(VerifyError::NothingCounted);
     };
     let settled = Settled::of(&checkpoint, &spec, config.common.overlap, subject.polls.is_some());
     let (window, mut notes) = settled.comparable(from, to, tallied_from, cell)?;
 
-    let mut found = Found::new(Arc::clone(&subject.book), spec.is_feed);
-    let before = tallies(subject, window).await?;
+    let mut recount = Recount::new(Arc::clone(&subject.book), spec.is_feed);
+    let before = subject.ledger.tallies(&subject.book, window).await?;
     for step in steps(window, if spec.is_feed { Duration::MAX } else { STEP_MAX.min(spec.step_max) }) {
         tell(format!("reading {} to {}", written(step.from), written(step.to)));
-        found.begin(step);
-        source.read(step, &subject.api, &mut found).await.map_err(|failure| {
-            format!("the service could not be read from {} to {}: {failure}", written(step.from), written(step.to))
-        })?;
+        recount.begin(step);
+        let read = source.read(step, &subject.api, &mut recount).await;
+        read.map_err(|failure| VerifyError::Unreadable { window: step, failure })?;
     }
     let looked = Instant::now();
-    let mut after = tallies(subject, window).await?;
+    let mut after = subject.ledger.tallies(&subject.book, window).await?;
     let compare_now = |after: &Tallies| {
         let state = subject.book.state();
-        let skipped = state.as_counted(&found.skipped);
+        let skipped = state.as_counted(&recount.skipped);
         let is_skipped = |at: DateTime<Utc>, key: &SeriesKey| {
             skipped.keys().any(|(hour, of)| *hour == at && of.values[0] == key.values[0])
         };
@@ -156,7 +184,7 @@ pub async fn verify(
             let kept = tallies.iter().filter(|((at, key), _)| !is_skipped(*at, key));
             kept.map(|(place, count)| (place.clone(), *count)).collect()
         };
-        let (before, found, after) = (inside(&before), state.as_counted(&found.events), inside(after));
+        let (before, found, after) = (inside(&before), state.as_counted(&recount.events), inside(after));
         (compare(&before, &found, &after, cell), after.values().sum::<u64>(), found.values().sum::<u64>())
     };
     let mut outcome = compare_now(&after);
@@ -167,12 +195,12 @@ pub async fn verify(
         if !polled_since(stats, looked, 2 * config.common.poll_interval + Duration::from_mins(1)).await {
             notes.push("no poll has succeeded since: what differs may still come to be counted".into());
         }
-        after = tallies(subject, window).await?;
+        after = subject.ledger.tallies(&subject.book, window).await?;
         outcome = compare_now(&after);
     }
     let (differences, counted, found_now) = outcome;
-    notes.append(&mut found.notes());
-    let reasons = reasons(subject, &differences, &found);
+    notes.append(&mut recount.notes());
+    let reasons = reasons(subject, &differences, &recount);
     Ok(Report {
         source: config.name.to_string(),
         system: config.system(),
@@ -180,15 +208,11 @@ pub async fn verify(
         cell_seconds: cell.as_secs(),
         counted,
         found: found_now,
-        left_out: found.left_out,
+        left_out: recount.left_out,
         differences,
         notes,
         reasons,
     })
-}
-
-async fn tallies(subject: &VerifyInput, window: Window) -> Result<Tallies, String> {
-    subject.ledger.tallies(&subject.book, window).await.map_err(|error| format!("reading the ledger: {error}"))
 }
 
 /// Waits until a poll that began after `since` has succeeded; whether one has.
@@ -231,14 +255,14 @@ impl Settled {
         }
     }
 
-    /// The cells that can be compared of the window that was asked for, and what is left out.
+    /// The part of the window that can be compared, in whole cells, and notes on what is left out.
     fn comparable(
         &self,
         from: DateTime<Utc>,
         to: Option<DateTime<Utc>>,
         tallied_from: DateTime<Utc>,
         cell: Duration,
-    ) -> Result<(Window, Vec<String>), String> {
+    ) -> Result<(Window, Vec<String>), VerifyError> {
         let up = |at: DateTime<Utc>| floor(at + delta(cell) - chrono::TimeDelta::milliseconds(1), cell);
         let (first, last) = (up(tallied_from), floor(self.to, cell));
         let asked = Window { from: floor(from, cell), to: to.map_or(last, up) };
@@ -254,12 +278,7 @@ impl Settled {
             notes.push(format!("not compared: {}", after()));
         }
         if window.is_empty() {
-            return Err(format!(
-                "nothing of that window can be compared: not {}, and not {}. Ask for whole cells of {} in between",
-                before(),
-                after(),
-                duration_text(cell)
-            ));
+            return Err(VerifyError::NothingComparable { before: before(), after: after(), cell });
         }
         Ok((window, notes))
     }
@@ -277,8 +296,8 @@ fn steps(window: Window, step: Duration) -> impl Iterator<Item = Window> {
 
 // === what is read ===
 
-/// What the service holds: each key once, as the ledger takes it.
-struct Found {
+/// Counts what the service holds: each key once, as the ledger does.
+struct Recount {
     book: Arc<Book>,
     is_feed: bool,
     step: Window,
@@ -295,7 +314,7 @@ struct Found {
     troubles: BTreeSet<String>,
 }
 
-impl Found {
+impl Recount {
     fn new(book: Arc<Book>, is_feed: bool) -> Self {
         Self {
             book,
@@ -365,7 +384,7 @@ impl Found {
 }
 
 #[async_trait]
-impl Sink for Found {
+impl Sink for Recount {
     async fn page(&mut self, page: Page) -> Result<Taken, Failure> {
         let mut taken = Taken::default();
         for item in page.items {
@@ -405,7 +424,7 @@ impl Sink for Found {
     }
 }
 
-/// Labels of a file's category, for what concerns all its rows.
+/// Labels that stand for all rows of a file.
 fn any_row(record: &DocumentRecord) -> (EventLabels, DateTime<Utc>) {
     use crate::event::Label;
     (EventLabels::row(Label::from_words(&record.category), Label::other()), record.filed_at)
@@ -414,7 +433,7 @@ fn any_row(record: &DocumentRecord) -> (EventLabels, DateTime<Utc>) {
 // === what differs ===
 
 /// The differences between what was counted `before` and `after` the service was read and what was
-/// `found`. What lies between the two counts is none: it was counted meanwhile.
+/// `found`. A number between the two counts is no difference: it was counted meanwhile.
 pub fn compare(before: &Tallies, found: &Tallies, after: &Tallies, cell: Duration) -> Vec<Difference> {
     let of = |tallies: &Tallies, place| tallies.get(place).copied().unwrap_or_default();
     let places: BTreeSet<_> = before.keys().chain(found.keys()).chain(after.keys()).collect();
@@ -448,20 +467,20 @@ pub fn compare(before: &Tallies, found: &Tallies, after: &Tallies, cell: Duratio
     differences
 }
 
-/// What differences of these directions usually come from, and what to do; nothing that cannot be.
-fn reasons(subject: &VerifyInput, differences: &[Difference], found: &Found) -> Vec<String> {
+/// The usual reasons for differences of these directions, and what to do. Reasons that do not apply are left out.
+fn reasons(subject: &VerifyInput, differences: &[Difference], recount: &Recount) -> Vec<String> {
     let (common, state) = (&subject.config.common, subject.book.state());
     let missing = differences.iter().any(|difference| difference.found > difference.counted);
     let surplus = differences.iter().any(|difference| difference.found < difference.counted);
     let mut reasons = Vec::new();
-    let mut may = |applies: bool, reason: String| {
+    let mut add_if = |applies: bool, reason: String| {
         if applies {
             reasons.push(reason);
         }
     };
     let lost = state.total(Counter::LostSeconds);
-    may(
-        missing && !found.is_feed,
+    add_if(
+        missing && !recount.is_feed,
         format!(
             "events that were written to the log, or became visible, more than `overlap` ({}) after they happened are \
              not seen: raise overlap, where audit_event_lateness_seconds comes near it; the service's operator knows \
@@ -469,40 +488,40 @@ fn reasons(subject: &VerifyInput, differences: &[Difference], found: &Found) -> 
             duration_text(common.overlap)
         ),
     );
-    may(missing && lost > 0, format!("{lost} seconds of history were given up (audit_source_lost_seconds_total)"));
-    may(
+    add_if(missing && lost > 0, format!("{lost} seconds of history were given up (audit_source_lost_seconds_total)"));
+    add_if(
         missing && state.total(Counter::Ignored) > 0,
         "events of actors that were in ignore_actors when they were read are not counted later".into(),
     );
-    may(
+    add_if(
         missing && state.total(Counter::Rejected) > 0,
         "events that could not be understood when they were read are not counted later".into(),
     );
-    may(
-        surplus && !found.is_feed,
+    add_if(
+        surplus && !recount.is_feed,
         "the service no longer has events that it once returned: its retention ended, or they were deleted".into(),
     );
-    may(
-        surplus && found.is_feed,
+    add_if(
+        surplus && recount.is_feed,
         "the service no longer lists the files, or replaced them by files with fewer rows; rows once counted stay \
          counted"
             .into(),
     );
-    may(
-        surplus && found.left_out.ignored > 0,
+    add_if(
+        surplus && recount.left_out.ignored > 0,
         "events of actors that came into ignore_actors after they were counted stay counted".into(),
     );
-    may(
-        missing && surplus && !found.is_feed,
+    add_if(
+        missing && surplus && !recount.is_feed,
         "the service has given events another time than they were counted under".into(),
     );
     let other = differences.iter().any(|difference| difference.category == "other" || difference.action == "other");
-    may(
+    add_if(
         missing && surplus && other,
         "a label value counts as `other` where 50 were known before it; another version of this program may know it"
             .into(),
     );
-    may(
+    add_if(
         missing && surplus && !other,
         "the service, or another version of this program, describes the same events differently now".into(),
     );

@@ -127,8 +127,7 @@ pub struct Budget {
     pub pause: Duration,
 }
 
-/// What is particular to a service beside its events: how to log in, how to carry the credential, what its errors
-/// mean.
+/// The particulars of a service beside its events: how to log in, how to carry the credential, what its errors mean.
 #[async_trait]
 pub trait Dialect: Send + Sync {
     /// Opens a session. Requests it needs go through `wire`, and so through the same budget.
@@ -198,7 +197,7 @@ impl Standing {
 
     fn note_failure(&mut self, kind: ErrorKind) {
         use ErrorKind::{Connect, Forbidden, NotFound, Redirect, Server, Timeout, Tls};
-        // of the others (a bad request, too many of them, a proxy that wants something) no session mends any
+        // no session mends the others: a bad request, too many of them, a proxy that wants something
         self.missed |= matches!(kind, Connect | Tls | Timeout | Forbidden | Server | NotFound | Redirect);
     }
 
@@ -209,12 +208,12 @@ impl Standing {
         last.elapsed() >= RENEWAL.after(self.renewals)
     }
 
-    /// Whether another session is to be tried because nothing comes of this one.
+    /// Whether this session brought no good answer for so long that another is to be tried.
     fn may_replace_fruitless(&self) -> bool {
         self.fruitless >= FRUITLESS_POLLS_MAX && self.renewed_at.is_none_or(|last| last.elapsed() >= RENEWAL.max)
     }
 
-    fn replaced(&mut self) {
+    fn note_replacement(&mut self) {
         self.renewals += 1;
         self.renewed_at = Some(Instant::now());
     }
@@ -230,7 +229,7 @@ pub struct ApiParts {
     pub dialect: Box<dyn Dialect>,
     /// What bounds the requests. Its rate is the gate's affair.
     pub limits: Limits,
-    /// Where what is learned on the way is noted.
+    /// Takes notes on the way.
     pub stats: Arc<SourceStats>,
     /// Tells the time.
     pub clock: Clock,
@@ -283,13 +282,13 @@ impl Api {
         self.now() + self.clock_skew()
     }
 
-    /// The service's clock less ours; zero where it is not known, too small to tell or too much to believe.
+    /// The service's clock less ours; zero if it is unknown, too small to tell or too large to believe.
     pub fn clock_skew(&self) -> TimeDelta {
-        self.told_clock_skew().unwrap_or_default()
+        self.known_clock_skew().unwrap_or_default()
     }
 
-    /// The same; `None` where the service has not told.
-    pub fn told_clock_skew(&self) -> Option<TimeDelta> {
+    /// The same; `None` if the service has not told.
+    pub fn known_clock_skew(&self) -> Option<TimeDelta> {
         self.wire.stats.observed().clock_skew.filter(|skew| skew.abs() <= SKEW_BELIEVED)
     }
 
@@ -342,11 +341,11 @@ impl Api {
     async fn once(&self, build: &(dyn Fn(&Session) -> Call + Send + Sync), stream: bool) -> Result<Outcome, Failure> {
         let session = self.session().await?;
         let mut call = build(&session).hiding(&session.token);
-        at_home(&session, &call)?;
+        check_origin(&session, &call)?;
         let (name, value) = self
             .dialect
             .credential(&session)
-            .ok_or_else(|| unusable(&session, &*self.dialect, "no header can carry it"))?;
+            .ok_or_else(|| unusable_credential(&session, &*self.dialect, "no header can carry it"))?;
         call.headers.insert(name, value);
         let sent = if stream { self.wire.open(&call).await } else { self.wire.exchange(&call, false).await.map(Err) };
         match sent {
@@ -374,7 +373,7 @@ impl Api {
     }
 
     /// Takes note that a poll has ended. After a few that got no good answer with the session they had, the next one
-    /// tries a new session: where the service moved the organization, or lost its tokens, nothing else helps. Until
+    /// tries a new session: if the service moved the organization, or lost its tokens, nothing else helps. Until
     /// an answer is good again that is done once an hour at most.
     pub fn note_end_of_poll(&self) {
         let mut standing = self.standing();
@@ -388,7 +387,7 @@ impl Api {
                 "no good answer with this session; the next poll opens another"
             );
             standing.doubted = true;
-            standing.replaced();
+            standing.note_replacement();
         }
     }
 
@@ -420,7 +419,7 @@ impl Api {
                 *held = Some(Arc::clone(&session));
                 Ok(session)
             }
-            // no login, no other session: what is in force may do again, and there is no hurry to try another login
+            // the login failed: the session in force may serve again, and another login is in no hurry
             (Err(mut failure), Some(session)) if failure.kind != ErrorKind::Auth => {
                 self.wire.stats.count_once(&mut failure);
                 tracing::debug!(error = %failure, "no other session; going on with the one in force");
@@ -438,7 +437,7 @@ impl Api {
     async fn log_in(&self) -> Result<Session, Failure> {
         let opened = self.dialect.open_session(&self.wire).await.and_then(|session| {
             match cannot_be_carried(session.token.expose_secret()) {
-                Some(why) => Err(unusable(&session, &*self.dialect, why)),
+                Some(why) => Err(unusable_credential(&session, &*self.dialect, why)),
                 None => Ok(session),
             }
         });
@@ -458,7 +457,7 @@ impl Api {
             return false;
         }
         if self.forget(session).await {
-            self.standing().replaced();
+            self.standing().note_replacement();
         }
         true
     }
@@ -478,25 +477,25 @@ impl Api {
         same
     }
 
-    /// Whether a credential that is read anew each time differs from the one that was refused.
+    /// Whether a credential, read again, differs from the one that was refused.
     async fn has_changed(&self, refused: &Session) -> bool {
         let anew = self.dialect.open_session(&self.wire).await;
         anew.is_ok_and(|anew| anew.token.expose_secret() != refused.token.expose_secret())
     }
 
-    /// What every request of it passes.
+    /// The gate that every request passes.
     pub fn gate(&self) -> &Arc<Gate> {
         &self.wire.gate
     }
 
-    /// What is left of our own budget, where the service does not say.
+    /// What is left of our own budget; shown if the service does not say what is left of its own.
     pub fn own_budget(&self) -> f64 {
         self.wire.gate.remaining()
     }
 }
 
 /// Whether a request goes where the session belongs. Its address may be one that an answer gave.
-fn at_home(session: &Session, call: &Call) -> Result<(), Failure> {
+fn check_origin(session: &Session, call: &Call) -> Result<(), Failure> {
     let (url, base) = (&call.url, &session.base);
     if url.origin() == base.origin() && url.username().is_empty() && url.password().is_none() {
         return Ok(());
@@ -520,7 +519,7 @@ pub fn cannot_be_carried(token: &str) -> Option<&'static str> {
 }
 
 /// The failure of a session, or of a token as it stands in a file, that no request can carry: none is sent.
-fn unusable(session: &Session, dialect: &dyn Dialect, why: &'static str) -> Failure {
+fn unusable_credential(session: &Session, dialect: &dyn Dialect, why: &'static str) -> Failure {
     let (tried, whose) = if dialect.keeps_session() {
         ("logging in", format!("the session for {} cannot be used", session.base.origin().ascii_serialization()))
     } else {

@@ -16,7 +16,7 @@ pub struct Clock(Kind);
 
 #[derive(Clone, Debug)]
 enum Kind {
-    /// Asked anew each time, so that corrections of the machine's clock are followed.
+    /// Asked each time, so that corrections of the machine's clock are followed.
     Machine,
     Simulated {
         epoch: DateTime<Utc>,

@@ -441,7 +441,7 @@ impl Poller {
     /// Where reading begins. Where nothing has been read yet, that is not known before the service has told what time
     /// it is: neither a clock that was wrong at the first start may decide it, nor one that is wrong now.
     fn beginning(&self, known: Option<&Checkpoint>, now: DateTime<Utc>) -> Checkpoint {
-        if let Some(known) = known.filter(|known| !known.is_beginning() || self.api.told_clock_skew().is_none()) {
+        if let Some(known) = known.filter(|known| !known.is_beginning() || self.api.known_clock_skew().is_none()) {
             return known.clone();
         }
         let beginning = Checkpoint::beginning(self.first_start(now), now, &self.cadence);

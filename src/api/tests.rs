@@ -407,14 +407,14 @@ async fn where_two_clocks_are_days_apart_nothing_is_read() {
     assert!(text.contains("9999-12-31T23:59:59Z") && text.contains("2027-01-15T08:00:00Z"), "{text}");
     assert!(text.contains("set the clock that is wrong"), "{text}");
     assert!(stats.observed().clock_skew.is_some_and(|skew| skew > TimeDelta::days(365)), "what was measured is shown");
-    assert_eq!((api.clock_skew(), api.told_clock_skew()), (TimeDelta::zero(), None), "but nothing is planned by it");
+    assert_eq!((api.clock_skew(), api.known_clock_skew()), (TimeDelta::zero(), None), "but nothing is planned by it");
     ask(&api).await.unwrap();
     assert_eq!(api.clock_skew(), TimeDelta::hours(12));
     assert_eq!(ask(&api).await.unwrap_err().kind, ErrorKind::Forbidden, "who refuses us may be another");
     assert_eq!(api.clock_skew(), TimeDelta::hours(12));
     assert_eq!(ask(&api).await.unwrap_err().kind, ErrorKind::Decode);
     ask(&api).await.unwrap();
-    assert_eq!(api.told_clock_skew(), Some(TimeDelta::zero()));
+    assert_eq!(api.known_clock_skew(), Some(TimeDelta::zero()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -57,7 +57,7 @@ pub fn delta(duration: Duration) -> chrono::TimeDelta {
 }
 
 /// A moment as people are told it: RFC 3339, to the second.
-pub fn written(at: DateTime<Utc>) -> String {
+pub fn rfc3339_seconds(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 

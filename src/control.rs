@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::api::{Api, ApiParts, Gate};
-use crate::clock::{Clock, written};
+use crate::clock::{Clock, rfc3339_seconds};
 use crate::config::{Config, SourceConfig};
 use crate::connect::{limits, over_the_network};
 use crate::doctor::{self, DoctorInput, Findings};
@@ -385,8 +385,8 @@ pub async fn doctor(
                 findings.of_other_settings(format!(
                     "looked at with the settings that the running exporter read at {}; the configuration file was changed \
                      at {}: reload it to put that in force",
-                    written(loaded_at),
-                    written(changed_at)
+                    rfc3339_seconds(loaded_at),
+                    rfc3339_seconds(changed_at)
                 ));
             }
             return Ok(findings);

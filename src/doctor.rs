@@ -24,7 +24,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{Api, ApiParts, Gate, Limits, SKEW_BELIEVED};
-use crate::clock::{Clock, delta, written};
+use crate::clock::{Clock, delta, rfc3339_seconds};
 use crate::config::{
     Canvas, Config, IndexExchange, SUBSCRIPTIONS, Service, SourceConfig, duration_text, mode_if_open_to_all,
 };
@@ -241,7 +241,7 @@ pub async fn examine(patient: DoctorInput, say: &Say) -> Findings {
     }
     the_clock(&stats, &mut findings);
     if let Some(from) = counted_from.filter(|from| api.service_now() < *from) {
-        let (now, from) = (written(api.service_now()), written(from));
+        let (now, from) = (rfc3339_seconds(api.service_now()), rfc3339_seconds(from));
         let what = format!("the service's clock was set back: it shows {now}, and what it stamps until {from} is not");
         findings.add(State::Wrong, format!("{what} counted. Fix: look at the service's own log until then"));
     }
@@ -491,17 +491,17 @@ async fn newest_file(parts: &mut Parts, api: &Api, seen: &mut Seen, findings: &m
         format!(
             "files listed: {}; the newest is of {}; {missing_hours} hours are missing",
             listed.join(", "),
-            written(newest)
+            rfc3339_seconds(newest)
         ),
     );
     if files.get("updated").is_some_and(|updated| *updated > 0) {
         findings.add(State::Note, "no file was read: some are marked as updated, and reading would take the mark away");
         return;
     }
-    _ = say.send(format!("{}: reading the files of {}", parts.config.name, written(newest)));
+    _ = say.send(format!("{}: reading the files of {}", parts.config.name, rfc3339_seconds(newest)));
     let hour = Window { from: newest, to: newest + TimeDelta::hours(1) };
     if parts.read_more(hour, api, seen, findings).await {
-        findings.add(State::Good, format!("the files of {} can be read", written(newest)));
+        findings.add(State::Good, format!("the files of {} can be read", rfc3339_seconds(newest)));
     }
 }
 
@@ -785,5 +785,5 @@ fn the_budget(config: &SourceConfig, stats: &SourceStats, needed: u64, used: u64
 fn the_credential_ends(stats: &SourceStats, now: DateTime<Utc>, findings: &mut Findings) {
     let Some(ends) = stats.observed().credential_expiry else { return };
     let (how, fix) = if ends <= now + EXPIRY_MIN { (State::Wrong, ". Fix: replace it now") } else { (State::Good, "") };
-    findings.add(how, format!("the credential ends on {}{fix}", written(ends)));
+    findings.add(how, format!("the credential ends on {}{fix}", rfc3339_seconds(ends)));
 }

@@ -53,7 +53,7 @@ pub use series::{Counter, SeriesKey, series_of};
 pub use store::{OpenError, Opener, STORE_FILE};
 use store::{Store, StoreError};
 
-use crate::clock::{delta, written};
+use crate::clock::{delta, rfc3339_seconds};
 use crate::event::{EventKey, EventLabels, Label, Rejection, SourceName, System};
 use crate::fault::catch_panic;
 use crate::page::{Catalogue, DocumentRecord, Facts, Page};
@@ -377,7 +377,8 @@ pub struct Held {
 
 impl std::fmt::Display for Held {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (is, until) = (if self.series == 1 { "new series is" } else { "new series are" }, written(self.until));
+        let (is, until) =
+            (if self.series == 1 { "new series is" } else { "new series are" }, rfc3339_seconds(self.until));
         write!(f, "{} {is} shown as 0 on /metrics until {until} and until ", self.series)?;
         match self.waiting_for_scrapers {
             0 => write!(f, "that 0 has been scraped")?,
@@ -385,7 +386,7 @@ impl std::fmt::Display for Held {
             scrapers => write!(f, "{scrapers} more scrapers have read that 0")?,
         }
         if let Some(latest) = self.at_the_latest {
-            write!(f, ", at the latest until {}", written(latest))?;
+            write!(f, ", at the latest until {}", rfc3339_seconds(latest))?;
         }
         write!(f, ": a first look shows zeros")
     }

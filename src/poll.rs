@@ -32,7 +32,7 @@ use tracing::{debug, info, warn};
 
 use crate::api::Api;
 use crate::backoff::Backoff;
-use crate::clock::{Clock, delta, written};
+use crate::clock::{Clock, delta, rfc3339_seconds};
 use crate::event::{EventKey, SourceName};
 use crate::failure::ErrorKind;
 use crate::failure::Failure;
@@ -150,7 +150,11 @@ impl History {
     fn failure(&self) -> Option<Failure> {
         let pieces = self.passed_over.pieces();
         let piece = pieces.first()?;
-        let tried = format!("reading the history from {} to {}", written(piece.window.from), written(piece.window.to));
+        let tried = format!(
+            "reading the history from {} to {}",
+            rfc3339_seconds(piece.window.from),
+            rfc3339_seconds(piece.window.to)
+        );
         let others = match pieces.len() - 1 {
             0 => String::new(),
             n => format!(" (and {n} other pieces)"),
@@ -247,10 +251,10 @@ impl Poller {
         info!(
             source = %self.name,
             events = state.total(Counter::Events) - events_before,
-            from = %written(checkpoint.origin),
-            to = %written(checkpoint.head),
+            from = %rfc3339_seconds(checkpoint.origin),
+            to = %rfc3339_seconds(checkpoint.head),
             catching_up = checkpoint.catching_up(),
-            next_poll = %written(self.clock.now() + delta(pause)),
+            next_poll = %rfc3339_seconds(self.clock.now() + delta(pause)),
             "first good poll"
         );
     }
@@ -392,9 +396,9 @@ impl Poller {
         let got = format!(
             "it is {} by the service's clock, and was {} before; what is stamped until {} cannot be told from what was \
              counted then, and is not counted",
-            written(now),
-            written(*head),
-            written(*origin)
+            rfc3339_seconds(now),
+            rfc3339_seconds(*head),
+            rfc3339_seconds(*origin)
         );
         let failure = Failure::new(ErrorKind::Decode, "telling new events from old ones", got);
         Err(failure.advising("look at the service's own log until then: counting goes on by itself"))

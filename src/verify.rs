@@ -23,7 +23,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use crate::api::Api;
-use crate::clock::{delta, written};
+use crate::clock::{delta, rfc3339_seconds};
 use crate::config::{SourceConfig, duration_text};
 use crate::event::{EventKey, EventLabels, Item, System, What};
 use crate::failure::Failure;
@@ -76,7 +76,7 @@ pub enum VerifyError {
         cell: Duration,
     },
     /// The service could not be read.
-    #[error("the service could not be read from {} to {}: {failure}", written(window.from), written(window.to))]
+    #[error("the service could not be read from {} to {}: {failure}", rfc3339_seconds(window.from), rfc3339_seconds(window.to))]
     Unreadable {
         /// The piece of the window.
         window: Window,
@@ -167,7 +167,7 @@ pub async fn verify(
     let mut recount = Recount::new(Arc::clone(&subject.book), spec.is_feed);
     let before = subject.ledger.tallies(&subject.book, window).await?;
     for step in steps(window, if spec.is_feed { Duration::MAX } else { STEP_MAX.min(spec.step_max) }) {
-        tell(format!("reading {} to {}", written(step.from), written(step.to)));
+        tell(format!("reading {} to {}", rfc3339_seconds(step.from), rfc3339_seconds(step.to)));
         recount.begin(step);
         let read = source.read(step, &subject.api, &mut recount).await;
         read.map_err(|failure| VerifyError::Unreadable { window: step, failure })?;
@@ -267,9 +267,10 @@ impl Settled {
         let (first, last) = (up(tallied_from), floor(self.to, cell));
         let asked = Window { from: floor(from, cell), to: to.map_or(last, up) };
         let window = Window { from: asked.from.max(first), to: asked.to.min(last) };
-        let before =
-            || format!("before {}: the ledger cannot tell what it counted there (docs/verify.md)", written(first));
-        let after = || format!("from {} on: {}", written(last), self.why);
+        let before = || {
+            format!("before {}: the ledger cannot tell what it counted there (docs/verify.md)", rfc3339_seconds(first))
+        };
+        let after = || format!("from {} on: {}", rfc3339_seconds(last), self.why);
         let mut notes = Vec::new();
         if window.from > asked.from {
             notes.push(format!("not compared: {}", before()));
@@ -532,7 +533,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Window { from, to } = self.compared;
         let cell = duration_text(Duration::from_secs(self.cell_seconds));
-        writeln!(f, "{} ({}): compared {} to {}, by {cell}", self.source, self.system, written(from), written(to))?;
+        writeln!(
+            f,
+            "{} ({}): compared {} to {}, by {cell}",
+            self.source,
+            self.system,
+            rfc3339_seconds(from),
+            rfc3339_seconds(to)
+        )?;
         writeln!(f, "events counted there: {}; events the service has there: {}", self.counted, self.found)?;
         let LeftOut { ignored, rejected, timeless } = self.left_out;
         if (ignored, rejected, timeless) != (0, 0, 0) {
@@ -551,8 +559,8 @@ impl fmt::Display for Report {
         let mut rows = vec![["from", "to", "category", "action", "outcome", "counted", "service"].map(String::from)];
         rows.extend(self.differences.iter().take(ROWS_MAX).map(|line| {
             [
-                written(line.window.from),
-                written(line.window.to),
+                rfc3339_seconds(line.window.from),
+                rfc3339_seconds(line.window.to),
                 line.category.clone(),
                 line.action.clone(),
                 line.outcome.clone(),

@@ -20,7 +20,7 @@ use super::gate::{Gate, Limits};
 use super::headers::{age_of, date_of};
 use super::reply::{Download, ERROR_BODY_MAX, Reply};
 use crate::backoff::Backoff;
-use crate::clock::{Clock, written};
+use crate::clock::{Clock, rfc3339_seconds};
 use crate::encoding;
 use crate::failure::{ErrorKind, Failure};
 use crate::stats::SourceStats;
@@ -58,7 +58,7 @@ struct Arriving {
 /// The service's clock and ours, of which one must be wrong. Windows are planned by both, so that events would be passed
 /// over.
 #[derive(Debug, thiserror::Error)]
-#[error("an answer of {}, while it is {} here: what to ask for cannot be told", written(*service), written(*ours))]
+#[error("an answer of {}, while it is {} here: what to ask for cannot be told", rfc3339_seconds(*service), rfc3339_seconds(*ours))]
 struct ClocksDisagree {
     service: DateTime<Utc>,
     ours: DateTime<Utc>,

@@ -549,7 +549,7 @@ async fn a_piece_of_history_that_cannot_be_read_keeps_no_other_waiting_and_is_na
     let unread = checkpoint.gaps[0].window();
     assert!(unread.contains(bad) && unread.length() <= TimeDelta::seconds(1), "{unread:?}");
     let error = stats.observed().last_error.as_ref().unwrap().1.clone();
-    let (from, to) = (written(unread.from), written(unread.to));
+    let (from, to) = (rfc3339_seconds(unread.from), rfc3339_seconds(unread.to));
     assert!(error.contains(&format!("from {from} to {to}")) && error.contains("garbage"), "{error}");
     // smaller each time, and less and less often
     let attempts = attempts.lock().unwrap().clone();

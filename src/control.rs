@@ -12,7 +12,7 @@
 //! - A backup is written through a file that the client has opened, so that it is the client's right to write there
 //!   that counts, and its view of the file systems. It has its name only when it is whole and verified.
 //!
-//! Leaves to others: what is looked at (`verify.rs`, `doctor.rs`), what is copied (`ledger/backup.rs`).
+//! Leaves to others: what is looked at (`verify.rs`, `doctor.rs`), what is copied (`ledger/store/backup.rs`).
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -6,13 +6,14 @@
 //! Promises: told for an hour after they were counted ([`TOLD_FOR`]), whatever is counted meanwhile; a label set that
 //! never had any, or none for a day, is not told of; bounded ([`PEAKS_MAX`]).
 //!
-//! Leaves to others: which events are held back (`poll.rs`), the cells (`store.rs`).
+//! Leaves to others: which events are held back (`poll.rs`), where the cells are kept (`store.rs`).
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::cells::TALLY_CELL_SECONDS;
 use super::series::SeriesKey;
 use crate::clock::delta;
 
@@ -86,6 +87,32 @@ impl Peaks {
     pub(super) fn are_over(&self, now: DateTime<Utc>) -> bool {
         !self.0.last().is_some_and(|last| within(last.counted_at, now, TOLD_FOR + ZERO_TOLD_FOR))
     }
+}
+
+/// The highest 15 minutes that hold any of `cells`, which were just counted; `count_at` tells how many a cell holds now.
+/// Of equal ones the last, so that it begins where the events do.
+pub(super) fn highest<E>(
+    cells: impl Iterator<Item = u32>,
+    now: DateTime<Utc>,
+    mut count_at: impl FnMut(u32) -> Result<u64, E>,
+) -> Result<Option<Peak>, E> {
+    let mut highest: Option<Peak> = None;
+    for cell in cells {
+        let first = cell.saturating_sub((BACKLOG_CELLS - 1) * TALLY_CELL_SECONDS);
+        let cells_of = |count| (0..count).map(move |n| first.saturating_add(n * TALLY_CELL_SECONDS));
+        let mut around = Vec::with_capacity(2 * BACKLOG_CELLS as usize - 1);
+        for cell in cells_of(2 * BACKLOG_CELLS - 1) {
+            around.push(count_at(cell)?);
+        }
+        for (begins, span) in cells_of(BACKLOG_CELLS).zip(around.windows(BACKLOG_CELLS as usize)) {
+            let begins = DateTime::from_timestamp(begins.into(), 0).unwrap_or_default();
+            let peak = Peak { counted_at: now, events: span.iter().sum(), begins };
+            if highest.is_none_or(|highest| (peak.events, peak.begins) > (highest.events, highest.begins)) {
+                highest = Some(peak);
+            }
+        }
+    }
+    Ok(highest)
 }
 
 #[cfg(test)]

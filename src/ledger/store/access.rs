@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
-use super::store::STORE_FILE;
+use super::STORE_FILE;
 
 /// Why a folder cannot be used as `storage.path`.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@
 //! written since, or an error; a commit that was acknowledged and is missing is noticed; a file
 //! that is refused is left as it is, to the byte.
 //!
-//! Leaves to others: what is in it (`store.rs`).
+//! Leaves to others: what is in it (`tables.rs`).
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,8 +18,8 @@ use redb::backends::FileBackend;
 use redb::{BackendError, Builder, Database, StorageBackend};
 use tracing::{debug, warn};
 
+use super::StoreError;
 use super::lock::Lock;
-use super::store::StoreError;
 
 /// redb's pages are of this size, or of several.
 const BLOCK: usize = 4096;

@@ -10,7 +10,7 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 
 use super::*;
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, System, What};
-use crate::ledger::store::Store;
+use crate::ledger::store::RedbStore;
 use crate::ledger::{Book, Client, Commit, CommitError, Counter, Ledger, OpenError};
 use crate::page::{Catalogue, Document, Page};
 use crate::window::Checkpoint;
@@ -175,8 +175,8 @@ async fn a_bit_that_flips_while_the_program_runs_is_not_counted_on() {
     for round in 0..40 {
         let folder = place(&store);
         // next to nothing is kept in memory, so that everything is read again
-        let store = Store::open_folder_with(folder.path(), 0).unwrap();
-        let ledger = Ledger::of(store);
+        let store = RedbStore::open_folder_with(folder.path(), 0).unwrap();
+        let ledger = Ledger::of(Arc::new(store));
         let source = register(&ledger).await;
         let before = source.state().total(Counter::Events);
         let path = folder.path().join("ledger.redb");

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::store::STORE_FILE;
+use super::STORE_FILE;
 
 /// How often the owner changes its file.
 const BEAT: Duration = Duration::from_secs(1);

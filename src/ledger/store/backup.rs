@@ -3,35 +3,23 @@
 //! Promises: the copy is what one commit left, whole; a table this program does not know is an error
 //! and not left out; a copy that was not read back and verified is never said to be one.
 //!
-//! Leaves to others: which tables there are (`store.rs`), where the copy goes (`control.rs`).
+//! Leaves to others: which tables there are (`tables.rs`), where the copy goes (`control.rs`).
 
 use std::fs::File;
 use std::io;
 
 use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadTransaction, StorageBackend};
-use serde::{Deserialize, Serialize};
 
-use super::store::{self, StoreError};
+use super::{Copied, StoreError, tables};
 use crate::fault::catch_panic;
-
-/// What is in a copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Copied {
-    /// Sources that something is recorded of.
-    pub sources: u64,
-    /// Events counted, ever, over all sources.
-    pub events: u64,
-    /// The number of the commit it is a copy of.
-    pub commit: u64,
-}
 
 /// Writes the copy into an empty file, and flushes it.
 pub(super) fn write(snapshot: &ReadTransaction, file: File) -> Result<Copied, StoreError> {
     let database = Builder::new().create_with_backend(Private::new(file)?)?;
-    store::copy_tables(snapshot, &database)?;
+    tables::copy_tables(snapshot, &database)?;
     database.close()?;
-    store::contents(snapshot)
+    tables::contents(snapshot)
 }
 
 /// Verifies every page of a copy, and that it is that of `copied`.
@@ -40,7 +28,7 @@ pub fn verify_copy(file: &File, copied: Copied) -> Result<(), String> {
         let mut builder = Builder::new();
         builder.set_check_integrity_on_open(true);
         let database: Database = builder.create_with_backend(Private::new(file.try_clone()?)?)?;
-        let found = store::contents_of(&database)?;
+        let found = tables::contents_of(&database)?;
         database.close()?;
         Ok::<_, StoreError>(found)
     };

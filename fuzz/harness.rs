@@ -34,6 +34,7 @@ use audit_exporter::exposition::{self, Family, Format, Kind, Sample, Value};
 use audit_exporter::failure::ErrorKind;
 use audit_exporter::failure::Failure;
 use audit_exporter::page::{DocumentRecord, Page};
+use audit_exporter::simulate::{self, Credential};
 use audit_exporter::source::index_exchange::{BadFile, Rows, Unpacker};
 use audit_exporter::source::{self, Sink, Taken};
 use audit_exporter::transport::{Body, Transport, TransportError};
@@ -294,10 +295,25 @@ impl Sink for Looking {
     }
 }
 
+/// A conversation with a service, beside what is true of the service everywhere.
+struct Talk {
+    system: &'static str,
+    /// Keys of its source beside those that it must have.
+    more: &'static str,
+    /// What a login is answered if the input does not say.
+    login: &'static str,
+    /// How long the window is.
+    length: Duration,
+    /// Its windows may have to be cut to milliseconds; there the deadline is the bound.
+    asks_without_bound: bool,
+}
+
 /// Reads a window from a service that answers what the input says.
-fn converse(system: &str, keys: &str, login: &str, length: Duration, input: &[u8]) {
-    let secret = if system == "index_exchange" { STANDARD.encode(format!("id:{SECRET}")) } else { SECRET.to_owned() };
-    let text = format!("sources:\n  {system}:\n    - name: fuzzed\n{}", keys.replace("$SECRET", &secret));
+fn converse(talk: &Talk, secret: &str, input: &[u8]) {
+    let system = talk.system;
+    let service = simulate::service(system).expect("a simulated service");
+    let keys = service.entry("https://service.example", Credential::Text(secret), "      ");
+    let text = format!("sources:\n  {system}:\n    - name: fuzzed\n      {keys}\n{}", talk.more);
     let config = config::parse(&text, Path::new("fuzzed.yml")).expect("the harness's own configuration");
     let config = config.sources.into_iter().next().expect("one source");
     // paused, so that neither budget nor deadline takes any time
@@ -307,11 +323,11 @@ fn converse(system: &str, keys: &str, login: &str, length: Duration, input: &[u8
         .max_blocking_threads(1)
         .build()
         .expect("a runtime");
-    runtime.block_on(converse_with(&config, &secret, login, length, input));
+    runtime.block_on(converse_with(&config, secret, talk, input));
 }
 
-async fn converse_with(config: &SourceConfig, secret: &str, login: &str, length: Duration, input: &[u8]) {
-    let service = Arc::new(Scripted::new(input, secret, login));
+async fn converse_with(config: &SourceConfig, secret: &str, talk: &Talk, input: &[u8]) {
+    let service = Arc::new(Scripted::new(input, secret, talk.login));
     let clock = Clock::starting_at(DateTime::from_timestamp(NOW, 0).expect("a date"));
     let (mut source, dialect) = source::build(config);
     let limits = Limits {
@@ -326,7 +342,7 @@ async fn converse_with(config: &SourceConfig, secret: &str, login: &str, length:
     let stats = Arc::default();
     let api = Api::from_parts(ApiParts { gate, transport, dialect, limits, stats, clock: clock.clone(), seed: 1 });
     let now = clock.now();
-    let window = Window { from: now - delta(length), to: now };
+    let window = Window { from: now - delta(talk.length), to: now };
     let mut sink = Looking { window, now, failures: Vec::new(), items: Vec::new(), documents: BTreeMap::new() };
     // twice, because a source remembers
     for _ in 0..2 {
@@ -335,8 +351,7 @@ async fn converse_with(config: &SourceConfig, secret: &str, login: &str, length:
         let asked = service.requests() - asked_before;
         if let Ok(Err(failure)) = read {
             sink.failures.push(failure);
-        } else if read.is_err() && config.system() != audit_exporter::event::System::Activid {
-            // ActivID's windows may have to be cut to milliseconds; there the deadline is the bound
+        } else if read.is_err() && !talk.asks_without_bound {
             assert!(asked < REQUESTS_MAX, "{asked} requests, and no end");
         }
     }
@@ -347,32 +362,35 @@ async fn converse_with(config: &SourceConfig, secret: &str, login: &str, length:
     }
 }
 
+/// Of a service that is let in once and for all, read for ten seconds.
+const TALK: Talk = Talk { system: "", more: "", login: "", length: Duration::from_secs(10), asks_without_bound: false };
+
 pub fn canvas(input: &[u8]) {
-    let keys = "      base_url: https://service.example\n      access_token: $SECRET\n      accounts: [1]\n      pseudonyms: [2]\n";
-    converse("canvas", keys, "", Duration::from_secs(10), input);
+    let talk = Talk { system: "canvas", more: "      pseudonyms: [2]\n", ..TALK };
+    converse(&talk, SECRET, input);
 }
 
 pub fn informatica(input: &[u8]) {
-    let keys = "      login_url: https://service.example\n      username: audit\n      password: $SECRET\n      ignore_actors: [admin]\n";
     let login = r#"{"products":[{"name":"Integration Cloud","baseApiUrl":"https://pod.example/saas"}],"userInfo":{"sessionId":"x"}}"#;
-    converse("informatica", keys, login, Duration::from_secs(10), input);
+    let talk = Talk { system: "informatica", more: "      ignore_actors: [admin]\n", login, ..TALK };
+    converse(&talk, SECRET, input);
 }
 
 pub fn activid(input: &[u8]) {
-    let keys = "      base_url: https://service.example\n      tenant: T\n      client_id: audit\n      client_secret: $SECRET\n";
     let login = r#"{"access_token":"x","expires_in":3600}"#;
-    converse("activid", keys, login, Duration::from_mins(10), input);
+    let length = Duration::from_mins(10);
+    converse(&Talk { system: "activid", login, length, asks_without_bound: true, ..TALK }, SECRET, input);
 }
 
 pub fn losant(input: &[u8]) {
-    let keys = "      base_url: https://service.example\n      instance_id: i\n      api_token: $SECRET\n";
-    converse("losant", keys, "", Duration::from_secs(10), input);
+    converse(&Talk { system: "losant", ..TALK }, SECRET, input);
 }
 
 pub fn index_exchange(input: &[u8]) {
-    let keys = "      base_url: https://service.example\n      token_url: https://service.example/token\n      client_key: $SECRET\n      subscriptions: [impressions, bid events]\n";
     let login = r#"{"access_token":"x","expires_in":"3600"}"#;
-    converse("index_exchange", keys, login, Duration::from_hours(14 * 24), input);
+    let length = Duration::from_hours(14 * 24);
+    let key = STANDARD.encode(format!("id:{SECRET}"));
+    converse(&Talk { system: "index_exchange", login, length, ..TALK }, &key, input);
 }
 
 // === single decoders ===

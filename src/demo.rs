@@ -1,6 +1,7 @@
 //! A configuration that reads the simulated services, and a folder for what is counted: for `audit-exporter demo` and
 //! the tests.
 
+use std::fmt::Write;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{Config, ConfigErrors, parse};
-use crate::simulate::credentials as c;
+use crate::simulate::{Credential, SERVICES};
 
 /// Keys that are the same for every source of the demo: fast polls, a budget to match, and all of
 /// the simulator's history, so that the counters become equal to `/simulator/truth`.
@@ -24,29 +25,18 @@ const FOLDER: &str = "audit-exporter-demo-";
 /// The file in it that is locked as long as its demo runs.
 const LOCK: &str = "in-use";
 
-/// The configuration as text: all five systems at `origin` (`http://127.0.0.1:PORT`), the store
-/// in `storage`, new series held for `hold`, each source with the lines `common` beside its own.
+/// The configuration as text: all systems at `origin` (`http://127.0.0.1:PORT`), the store in
+/// `storage`, new series held for `hold`, each source with the lines `common` beside its own.
 pub fn config_text(origin: &str, storage: &Path, hold: &str, common: &str) -> String {
-    let quoted = |text: &str| serde_json::Value::from(text).to_string();
-    format!(
-        "global:\n  hold_new_series: {hold}\nstorage:\n  path: {storage}\nsources:\n  \
-         canvas:\n    - name: campus\n      base_url: {origin}\n      access_token: {canvas}\n      accounts: [{account}]\n      {common}\n  \
-         informatica:\n    - name: etl\n      login_url: {origin}\n      username: {username}\n      password: {password}\n      {common}\n  \
-         activid:\n    - name: badge\n      base_url: {origin}\n      tenant: {tenant}\n      client_id: {client_id}\n      client_secret: {client_secret}\n      {common}\n  \
-         losant:\n    - name: iot\n      base_url: {origin}\n      instance_id: {instance}\n      api_token: {losant}\n      {common}\n  \
-         index_exchange:\n    - name: ads\n      base_url: {origin}\n      token_url: {origin}/auth/realms/eventlog/protocol/openid-connect/token\n      client_key: {key}\n      subscriptions: [impressions, \"bid events\"]\n      {common}\n",
-        storage = quoted(&storage.display().to_string()),
-        canvas = quoted(c::CANVAS_ACCESS_TOKEN),
-        account = c::CANVAS_ACCOUNT,
-        username = quoted(c::INFORMATICA_USERNAME),
-        password = quoted(c::INFORMATICA_PASSWORD),
-        tenant = quoted(c::TENANT),
-        client_id = quoted(c::ACTIVID_CLIENT_ID),
-        client_secret = quoted(c::ACTIVID_CLIENT_SECRET),
-        instance = quoted(c::LOSANT_INSTANCE_ID),
-        losant = quoted(c::LOSANT_API_TOKEN),
-        key = quoted(c::INDEX_EXCHANGE_CLIENT_KEY),
-    )
+    let storage = serde_json::Value::from(storage.display().to_string());
+    let mut text = format!("global:\n  hold_new_series: {hold}\nstorage:\n  path: {storage}\nsources:\n");
+    for service in SERVICES {
+        let keys = service.entry(origin, Credential::Text(service.secret()), "      ");
+        let (system, source) = (service.system, service.source);
+        // writing to a text cannot fail
+        let _ = write!(text, "  {system}:\n    - name: {source}\n      {keys}\n      {common}\n");
+    }
+    text
 }
 
 /// The configuration, read.
@@ -143,6 +133,7 @@ mod tests {
     #[test]
     fn the_demo_s_configuration_is_one_that_check_accepts() {
         let config = config("http://127.0.0.1:1", Path::new("/tmp/x"), "5s").unwrap();
-        assert_eq!(config.sources.len(), 5);
+        let systems: Vec<_> = config.sources.iter().map(crate::config::SourceConfig::system).collect();
+        assert_eq!(systems, SERVICES.iter().map(|service| service.system).collect::<Vec<_>>());
     }
 }

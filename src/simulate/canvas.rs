@@ -9,19 +9,44 @@
 
 use std::collections::BTreeMap;
 
-use axum::Router;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, TimeDelta, Utc};
-use http::{HeaderName, Method, StatusCode, header};
+use http::{HeaderName, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::chance::{Cell, Dice, times_listed};
 use super::faults::ServiceFaults;
-use super::message::{Ask, Refusal, Reply};
-use super::truth::{Expect, Placed, Timeline};
-use super::world::{Call, EventCall, Inner, World};
+use super::injection::{EventCall, Plays, Scenario, Scene};
+use super::message::{Ask, Listing, Refusal, Reply};
+use super::service::{
+    Endpoint, Example, Present, Route, Service, Simulated, SingleEvents, Told, endpoints, novelty, read,
+};
+use super::truth::{Expect, Placed, Timeline, Truth, TruthOf};
 use crate::event::{Class, Outcome, Principal, System};
+
+const SYSTEM: System = System::Canvas;
+
+pub(super) const SERVICE: Simulated = Simulated {
+    system: SYSTEM,
+    source: "campus",
+    keys: &[("base_url", Told::Address("")), ("access_token", Told::Credential), ("accounts", Told::Yaml("[1]"))],
+    secrets: &[ACCESS_TOKEN],
+    refused_secrets: &["1042~CanvasSecret/plus+eq="],
+    is_feed: false,
+    has_ids: true,
+    loses_ids: Some(|faults| faults.flat || faults.bare_list),
+    has_tokens: false,
+    example: Example {
+        verb: "logout",
+        kind: None,
+        status: None,
+        category: "authentication",
+        action: "logout",
+        outcome: "success",
+    },
+    begin: |_| Box::new(Log::new()),
+};
 
 /// The token that is let in.
 pub const ACCESS_TOKEN: &str = "1016~sImUlAtEdCaNvAsToKeN0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";
@@ -44,8 +69,8 @@ const COST: HeaderName = HeaderName::from_static("x-request-cost");
 const REMAINING: HeaderName = HeaderName::from_static("x-rate-limit-remaining");
 
 /// The account's log.
-pub(super) struct Log {
-    pub(super) events: Timeline<Login>,
+struct Log {
+    events: Timeline<Login>,
     /// How full the bucket is, and since when.
     level: f64,
     level_at: DateTime<Utc>,
@@ -67,16 +92,100 @@ enum Of {
     Login,
 }
 
-pub(super) fn routes(world: &World) -> Router {
-    let read = |serve| world.handler(&Method::GET, System::Canvas, Call::Read, serve);
-    Router::new()
-        .route("/api/v1/audit/authentication/accounts/{id}", read(of_account))
-        .route("/api/v1/audit/authentication/users/{id}", read(of_user))
-        .route("/api/v1/audit/authentication/logins/{id}", read(of_login))
-        .route("/api/v1/audit/authentication/pseudonyms/{id}", read(of_pseudonym))
+const ROUTES: [Route<Log>; 4] = [
+    read("/api/v1/audit/authentication/accounts/{id}", Log::of_account),
+    read("/api/v1/audit/authentication/users/{id}", Log::of_user),
+    read("/api/v1/audit/authentication/logins/{id}", Log::of_login),
+    read("/api/v1/audit/authentication/pseudonyms/{id}", Log::of_pseudonym),
+];
+
+impl Service for Log {
+    fn routes(&self) -> Vec<Endpoint> {
+        endpoints(&ROUTES)
+    }
+
+    fn answer(&mut self, route: usize, present: &mut Present<'_>, ask: &Ask) -> Reply {
+        (ROUTES[route].1)(self, present, ask)
+    }
+
+    fn refuse(&self, refusal: Refusal, faults: &ServiceFaults, _: &Ask) -> Reply {
+        refuse(refusal, faults)
+    }
+
+    fn listing(&self) -> Listing {
+        let no_event = json!({"id": "bad-time", "created_at": "soon", "event_type": "login"});
+        Listing { name: "events", no_event, takes_fields: true }
+    }
+
+    fn traffic(&mut self, cell: &mut Cell) {
+        for at in cell.times() {
+            let visible_at = cell.visible_at(at);
+            let user = user_id(cell.dice.below(USERS));
+            if cell.dice.chance(0.2) {
+                // a login before the second factor, and one after it
+                self.add(&mut cell.dice, "login", user, at, visible_at);
+                let after = at + TimeDelta::milliseconds(i64::try_from(cell.dice.below(25_000)).unwrap_or(0));
+                self.add(&mut cell.dice, "login", user, after, visible_at.max(after));
+            } else {
+                let event_type = if cell.dice.chance(0.3) { "logout" } else { "login" };
+                self.add(&mut cell.dice, event_type, user, at, visible_at);
+            }
+        }
+        if cell.sometimes(2.0) {
+            // a lecture begins: many within few seconds
+            let start = cell.moment();
+            for number in 0..30 {
+                let at = start + TimeDelta::milliseconds(i64::try_from(cell.dice.below(4_000)).unwrap_or(0));
+                self.add(&mut cell.dice, "login", user_id(number), at, at);
+            }
+        }
+    }
+
+    fn inject(
+        &mut self,
+        dice: &mut Dice,
+        call: &EventCall,
+        expect: Expect,
+        at: DateTime<Utc>,
+        visible_at: DateTime<Utc>,
+    ) {
+        let known = |id: &u64| (0..USERS).any(|user| user_id(user) == *id);
+        let user = call.actor.as_ref().and_then(|actor| actor.parse().ok()).filter(known);
+        let user = user.unwrap_or_else(|| user_id(dice.below(USERS)));
+        self.put(dice, &call.verb, user, expect, at, visible_at);
+    }
+
+    fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
+        self.events.tell(now, of, truth);
+    }
+
+    fn plays(&self, scenario: Scenario) -> Plays {
+        match scenario {
+            Scenario::NewCategory | Scenario::LateEvents => Plays::Usually,
+            Scenario::CategoryFlood => Plays::WhenNamed,
+            _ => Plays::Never,
+        }
+    }
+
+    fn play(&mut self, scene: &Scene, dice: &mut Dice) -> usize {
+        self.play_common(scene, dice)
+    }
+
+    fn forget(&mut self, before: DateTime<Utc>) {
+        self.events.forget(before);
+    }
+
+    fn redate(&mut self, now: DateTime<Utc>, share: f64) {
+        self.events.redate(now, share, |event| &event.id);
+    }
+
+    #[cfg(test)]
+    fn remembered(&self) -> usize {
+        self.events.len()
+    }
 }
 
-pub(super) fn refuse(refusal: Refusal, faults: &ServiceFaults) -> Reply {
+fn refuse(refusal: Refusal, faults: &ServiceFaults) -> Reply {
     match refusal {
         Refusal::Unauthorized => {
             Reply::json(StatusCode::UNAUTHORIZED, json!({"errors": [{"message": "Invalid access token."}]}))
@@ -106,102 +215,104 @@ fn not_found() -> Reply {
     Reply::json(StatusCode::NOT_FOUND, error)
 }
 
-fn of_account(world: &mut Inner, ask: &Ask) -> Reply {
-    list(world, ask, Of::Account)
-}
-
-fn of_user(world: &mut Inner, ask: &Ask) -> Reply {
-    list(world, ask, Of::User)
-}
-
-fn of_login(world: &mut Inner, ask: &Ask) -> Reply {
-    if world.faults.canvas.pseudonyms_route { not_found() } else { list(world, ask, Of::Login) }
-}
-
-fn of_pseudonym(world: &mut Inner, ask: &Ask) -> Reply {
-    if world.faults.canvas.pseudonyms_route { list(world, ask, Of::Login) } else { not_found() }
-}
-
 // === reading ===
 
-fn list(world: &mut Inner, ask: &Ask, of: Of) -> Reply {
-    match ask.bearer().or_else(|| last(ask, "access_token")) {
-        Some(ACCESS_TOKEN) => {}
-        Some(_) => return refuse(Refusal::Unauthorized, &world.faults.canvas),
-        None => {
-            let error = json!({"status": "unauthenticated", "errors": [{"message": "user authorization required"}]});
-            return Reply::json(StatusCode::UNAUTHORIZED, error)
-                .with(header::WWW_AUTHENTICATE, "Bearer realm=\"canvas-lms\"");
+impl Log {
+    fn of_account(&mut self, present: &mut Present<'_>, ask: &Ask) -> Reply {
+        self.list(present, ask, Of::Account)
+    }
+
+    fn of_user(&mut self, present: &mut Present<'_>, ask: &Ask) -> Reply {
+        self.list(present, ask, Of::User)
+    }
+
+    fn of_login(&mut self, present: &mut Present<'_>, ask: &Ask) -> Reply {
+        if present.faults.pseudonyms_route { not_found() } else { self.list(present, ask, Of::Login) }
+    }
+
+    fn of_pseudonym(&mut self, present: &mut Present<'_>, ask: &Ask) -> Reply {
+        if present.faults.pseudonyms_route { self.list(present, ask, Of::Login) } else { not_found() }
+    }
+
+    fn list(&mut self, present: &mut Present<'_>, ask: &Ask, of: Of) -> Reply {
+        match ask.bearer().or_else(|| last(ask, "access_token")) {
+            Some(ACCESS_TOKEN) => {}
+            Some(_) => return refuse(Refusal::Unauthorized, present.faults),
+            None => {
+                let error =
+                    json!({"status": "unauthenticated", "errors": [{"message": "user authorization required"}]});
+                return Reply::json(StatusCode::UNAUTHORIZED, error)
+                    .with(header::WWW_AUTHENTICATE, "Bearer realm=\"canvas-lms\"");
+            }
         }
+        let id = ask.segments.last().map_or("", String::as_str);
+        let id = if of == Of::Account && id == "self" { Some(ACCOUNT) } else { id.parse().ok() };
+        let user = match (of, id) {
+            (Of::Account, Some(ACCOUNT)) => None,
+            (Of::User, Some(id)) if (0..USERS).any(|user| user_id(user) == id) => Some(id),
+            (Of::Login, Some(id)) => match (0..USERS).find(|user| login_id(*user) == id) {
+                Some(user) => Some(user_id(user)),
+                None => return not_found(),
+            },
+            _ => return not_found(),
+        };
+
+        let faults = present.faults;
+        let skew = present.skew;
+        let bound = |name: &str| last(ask, name).and_then(canvas_time).map(|at| at - skew);
+        let (mut from, mut to) = (bound("start_time"), bound("end_time"));
+        if faults.ignore_time_filter {
+            (from, to) = (None, None);
+        }
+        let most =
+            if faults.count_cap > 0 { i64::try_from(faults.count_cap).unwrap_or(PER_PAGE_MAX) } else { PER_PAGE_MAX };
+        // a text that is no number is 0, as in Ruby, and 0 is 1
+        let per_page = last(ask, "per_page").map_or(PER_PAGE, |text| text.parse().unwrap_or(0)).clamp(1, most);
+        let per_page = usize::try_from(per_page).unwrap_or(1);
+        let page = last(ask, "page").unwrap_or("first");
+        let bookmark = Bookmark::of(page);
+
+        let mut events: Vec<&Placed<Login>> = self
+            .events
+            .visible(present.now, from.unwrap_or(DateTime::UNIX_EPOCH), to.unwrap_or(DateTime::<Utc>::MAX_UTC))
+            .filter(|event| user.is_none_or(|user| event.wire.user == user))
+            .filter(|event| bookmark.as_ref().is_none_or(|bookmark| bookmark.precedes(event.at + skew, &event.wire.id)))
+            .collect();
+        events.sort_by(|a, b| (b.at, &b.wire.id).cmp(&(a.at, &a.wire.id)));
+        let more = events.len() > per_page;
+        events.truncate(per_page);
+
+        let next = match events.last() {
+            Some(_) if more && faults.restarting => Some("bookmark:!!!".to_owned()),
+            Some(_) if more && faults.looping && bookmark.is_some() => Some(page.to_owned()),
+            Some(event) if more => Some(bookmark_of(event.at + skew, &event.wire.id)),
+            _ => None,
+        };
+        let current = if bookmark.is_some() { page } else { "first" };
+        let mut links = vec![link(ask, current, per_page, "current")];
+        if faults.next_is_this_page {
+            links.push(this_page(ask));
+        } else {
+            links.extend(next.map(|next| link(ask, &next, per_page, "next")));
+        }
+        links.push(link(ask, "first", per_page, "first"));
+
+        let listed = |event: &Placed<Login>| times_listed(&event.wire.id, faults.duplicates);
+        events = events.into_iter().flat_map(|event| std::iter::repeat_n(event, listed(event))).collect();
+        let as_text = faults.string_ids || ask.header("accept").is_some_and(|kind| kind.contains("canvas-string-ids"));
+        let shape = Shape { as_text, flat: faults.flat || faults.bare_list, skew };
+        let document = if faults.bare_list {
+            Value::Array(events.iter().map(|event| shape.event(event)).collect())
+        } else {
+            shape.document(&events, &ask.origin)
+        };
+        let cost = 0.031 + 0.000_7 * f64::from(u32::try_from(events.len()).unwrap_or(0));
+        let remaining = self.take(cost, present.now);
+        Reply::json(StatusCode::OK, document)
+            .with(header::LINK, links.join(","))
+            .with(COST, cost.to_string())
+            .with(REMAINING, remaining.to_string())
     }
-    let id = ask.segments.last().map_or("", String::as_str);
-    let id = if of == Of::Account && id == "self" { Some(ACCOUNT) } else { id.parse().ok() };
-    let user = match (of, id) {
-        (Of::Account, Some(ACCOUNT)) => None,
-        (Of::User, Some(id)) if (0..USERS).any(|user| user_id(user) == id) => Some(id),
-        (Of::Login, Some(id)) => match (0..USERS).find(|user| login_id(*user) == id) {
-            Some(user) => Some(user_id(user)),
-            None => return not_found(),
-        },
-        _ => return not_found(),
-    };
-
-    let faults = world.faults.canvas.clone();
-    let skew = world.skew(System::Canvas);
-    let bound = |name: &str| last(ask, name).and_then(canvas_time).map(|at| at - skew);
-    let (mut from, mut to) = (bound("start_time"), bound("end_time"));
-    if faults.ignore_time_filter {
-        (from, to) = (None, None);
-    }
-    let most =
-        if faults.count_cap > 0 { i64::try_from(faults.count_cap).unwrap_or(PER_PAGE_MAX) } else { PER_PAGE_MAX };
-    // a text that is no number is 0, as in Ruby, and 0 is 1
-    let per_page = last(ask, "per_page").map_or(PER_PAGE, |text| text.parse().unwrap_or(0)).clamp(1, most);
-    let per_page = usize::try_from(per_page).unwrap_or(1);
-    let page = last(ask, "page").unwrap_or("first");
-    let bookmark = Bookmark::of(page);
-
-    let mut events: Vec<&Placed<Login>> = world
-        .canvas
-        .events
-        .visible(world.now, from.unwrap_or(DateTime::UNIX_EPOCH), to.unwrap_or(DateTime::<Utc>::MAX_UTC))
-        .filter(|event| user.is_none_or(|user| event.wire.user == user))
-        .filter(|event| bookmark.as_ref().is_none_or(|bookmark| bookmark.precedes(event.at + skew, &event.wire.id)))
-        .collect();
-    events.sort_by(|a, b| (b.at, &b.wire.id).cmp(&(a.at, &a.wire.id)));
-    let more = events.len() > per_page;
-    events.truncate(per_page);
-
-    let next = match events.last() {
-        Some(_) if more && faults.restarting => Some("bookmark:!!!".to_owned()),
-        Some(_) if more && faults.looping && bookmark.is_some() => Some(page.to_owned()),
-        Some(event) if more => Some(bookmark_of(event.at + skew, &event.wire.id)),
-        _ => None,
-    };
-    let current = if bookmark.is_some() { page } else { "first" };
-    let mut links = vec![link(ask, current, per_page, "current")];
-    if faults.next_is_this_page {
-        links.push(this_page(ask));
-    } else {
-        links.extend(next.map(|next| link(ask, &next, per_page, "next")));
-    }
-    links.push(link(ask, "first", per_page, "first"));
-
-    let listed = |event: &Placed<Login>| times_listed(&event.wire.id, faults.duplicates);
-    events = events.into_iter().flat_map(|event| std::iter::repeat_n(event, listed(event))).collect();
-    let as_text = faults.string_ids || ask.header("accept").is_some_and(|kind| kind.contains("canvas-string-ids"));
-    let shape = Shape { as_text, flat: faults.flat || faults.bare_list, skew };
-    let document = if faults.bare_list {
-        Value::Array(events.iter().map(|event| shape.event(event)).collect())
-    } else {
-        shape.document(&events, &ask.origin)
-    };
-    let cost = 0.031 + 0.000_7 * f64::from(u32::try_from(events.len()).unwrap_or(0));
-    let remaining = world.canvas.take(cost, world.now);
-    Reply::json(StatusCode::OK, document)
-        .with(header::LINK, links.join(","))
-        .with(COST, cost.to_string())
-        .with(REMAINING, remaining.to_string())
 }
 
 /// The last value of a parameter, which is the one Rails keeps.
@@ -364,12 +475,8 @@ fn login_of(user_id: u64) -> u64 {
 // === impl Log ===
 
 impl Log {
-    pub(super) fn redate(&mut self, now: DateTime<Utc>, share: f64) {
-        self.events.redate(now, share, |event| &event.id);
-    }
-
-    pub(super) fn new() -> Self {
-        Self { events: Timeline::new(), level: 0.0, level_at: DateTime::UNIX_EPOCH }
+    fn new() -> Self {
+        Self { events: Timeline::new(SYSTEM), level: 0.0, level_at: DateTime::UNIX_EPOCH }
     }
 
     /// Fills the bucket by a request's cost; what is left of it.
@@ -413,262 +520,19 @@ impl Log {
 
 // === what happens ===
 
-pub(super) fn traffic(log: &mut Log, cell: &mut Cell) {
-    for at in cell.times() {
-        let visible_at = cell.visible_at(at);
-        let user = user_id(cell.dice.below(USERS));
-        if cell.dice.chance(0.2) {
-            // a login before the second factor, and one after it
-            log.add(&mut cell.dice, "login", user, at, visible_at);
-            let after = at + TimeDelta::milliseconds(i64::try_from(cell.dice.below(25_000)).unwrap_or(0));
-            log.add(&mut cell.dice, "login", user, after, visible_at.max(after));
-        } else {
-            let event_type = if cell.dice.chance(0.3) { "logout" } else { "login" };
-            log.add(&mut cell.dice, event_type, user, at, visible_at);
-        }
+impl SingleEvents for Log {
+    fn ordinary(&mut self, dice: &mut Dice, at: DateTime<Utc>, visible_at: DateTime<Utc>) {
+        let user = user_id(dice.below(USERS));
+        let event_type = if dice.chance(0.3) { "logout" } else { "login" };
+        self.add(dice, event_type, user, at, visible_at);
     }
-    if cell.sometimes(2.0) {
-        // a lecture begins: many within few seconds
-        let start = cell.moment();
-        for number in 0..30 {
-            let at = start + TimeDelta::milliseconds(i64::try_from(cell.dice.below(4_000)).unwrap_or(0));
-            log.add(&mut cell.dice, "login", user_id(number), at, at);
-        }
+
+    fn unlisted(&mut self, dice: &mut Dice, number: Option<u32>, at: DateTime<Utc>, visible_at: DateTime<Utc>) {
+        let (_, event_type) = novelty(("", "api_login"), number);
+        let user = user_id(dice.below(USERS));
+        self.add(dice, &event_type, user, at, visible_at);
     }
-}
-
-pub(super) fn ordinary(log: &mut Log, dice: &mut Dice, at: DateTime<Utc>, visible_at: DateTime<Utc>) {
-    let user = user_id(dice.below(USERS));
-    let event_type = if dice.chance(0.3) { "logout" } else { "login" };
-    log.add(dice, event_type, user, at, visible_at);
-}
-
-pub(super) fn unlisted(log: &mut Log, dice: &mut Dice, number: Option<u32>, at: DateTime<Utc>, now: DateTime<Utc>) {
-    let event_type = number.map_or("api_login".to_owned(), |n| format!("novelty_{n}"));
-    let user = user_id(dice.below(USERS));
-    log.add(dice, &event_type, user, at, now.max(at));
-}
-
-pub(super) fn inject(
-    log: &mut Log,
-    dice: &mut Dice,
-    call: &EventCall,
-    expect: Expect,
-    at: DateTime<Utc>,
-    visible_at: DateTime<Utc>,
-) {
-    let known = |id: &u64| (0..USERS).any(|user| user_id(user) == *id);
-    let user = call.actor.as_ref().and_then(|actor| actor.parse().ok()).filter(known);
-    let user = user.unwrap_or_else(|| user_id(dice.below(USERS)));
-    log.put(dice, &call.verb, user, expect, at, visible_at);
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use axum::response::Response;
-
-    use super::super::world::testing::{body, call, get, quiet, with_traffic};
-    use super::super::{EventCall, Injection};
-    use super::*;
-
-    const BASE: &str = "/api/v1/audit/authentication/accounts/1";
-
-    async fn ask(world: &World, path: &str) -> Response {
-        call(world, get(path, &[("authorization", &format!("Bearer {ACCESS_TOKEN}"))])).await
-    }
-
-    fn rel(response: &Response, wanted: &str) -> Option<String> {
-        let links = response.headers()["link"].to_str().unwrap();
-        let link = links.split(',').find(|link| link.ends_with(&format!("rel=\"{wanted}\"")))?;
-        let url = link.split(['<', '>']).nth(1).unwrap();
-        Some(url.strip_prefix("http://sim.example:1234").unwrap().to_owned())
-    }
-
-    fn with_faults(world: &World, flags: &str) {
-        let mut faults = world.faults();
-        faults.set(flags).unwrap();
-        world.set_faults(faults);
-    }
-
-    fn login_at(at: DateTime<Utc>, count: u32) -> Injection {
-        let call: EventCall = serde_json::from_value(json!({"system": "canvas", "verb": "login", "at": at,
-            "count": count, "category": "authentication", "action": "login", "outcome": "success"}))
-        .unwrap();
-        Injection::Event(call)
-    }
-
-    /// All events from a path on, page by page.
-    async fn all(world: &World, first: &str) -> (Vec<Value>, usize) {
-        let (mut events, mut pages) = (Vec::new(), 0);
-        let mut next = Some(first.to_owned());
-        while let Some(path) = next {
-            let response = ask(world, &path).await;
-            next = rel(&response, "next");
-            pages += 1;
-            let (status, mut document) = body(response).await;
-            assert_eq!(status, StatusCode::OK);
-            let keys: Vec<&str> = document.as_object().unwrap().keys().map(String::as_str).collect();
-            assert_eq!(keys, ["events", "linked", "links"]);
-            events.extend(document["events"].as_array_mut().map(std::mem::take).unwrap());
-        }
-        (events, pages)
-    }
-
-    #[tokio::test]
-    async fn bookmarks_lead_through_every_event_once_newest_first() {
-        let world = with_traffic();
-        let (events, pages) = all(&world, &format!("{BASE}?per_page=7")).await;
-        let total = world.truth().total(System::Canvas);
-        assert_eq!(events.len() as u64, total);
-        assert_eq!(pages as u64, total.div_ceil(7));
-        let ids: BTreeSet<&str> = events.iter().map(|event| event["id"].as_str().unwrap()).collect();
-        assert_eq!(ids.len(), events.len());
-        let times: Vec<&str> = events.iter().map(|event| event["created_at"].as_str().unwrap()).collect();
-        assert!(times.iter().rev().is_sorted());
-        assert!(times.iter().all(|at| at.len() == "2026-03-04T12:00:00Z".len()));
-    }
-
-    #[tokio::test]
-    async fn ten_by_default_a_hundred_at_most_one_at_least() {
-        let world = with_traffic();
-        for (query, count) in
-            [("", 10), ("?per_page=1000", 100), ("?per_page=0", 1), ("?per_page=-3", 1), ("?per_page=3&per_page=4", 4)]
-        {
-            let (_, document) = body(ask(&world, &format!("{BASE}{query}")).await).await;
-            assert_eq!(document["events"].as_array().unwrap().len(), count, "{query}");
-        }
-    }
-
-    #[tokio::test]
-    async fn both_bounds_are_inclusive_and_a_malformed_one_is_ignored() {
-        let world = quiet();
-        let at: DateTime<Utc> = "2026-03-04T11:00:05.700Z".parse().unwrap();
-        world.inject(&login_at(at, 1));
-        for (query, count) in [
-            ("start_time=2026-03-04T11:00:05Z&end_time=2026-03-04T11:00:05Z", 1),
-            ("start_time=2026-03-04T11:00:06Z", 0),
-            ("end_time=2026-03-04T11:00:04Z", 0),
-            ("start_time=2026-03-04T04:00:05", 1),
-            ("start_time=2026-03-04T04:00:06", 0),
-            ("start_time=2026-03-04T12:00:05%2B01:00", 1),
-            ("start_time=2026-03-05&end_time=tomorrow", 0),
-            ("start_time=soon&end_time=tomorrow", 1),
-        ] {
-            let (events, _) = all(&world, &format!("{BASE}?{query}")).await;
-            assert_eq!(events.len(), count, "{query}");
-        }
-    }
-
-    #[tokio::test]
-    async fn links_repeat_all_parameters_but_the_token() {
-        let world = with_traffic();
-        let path = format!("{BASE}?access_token={ACCESS_TOKEN}&start_time=2026-03-04T00:00:00Z&per_page=5");
-        let response = call(&world, get(&path, &[])).await;
-        assert_eq!(response.status(), StatusCode::OK);
-        let links = response.headers()["link"].to_str().unwrap();
-        assert!(!links.contains("access_token") && !links.contains("rel=\"last\""), "{links}");
-        let next = rel(&response, "next").unwrap();
-        assert!(next.starts_with(&format!("{BASE}?start_time=2026-03-04T00%3A00%3A00Z&page=bookmark:")), "{next}");
-        assert!(next.ends_with("&per_page=5"), "{next}");
-        assert!(rel(&response, "first").unwrap().contains("page=first"));
-        assert!(rel(&response, "current").unwrap().contains("page=first"));
-        assert!(response.headers().contains_key("x-request-cost"));
-        let remaining: f64 = response.headers()["x-rate-limit-remaining"].to_str().unwrap().parse().unwrap();
-        assert!((600.0..700.0).contains(&remaining));
-    }
-
-    #[tokio::test]
-    async fn a_bookmark_that_cannot_be_decoded_is_page_1() {
-        let world = with_traffic();
-        let (_, first) = body(ask(&world, BASE).await).await;
-        for page in ["bookmark:W1td", "bookmark:!!!", "2", "first"] {
-            let (_, document) = body(ask(&world, &format!("{BASE}?page={page}")).await).await;
-            assert_eq!(document, first, "{page}");
-        }
-    }
-
-    #[tokio::test]
-    async fn the_bookmark_of_older_versions_skips_the_rest_of_its_second() {
-        let world = quiet();
-        world.inject(&login_at("2026-03-04T11:00:05Z".parse().unwrap(), 3));
-        world.inject(&login_at("2026-03-04T11:00:04Z".parse().unwrap(), 1));
-        let old = URL_SAFE_NO_PAD.encode("\"2026-03-04 11:00:05 UTC\"");
-        let (events, _) = all(&world, &format!("{BASE}?page=bookmark:{old}")).await;
-        assert_eq!(events.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn refusals_tell_a_bad_token_from_a_missing_permission() {
-        let world = quiet();
-        let bad = call(&world, get(BASE, &[("authorization", "Bearer no")])).await;
-        assert_eq!(bad.status(), StatusCode::UNAUTHORIZED);
-        assert_eq!(bad.headers()["www-authenticate"], "Bearer realm=\"canvas-lms\"");
-        with_faults(&world, "canvas:forbidden");
-        let barred = ask(&world, BASE).await;
-        assert_eq!(barred.status(), StatusCode::UNAUTHORIZED);
-        assert!(!barred.headers().contains_key("www-authenticate"));
-        with_faults(&world, "canvas:throttle,old_throttle");
-        let old = ask(&world, BASE).await;
-        assert_eq!(old.status(), StatusCode::FORBIDDEN);
-        assert_eq!(old.headers()["x-rate-limit-remaining"], "0.0");
-        assert!(!old.headers().contains_key("x-request-cost") && !old.headers().contains_key("retry-after"));
-        with_faults(&world, "canvas:old_throttle=false,retry_after=7");
-        let new = ask(&world, BASE).await;
-        assert_eq!(new.status(), StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(new.headers()["retry-after"], "7");
-    }
-
-    #[tokio::test]
-    async fn only_one_of_the_two_names_of_logins_is_there() {
-        let world = with_traffic();
-        let (events, _) = all(&world, &format!("{BASE}?per_page=100")).await;
-        let [login, user] = ["login", "user"].map(|name| events[0]["links"][name].as_u64().unwrap());
-        let of = |name: &str, id: u64| format!("/api/v1/audit/authentication/{name}/{id}?per_page=100");
-        let (of_login, _) = all(&world, &of("logins", login)).await;
-        assert!(!of_login.is_empty() && of_login.iter().all(|event| event["links"]["user"] == user));
-        assert_eq!(of_login, all(&world, &of("users", user)).await.0);
-        assert_eq!(ask(&world, &of("pseudonyms", login)).await.status(), StatusCode::NOT_FOUND);
-        with_faults(&world, "canvas:pseudonyms_route");
-        assert_eq!(ask(&world, &of("logins", login)).await.status(), StatusCode::NOT_FOUND);
-        assert_eq!(all(&world, &of("pseudonyms", login)).await.0, of_login);
-        assert_eq!(ask(&world, &of("accounts", 2)).await.status(), StatusCode::NOT_FOUND);
-    }
-
-    #[tokio::test]
-    async fn flat_events_have_no_id_and_ids_may_be_texts() {
-        let world = with_traffic();
-        let path = format!("{BASE}?per_page=100");
-        let token = format!("Bearer {ACCESS_TOKEN}");
-        let headers = [("authorization", token.as_str()), ("accept", "application/json+canvas-string-ids")];
-        let (_, document) = body(call(&world, get(&path, &headers)).await).await;
-        assert!(document["events"][0]["links"]["user"].is_string());
-        with_faults(&world, "canvas:flat");
-        let (_, document) = body(ask(&world, &path).await).await;
-        let event = &document["events"][0];
-        assert!(event.get("id").is_none() && event["user_id"].is_u64() && event["pseudonym_id"].is_u64(), "{event}");
-        assert!(event["created_at"].as_str().unwrap().ends_with("-07:00"));
-        with_faults(&world, "canvas:bare_list");
-        assert!(body(ask(&world, &path).await).await.1.is_array());
-    }
-
-    #[tokio::test]
-    async fn the_looping_and_the_restarting_bookmark_never_end() {
-        let world = with_traffic();
-        with_faults(&world, "canvas:looping");
-        let second = rel(&ask(&world, BASE).await, "next").unwrap();
-        assert_eq!(rel(&ask(&world, &second).await, "next").unwrap(), second);
-        with_faults(&world, "canvas:looping=false,restarting");
-        let first = ask(&world, BASE).await;
-        let again = ask(&world, &rel(&first, "next").unwrap()).await;
-        assert_eq!(body(first).await.1, body(again).await.1);
-    }
-
-    #[tokio::test]
-    async fn some_ids_are_beyond_two_to_the_53() {
-        let world = with_traffic();
-        let (events, _) = all(&world, &format!("{BASE}?per_page=100")).await;
-        assert!(events.iter().any(|event| event["links"]["user"].as_u64().unwrap() > 1 << 53));
-    }
-}
+mod tests;

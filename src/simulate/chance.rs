@@ -14,7 +14,15 @@ use rand::{RngExt, SeedableRng};
 pub(super) const CELL_MS: i64 = 10_000;
 
 /// Chance that depends on nothing but its seed.
+#[derive(Clone)]
 pub(super) struct Dice(Xoshiro256PlusPlus);
+
+/// The chance of all that is not traffic: tokens, injected events, faults.
+pub(super) struct Chance {
+    seed: u64,
+    /// How often it was drawn from.
+    drawn: u64,
+}
 
 /// Ten seconds in which a service's traffic is made.
 pub(super) struct Cell {
@@ -54,6 +62,17 @@ impl Dice {
     pub(super) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         let at = usize::try_from(self.below(from.len() as u64)).unwrap_or(0);
         &from[at]
+    }
+
+    /// One of a few, each as often as its share of all shares says.
+    pub(super) fn weighted<'a, T>(&mut self, from: &'a [T], share: impl Fn(&T) -> u64) -> &'a T {
+        let mut roll = self.below(from.iter().map(&share).sum());
+        let hit = from.iter().find(|one| {
+            let hit = roll < share(one);
+            roll = roll.saturating_sub(share(one));
+            hit
+        });
+        hit.unwrap_or(&from[0])
     }
 
     pub(super) fn hex(&mut self, length: usize) -> String {
@@ -100,12 +119,31 @@ impl Dice {
     }
 }
 
+// === impl Chance ===
+
+impl Chance {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { seed, drawn: 0 }
+    }
+
+    /// Dice that nobody had before.
+    pub(super) fn draw(&mut self, what: &str) -> Dice {
+        self.drawn += 1;
+        Dice::of(self.seed, what, self.drawn)
+    }
+}
+
 // === impl Cell ===
 
 impl Cell {
     /// The cell that begins at `start_ms`, with `mean` events to be expected in it.
     pub(super) fn new(dice: Dice, start_ms: i64, mean: f64, day: Duration) -> Self {
         Self { dice, start_ms, mean, day }
+    }
+
+    /// When it begins.
+    pub(super) fn start(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(self.start_ms).unwrap_or_default()
     }
 
     /// The times of this cell's ordinary events: any, and now and then exactly on a second or on

@@ -3,8 +3,11 @@
 //! Promises: all off by default; the same switches by flag (`canvas:throttle=0.1,retry_after=5`),
 //! by JSON and in code; an unknown service or switch is an error that names it.
 //!
-//! Leaves to others: doing it (`world.rs` for what any HTTP server can do wrong, the five services
-//! for what only they can).
+//! Leaves to others: which services there are (`simulate.rs`), and doing it (`world.rs` for what any
+//! HTTP server can do wrong, the services for what only they can).
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use http::{HeaderName, header};
@@ -13,21 +16,9 @@ use serde_json::Value;
 
 use crate::event::System;
 
-/// The switches of all five services.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Faults {
-    /// Of Canvas.
-    pub canvas: ServiceFaults,
-    /// Of Informatica.
-    pub informatica: ServiceFaults,
-    /// Of `ActivID`.
-    pub activid: ServiceFaults,
-    /// Of Losant.
-    pub losant: ServiceFaults,
-    /// Of Index Exchange.
-    pub index_exchange: ServiceFaults,
-}
+/// The switches of all services.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Faults(BTreeMap<System, ServiceFaults>);
 
 /// The switches of one service. A number of kind `f64` is the probability (0 to 1) that a request
 /// meets the fault. A switch that has no meaning for a service does nothing there.
@@ -240,26 +231,20 @@ pub struct BadFault(String);
 // === impl Faults ===
 
 impl Faults {
+    /// Nothing wrong with any of these.
+    pub(super) fn none(services: impl IntoIterator<Item = System>) -> Self {
+        Self(services.into_iter().map(|system| (system, ServiceFaults::default())).collect())
+    }
+
     /// The switches of one service.
     pub fn of(&self, system: System) -> &ServiceFaults {
-        match system {
-            System::Canvas => &self.canvas,
-            System::Informatica => &self.informatica,
-            System::Activid => &self.activid,
-            System::Losant => &self.losant,
-            System::IndexExchange => &self.index_exchange,
-        }
+        static ALL_OFF: LazyLock<ServiceFaults> = LazyLock::new(ServiceFaults::default);
+        self.0.get(&system).unwrap_or(&ALL_OFF)
     }
 
     /// The switches of one service, to be changed.
     pub fn of_mut(&mut self, system: System) -> &mut ServiceFaults {
-        match system {
-            System::Canvas => &mut self.canvas,
-            System::Informatica => &mut self.informatica,
-            System::Activid => &mut self.activid,
-            System::Losant => &mut self.losant,
-            System::IndexExchange => &mut self.index_exchange,
-        }
+        self.0.entry(system).or_default()
     }
 
     /// Switches what a flag says: `SERVICE:SWITCH[=VALUE][,SWITCH[=VALUE]…]`, where a switch without
@@ -280,7 +265,7 @@ impl Faults {
             wanted.insert(name.to_owned(), value);
         }
         let systems: Vec<&str> =
-            if service == "all" { System::ALL.iter().map(|s| s.as_str()).collect() } else { vec![service] };
+            if service == "all" { self.0.keys().map(|system| system.as_str()).collect() } else { vec![service] };
         let patch = systems.into_iter().map(|s| (s.to_owned(), Value::Object(wanted.clone()))).collect();
         self.patch(&Value::Object(patch))
     }
@@ -291,11 +276,11 @@ impl Faults {
         let services = patch.as_object().ok_or_else(|| BadFault("expected a JSON object by service".to_owned()))?;
         let mut patched = self.clone();
         for (name, switches) in services {
-            let system = System::ALL
-                .into_iter()
-                .find(|system| system.as_str() == name)
+            let (_, service) = patched
+                .0
+                .iter_mut()
+                .find(|(system, _)| system.as_str() == name)
                 .ok_or_else(|| BadFault(format!("{name:?} is none of the simulated services")))?;
-            let service = patched.of_mut(system);
             if switches.is_null() {
                 *service = ServiceFaults::default();
                 continue;
@@ -315,6 +300,11 @@ impl Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simulate::service;
+
+    fn of<'a>(faults: &'a Faults, name: &str) -> &'a ServiceFaults {
+        faults.of(service(name).unwrap().system)
+    }
 
     #[test]
     fn a_flag_switches_one_service_and_leaves_the_rest() {
@@ -322,14 +312,15 @@ mod tests {
         faults.set("canvas:throttle=0.1,retry_after=5,flat").unwrap();
         faults.set("informatica:session_end=html").unwrap();
         faults.set("canvas:hang").unwrap();
-        assert_eq!(faults.canvas.throttle.to_bits(), 0.1_f64.to_bits());
-        assert_eq!(faults.canvas.retry_after, 5);
-        assert!(faults.canvas.flat);
-        assert_eq!(faults.canvas.hang.to_bits(), 1.0_f64.to_bits());
-        assert_eq!(faults.informatica.session_end, SessionEnd::Html);
-        assert_eq!(faults.losant, ServiceFaults::default());
+        let canvas = of(&faults, "canvas");
+        assert_eq!(canvas.throttle.to_bits(), 0.1_f64.to_bits());
+        assert_eq!(canvas.retry_after, 5);
+        assert!(canvas.flat);
+        assert_eq!(canvas.hang.to_bits(), 1.0_f64.to_bits());
+        assert_eq!(of(&faults, "informatica").session_end, SessionEnd::Html);
+        assert_eq!(*of(&faults, "losant"), ServiceFaults::default());
         faults.patch(&serde_json::json!({"canvas": null})).unwrap();
-        assert_eq!(faults.canvas, ServiceFaults::default());
+        assert_eq!(*of(&faults, "canvas"), ServiceFaults::default());
     }
 
     #[test]

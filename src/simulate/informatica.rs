@@ -10,19 +10,44 @@
 
 use std::collections::BTreeMap;
 
-use axum::Router;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, NaiveDateTime, SecondsFormat, TimeDelta, Utc};
-use http::{Method, StatusCode};
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::chance::{Cell, Dice, times_listed};
 use super::faults::{ErrorShape, ServiceFaults, SessionEnd};
-use super::message::{Ask, Refusal, Reply};
-use super::truth::{Expect, Placed, Timeline};
-use super::world::{Call, EventCall, Inner, World};
+use super::injection::{EventCall, Plays, Scenario, Scene};
+use super::message::{Ask, Listing, Refusal, Reply};
+use super::service::{
+    Call, Endpoint, Example, Present, Route, Service, Simulated, SingleEvents, Told, endpoints, novelty, posted, read,
+};
+use super::truth::{Expect, Placed, Timeline, Truth, TruthOf};
 use crate::event::{Class, Outcome, Principal, System};
+
+const SYSTEM: System = System::Informatica;
+
+pub(super) const SERVICE: Simulated = Simulated {
+    system: SYSTEM,
+    source: "etl",
+    keys: &[("login_url", Told::Address("")), ("username", Told::Text(USERNAME)), ("password", Told::Credential)],
+    secrets: &[PASSWORD],
+    refused_secrets: &["Infa\"Secret %9917"],
+    is_feed: false,
+    has_ids: true,
+    loses_ids: None,
+    has_tokens: false,
+    example: Example {
+        verb: "DELETE",
+        kind: Some("USER"),
+        status: None,
+        category: "user",
+        action: "delete",
+        outcome: "success",
+    },
+    begin: |_| Box::new(Log::new()),
+};
 
 /// The administrator who is let in; also the actor of the reader's own entries.
 pub const USERNAME: &str = "audit@example.com";
@@ -74,8 +99,8 @@ const ACTORS: [&str; 8] = [
 ];
 
 /// The organization's log and who may read it.
-pub(super) struct Log {
-    pub(super) events: Timeline<Entry>,
+struct Log {
+    events: Timeline<Entry>,
     sessions: BTreeMap<String, Session>,
     /// How often the organization has moved.
     moved: u32,
@@ -102,18 +127,104 @@ pub(super) struct Entry {
     event: String,
 }
 
-pub(super) fn routes(world: &World) -> Router {
-    let at = |method: Method, call, serve| world.handler(&method, System::Informatica, call, serve);
-    Router::new()
-        .route("/saas/public/core/v3/login", at(Method::POST, Call::Login, login))
-        .route("/saas/public/core/v3/logout", at(Method::POST, Call::Login, logout))
-        .route("/saas/public/core/v3/securityLog", at(Method::GET, Call::Read, security_log))
-        .route("/saas/public/core/v3/{*rest}", at(Method::GET, Call::Read, missing))
+const ROUTES: [Route<Log>; 4] = [
+    posted("/saas/public/core/v3/login", Call::Login, Log::login),
+    posted("/saas/public/core/v3/logout", Call::Login, Log::logout),
+    read("/saas/public/core/v3/securityLog", Log::security_log),
+    read("/saas/public/core/v3/{*rest}", |_, _, ask| missing(ask)),
+];
+
+impl Service for Log {
+    fn routes(&self) -> Vec<Endpoint> {
+        endpoints(&ROUTES)
+    }
+
+    fn answer(&mut self, route: usize, present: &mut Present<'_>, ask: &Ask) -> Reply {
+        (ROUTES[route].1)(self, present, ask)
+    }
+
+    fn refuse(&self, refusal: Refusal, faults: &ServiceFaults, ask: &Ask) -> Reply {
+        refuse(refusal, faults, ask)
+    }
+
+    fn listing(&self) -> Listing {
+        let no_event = json!({"id": ["not", "an", "entry"], "entryTime": 7});
+        Listing { name: "entries", no_event, takes_fields: true }
+    }
+
+    fn traffic(&mut self, cell: &mut Cell) {
+        for at in cell.times() {
+            let visible_at = cell.visible_at(at);
+            self.ordinary(&mut cell.dice, at, visible_at);
+        }
+        if cell.sometimes(1.0) {
+            let start = cell.moment();
+            let times: Vec<_> = (0..20).map(|n| start + TimeDelta::seconds(2 * n)).collect();
+            self.deletion_burst(&mut cell.dice, &times, start);
+        }
+        if cell.sometimes(1.0) {
+            let at = cell.moment();
+            self.privilege_escalation(&mut cell.dice, at, at);
+        }
+    }
+
+    fn inject(
+        &mut self,
+        dice: &mut Dice,
+        call: &EventCall,
+        expect: Expect,
+        at: DateTime<Utc>,
+        visible_at: DateTime<Utc>,
+    ) {
+        let what = (call.kind.as_deref().unwrap_or(AUTHENTICATION.0), call.verb.as_str());
+        self.put(dice, call.actor.as_deref().unwrap_or("admin"), "injected", what, expect, at, visible_at);
+    }
+
+    fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
+        self.events.tell(now, of, truth);
+    }
+
+    fn plays(&self, scenario: Scenario) -> Plays {
+        match scenario {
+            Scenario::PrivilegeEscalation | Scenario::NewCategory | Scenario::LateEvents => Plays::Usually,
+            Scenario::DeletionBurst | Scenario::CategoryFlood => Plays::WhenNamed,
+            _ => Plays::Never,
+        }
+    }
+
+    fn play(&mut self, scene: &Scene, dice: &mut Dice) -> usize {
+        match scene.name {
+            Scenario::DeletionBurst => {
+                let times = scene.moments(25, dice);
+                self.deletion_burst(dice, &times, scene.now)
+            }
+            Scenario::PrivilegeEscalation => self.privilege_escalation(dice, scene.at, scene.now),
+            _ => self.play_common(scene, dice),
+        }
+    }
+
+    fn end_sessions(&mut self) -> bool {
+        self.sessions.clear();
+        true
+    }
+
+    fn forget(&mut self, before: DateTime<Utc>) {
+        self.events.forget(before);
+    }
+
+    fn redate(&mut self, now: DateTime<Utc>, share: f64) {
+        self.events.redate(now, share, |event| &event.id);
+    }
+
+    #[cfg(test)]
+    fn remembered(&self) -> usize {
+        self.events.len()
+    }
 }
 
 // === errors ===
 
-pub(super) fn refuse(refusal: Refusal, faults: &ServiceFaults, ask: &Ask) -> Reply {
+fn refuse(refusal: Refusal, faults: &ServiceFaults, ask: &Ask) -> Reply {
     match (refusal, faults.session_end) {
         (Refusal::Unauthorized, SessionEnd::Unauthorized) => {
             error(faults, ask, StatusCode::UNAUTHORIZED, "AUTH_02", "Session is invalid or expired.")
@@ -153,7 +264,7 @@ fn problem(ask: &Ask, status: StatusCode, detail: &str) -> Value {
 }
 
 /// A path that is not there, as Spring says it.
-fn missing(_: &mut Inner, ask: &Ask) -> Reply {
+fn missing(ask: &Ask) -> Reply {
     let path = ask.path.trim_start_matches("/saas/public/");
     let detail = format!("No static resource {path}.");
     Reply::json(StatusCode::NOT_FOUND, problem(ask, StatusCode::NOT_FOUND, &detail))
@@ -161,45 +272,64 @@ fn missing(_: &mut Inner, ask: &Ask) -> Reply {
 
 // === sessions ===
 
-fn login(world: &mut Inner, ask: &Ask) -> Reply {
-    let faults = world.faults.informatica.clone();
-    let Ok(given) = serde_json::from_slice::<Value>(&ask.body) else {
-        return error(&faults, ask, StatusCode::BAD_REQUEST, "IDS_001", "The request body is not valid.");
-    };
-    let locked = faults.lock_after > 0 && world.informatica.refused >= faults.lock_after;
-    if locked || given["username"] != USERNAME || given["password"] != PASSWORD {
-        world.informatica.refused += 1;
-        let (status, code) = match faults.error_shape {
-            ErrorShape::V2 => (StatusCode::FORBIDDEN, "UI_10000"),
-            _ => (StatusCode::UNAUTHORIZED, "IDS_085"),
+impl Log {
+    fn login(&mut self, present: &mut Present<'_>, ask: &Ask) -> Reply {
+        let faults = present.faults;
+        let Ok(given) = serde_json::from_slice::<Value>(&ask.body) else {
+            return error(faults, ask, StatusCode::BAD_REQUEST, "IDS_001", "The request body is not valid.");
         };
-        return error(&faults, ask, status, code, "User name or password is not valid.");
+        let locked = faults.lock_after > 0 && self.refused >= faults.lock_after;
+        if locked || given["username"] != USERNAME || given["password"] != PASSWORD {
+            self.refused += 1;
+            let (status, code) = match faults.error_shape {
+                ErrorShape::V2 => (StatusCode::FORBIDDEN, "UI_10000"),
+                _ => (StatusCode::UNAUTHORIZED, "IDS_085"),
+            };
+            return error(faults, ask, status, code, "User name or password is not valid.");
+        }
+        self.refused = 0;
+        let mut dice = present.draw("informatica session");
+        let now = present.now;
+        let id = if faults.jwt_sessions {
+            let ends = (now + present.skew + IDLE).timestamp();
+            let claims = json!({"sub": USERNAME, "exp": ends, "orgs": dice.base62(1200)});
+            let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+            format!("{}.{}.{}", part(&json!({"alg": "RS256"})), part(&claims), dice.base62(342))
+        } else {
+            dice.base62(22)
+        };
+        present.issued.push(id.clone());
+        let moved = self.moved;
+        let session = Session { begun: now, used: now, absolute: faults.jwt_sessions, moved };
+        self.sessions.insert(id.clone(), session);
+        self.note_self(present, "USER_LOGIN", "login", LOGIN_USER);
+        Reply::json(
+            StatusCode::OK,
+            json!({
+                "products": [{"name": "Integration Cloud", "baseApiUrl": format!("{}/saas", ask.origin)}],
+                "userInfo": {"sessionId": id, "id": "9L1GFroXSDHe2IIg7QhBaT", "name": USERNAME,
+                             "parentOrgId": "52ZSTB0IDK6dXxaEQLUaQu", "orgId": ORG_ID, "orgName": "MyOrg_INFA",
+                             "groups": {}, "status": "Active"},
+            }),
+        )
     }
-    world.informatica.refused = 0;
-    let mut dice = world.draw("informatica session");
-    let now = world.now;
-    let id = if faults.jwt_sessions {
-        let ends = (now + world.skew(System::Informatica) + IDLE).timestamp();
-        let claims = json!({"sub": USERNAME, "exp": ends, "orgs": dice.base62(1200)});
-        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        format!("{}.{}.{}", part(&json!({"alg": "RS256"})), part(&claims), dice.base62(342))
-    } else {
-        dice.base62(22)
-    };
-    world.issued.push(id.clone());
-    let moved = world.informatica.moved;
-    let session = Session { begun: now, used: now, absolute: faults.jwt_sessions, moved };
-    world.informatica.sessions.insert(id.clone(), session);
-    note_self(world, "USER_LOGIN", "login", LOGIN_USER);
-    Reply::json(
-        StatusCode::OK,
-        json!({
-            "products": [{"name": "Integration Cloud", "baseApiUrl": format!("{}/saas", ask.origin)}],
-            "userInfo": {"sessionId": id, "id": "9L1GFroXSDHe2IIg7QhBaT", "name": USERNAME,
-                         "parentOrgId": "52ZSTB0IDK6dXxaEQLUaQu", "orgId": ORG_ID, "orgName": "MyOrg_INFA",
-                         "groups": {}, "status": "Active"},
-        }),
-    )
+
+    fn logout(&mut self, present: &mut Present<'_>, ask: &Ask) -> Reply {
+        let session = ask.header("infa-session-id").unwrap_or("");
+        if self.sessions.remove(session).is_none() {
+            return refuse(Refusal::Unauthorized, present.faults, ask);
+        }
+        self.note_self(present, "LOGOUT", "logout", Class::Logout);
+        Reply::json(StatusCode::OK, json!({}))
+    }
+
+    /// The reader's own doings, in the log it reads.
+    fn note_self(&mut self, present: &mut Present<'_>, event: &str, action: &str, class: Class) {
+        let mut dice = present.draw("informatica self");
+        let expect = Expect::new(AUTHENTICATION.1, action, Outcome::Success, class);
+        let now = present.now;
+        self.put(&mut dice, USERNAME, USERNAME, (AUTHENTICATION.0, event), expect, now, now);
+    }
 }
 
 /// What answers where the organization was.
@@ -213,92 +343,76 @@ fn gone(moved: u32) -> Reply {
     }
 }
 
-fn logout(world: &mut Inner, ask: &Ask) -> Reply {
-    let session = ask.header("infa-session-id").unwrap_or("");
-    if world.informatica.sessions.remove(session).is_none() {
-        return refuse(Refusal::Unauthorized, &world.faults.informatica, ask);
-    }
-    note_self(world, "LOGOUT", "logout", Class::Logout);
-    Reply::json(StatusCode::OK, json!({}))
-}
-
-/// The reader's own doings, in the log it reads.
-fn note_self(world: &mut Inner, event: &str, action: &str, class: Class) {
-    let mut dice = world.draw("informatica self");
-    let expect = Expect::new(AUTHENTICATION.1, action, Outcome::Success, class);
-    let now = world.now;
-    world.informatica.put(&mut dice, USERNAME, USERNAME, (AUTHENTICATION.0, event), expect, now, now);
-}
-
 // === reading ===
 
-fn security_log(world: &mut Inner, ask: &Ask) -> Reply {
-    let now = world.now;
-    let mut dice = world.draw("informatica pod");
-    let moves = world.faults.informatica.moves;
-    if world.meets(&mut dice, "moves", moves) {
-        world.informatica.moved += 1;
+impl Log {
+    fn security_log(&mut self, present: &mut Present<'_>, ask: &Ask) -> Reply {
+        let now = present.now;
+        let mut dice = present.draw("informatica pod");
+        let moves = present.faults.moves;
+        if present.meets(&mut dice, "moves", moves) {
+            self.moved += 1;
+        }
+        let here = self.moved;
+        let session = ask.header("infa-session-id").and_then(|id| self.sessions.get_mut(id));
+        // what is left of the old address, for good: it does not change its mind between two requests
+        if let Some(old) = session.as_ref().filter(|session| session.moved < here) {
+            return gone(old.moved);
+        }
+        let Some(session) = session.filter(|session| session.holds(now)) else {
+            return refuse(Refusal::Unauthorized, present.faults, ask);
+        };
+        session.used = now;
+        match self.entries(present, ask) {
+            Ok(entries) => Reply::json(StatusCode::OK, json!({"entries": entries})),
+            Err(message) => error(present.faults, ask, StatusCode::BAD_REQUEST, "V3API_400", &message),
+        }
     }
-    let here = world.informatica.moved;
-    let session = ask.header("infa-session-id").and_then(|id| world.informatica.sessions.get_mut(id));
-    // what is left of the old address, for good: it does not change its mind between two requests
-    if let Some(old) = session.as_ref().filter(|session| session.moved < here) {
-        return gone(old.moved);
-    }
-    let Some(session) = session.filter(|session| session.holds(now)) else {
-        return refuse(Refusal::Unauthorized, &world.faults.informatica, ask);
-    };
-    session.used = now;
-    match entries(world, ask) {
-        Ok(entries) => Reply::json(StatusCode::OK, json!({"entries": entries})),
-        Err(message) => error(&world.faults.informatica, ask, StatusCode::BAD_REQUEST, "V3API_400", &message),
-    }
-}
 
-fn entries(world: &Inner, ask: &Ask) -> Result<Vec<Value>, String> {
-    let faults = &world.faults.informatica;
-    let skew = world.skew(System::Informatica);
-    let number = |name: &str, usual: usize| {
-        ask.param(name).map_or(Ok(usual), |text| {
-            text.parse::<usize>().map_err(|_| format!("{name} {text:?} is not a whole number"))
-        })
-    };
-    let limit = number("limit", LIMIT)?;
-    if !(100..=1000).contains(&limit) {
-        return Err(format!("limit {limit} is not between 100 and 1000"));
+    fn entries(&self, present: &Present<'_>, ask: &Ask) -> Result<Vec<Value>, String> {
+        let faults = present.faults;
+        let skew = present.skew;
+        let number = |name: &str, usual: usize| {
+            ask.param(name).map_or(Ok(usual), |text| {
+                text.parse::<usize>().map_err(|_| format!("{name} {text:?} is not a whole number"))
+            })
+        };
+        let limit = number("limit", LIMIT)?;
+        if !(100..=1000).contains(&limit) {
+            return Err(format!("limit {limit} is not between 100 and 1000"));
+        }
+        let limit = if faults.count_cap > 0 { limit.min(faults.count_cap) } else { limit };
+        let skip = number("skip", 0)?;
+        let query = Query::parse(ask.param("q").unwrap_or(""))?;
+        let range = query.range(present.now + skew);
+        if range.is_none() && (ask.param("skip").is_some() || !query.texts.is_empty() || query.timed) {
+            return Err("a valid entryTime range is required".to_owned());
+        }
+        let (from, to) = range.unwrap_or((present.now + skew - TimeDelta::hours(24), present.now + skew));
+        if to - from > RANGE_MAX {
+            return Err("the entryTime range is longer than 14 days".to_owned());
+        }
+        if from > to {
+            return Err("the entryTime range ends before it begins".to_owned());
+        }
+        let (from, to) = if faults.ignore_time_filter {
+            (DateTime::UNIX_EPOCH, DateTime::<Utc>::MAX_UTC)
+        } else {
+            (from - skew, to - skew)
+        };
+        let mut found: Vec<(blake3::Hash, &Placed<Entry>)> = self
+            .events
+            .visible(present.now, from, to)
+            .filter(|event| faults.ignore_time_filter || query.admits(event, skew))
+            .map(|event| (blake3::hash(event.wire.id.as_bytes()), event))
+            .collect();
+        // no order anyone could rely on, but the same for every page of the same question
+        found.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
+        let listed = |event: &Placed<Entry>| times_listed(&event.wire.id, faults.duplicates);
+        let found = found.into_iter().flat_map(|(_, event)| std::iter::repeat_n(event, listed(event)));
+        let skip = if faults.looping { 0 } else { skip };
+        Ok(found.skip(skip).take(limit).map(|event| shown(event, skew)).collect())
     }
-    let limit = if faults.count_cap > 0 { limit.min(faults.count_cap) } else { limit };
-    let skip = number("skip", 0)?;
-    let query = Query::parse(ask.param("q").unwrap_or(""))?;
-    let range = query.range(world.now + skew);
-    if range.is_none() && (ask.param("skip").is_some() || !query.texts.is_empty() || query.timed) {
-        return Err("a valid entryTime range is required".to_owned());
-    }
-    let (from, to) = range.unwrap_or((world.now + skew - TimeDelta::hours(24), world.now + skew));
-    if to - from > RANGE_MAX {
-        return Err("the entryTime range is longer than 14 days".to_owned());
-    }
-    if from > to {
-        return Err("the entryTime range ends before it begins".to_owned());
-    }
-    let (from, to) = if faults.ignore_time_filter {
-        (DateTime::UNIX_EPOCH, DateTime::<Utc>::MAX_UTC)
-    } else {
-        (from - skew, to - skew)
-    };
-    let mut found: Vec<(blake3::Hash, &Placed<Entry>)> = world
-        .informatica
-        .events
-        .visible(world.now, from, to)
-        .filter(|event| faults.ignore_time_filter || query.admits(event, skew))
-        .map(|event| (blake3::hash(event.wire.id.as_bytes()), event))
-        .collect();
-    // no order anyone could rely on, but the same for every page of the same question
-    found.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
-    let listed = |event: &Placed<Entry>| times_listed(&event.wire.id, faults.duplicates);
-    let found = found.into_iter().flat_map(|(_, event)| std::iter::repeat_n(event, listed(event)));
-    let skip = if faults.looping { 0 } else { skip };
-    Ok(found.skip(skip).take(limit).map(|event| shown(event, skew)).collect())
 }
 
 fn shown(event: &Placed<Entry>, skew: TimeDelta) -> Value {
@@ -424,17 +538,8 @@ impl Session {
 // === impl Log ===
 
 impl Log {
-    pub(super) fn redate(&mut self, now: DateTime<Utc>, share: f64) {
-        self.events.redate(now, share, |event| &event.id);
-    }
-
-    pub(super) fn new() -> Self {
-        Self { events: Timeline::new(), sessions: BTreeMap::new(), moved: 0, refused: 0 }
-    }
-
-    pub(super) fn end_sessions(&mut self) -> bool {
-        self.sessions.clear();
-        true
+    fn new() -> Self {
+        Self { events: Timeline::new(SYSTEM), sessions: BTreeMap::new(), moved: 0, refused: 0 }
     }
 
     /// `what` is category and event as they are sent.
@@ -469,281 +574,57 @@ fn success(category: &str, action: &str, class: Class) -> Expect {
 
 // === what happens ===
 
-pub(super) fn traffic(log: &mut Log, cell: &mut Cell) {
-    for at in cell.times() {
-        let visible_at = cell.visible_at(at);
-        ordinary(log, &mut cell.dice, at, visible_at);
-    }
-    if cell.sometimes(1.0) {
-        let start = cell.moment();
-        let times: Vec<_> = (0..20).map(|n| start + TimeDelta::seconds(2 * n)).collect();
-        deletion_burst(log, &mut cell.dice, &times, start);
-    }
-    if cell.sometimes(1.0) {
-        let at = cell.moment();
-        privilege_escalation(log, &mut cell.dice, at, at);
-    }
-}
-
-pub(super) fn ordinary(log: &mut Log, dice: &mut Dice, at: DateTime<Utc>, visible_at: DateTime<Utc>) {
-    let actor = *dice.pick(&ACTORS);
-    let roll = dice.below(100);
-    if roll < 85 {
-        let agent = format!("agent-{:02}", dice.below(6));
-        let (who, event, action, class) = match roll {
-            0..55 => (agent.as_str(), "AGENT_LOGIN", "login", LOGIN_AGENT),
-            55..74 => (actor, "USER_LOGIN", "login", LOGIN_USER),
-            _ => (actor, "LOGOUT", "logout", Class::Logout),
-        };
-        let expect = success(AUTHENTICATION.1, action, class);
-        log.put(dice, who, who, (AUTHENTICATION.0, event), expect, at, visible_at);
-        return;
-    }
-    let mut roll = dice.below(CHANGES.iter().map(|(.., share)| share).sum());
-    let ((wire_category, category), (wire_event, action), _) = *CHANGES
-        .iter()
-        .find(|(.., share)| {
-            let hit = roll < *share;
-            roll = roll.saturating_sub(*share);
-            hit
-        })
-        .unwrap_or(&CHANGES[0]);
-    let object = format!("idsv3_{category}_{}", dice.below(100));
-    let expect = success(category, action, Class::Change);
-    log.put(dice, actor, &object, (wire_category, wire_event), expect, at, visible_at);
-}
-
-pub(super) fn deletion_burst(log: &mut Log, dice: &mut Dice, times: &[DateTime<Utc>], now: DateTime<Utc>) -> usize {
-    for at in times {
-        let expect = success("user", "delete", Class::Change);
-        log.put(dice, "mallory@example.com", "someone", ("User", "DELETE"), expect, *at, now.max(*at));
-    }
-    times.len()
-}
-
-pub(super) fn privilege_escalation(log: &mut Log, dice: &mut Dice, at: DateTime<Utc>, now: DateTime<Utc>) -> usize {
-    let steps = [
-        ("User", "user", "CREATE", "create"),
-        ("Role", "role", "UPDATE", "update"),
-        ("User group", "user_group", "UPDATE", "update"),
-    ];
-    for (number, (wire_category, category, event, action)) in steps.into_iter().enumerate() {
-        let at = at + TimeDelta::seconds(20 * i64::try_from(number).unwrap_or(0));
+impl SingleEvents for Log {
+    fn ordinary(&mut self, dice: &mut Dice, at: DateTime<Utc>, visible_at: DateTime<Utc>) {
+        let actor = *dice.pick(&ACTORS);
+        let roll = dice.below(100);
+        if roll < 85 {
+            let agent = format!("agent-{:02}", dice.below(6));
+            let (who, event, action, class) = match roll {
+                0..55 => (agent.as_str(), "AGENT_LOGIN", "login", LOGIN_AGENT),
+                55..74 => (actor, "USER_LOGIN", "login", LOGIN_USER),
+                _ => (actor, "LOGOUT", "logout", Class::Logout),
+            };
+            let expect = success(AUTHENTICATION.1, action, class);
+            self.put(dice, who, who, (AUTHENTICATION.0, event), expect, at, visible_at);
+            return;
+        }
+        let ((wire_category, category), (wire_event, action), _) = *dice.weighted(&CHANGES, |(.., share)| *share);
+        let object = format!("idsv3_{category}_{}", dice.below(100));
         let expect = success(category, action, Class::Change);
-        log.put(dice, "mallory@example.com", "helpdesk2", (wire_category, event), expect, at, now.max(at));
+        self.put(dice, actor, &object, (wire_category, wire_event), expect, at, visible_at);
     }
-    steps.len()
+
+    fn unlisted(&mut self, dice: &mut Dice, number: Option<u32>, at: DateTime<Utc>, visible_at: DateTime<Utc>) {
+        let (wire_category, category) = novelty(("SAML Config", "saml_config"), number);
+        let expect = success(&category, "enable", Class::Change);
+        self.put(dice, "admin", "something new", (&wire_category, "ENABLE"), expect, at, visible_at);
+    }
 }
 
-pub(super) fn unlisted(log: &mut Log, dice: &mut Dice, number: Option<u32>, at: DateTime<Utc>, now: DateTime<Utc>) {
-    let (wire_category, category) = number.map_or(("SAML Config".to_owned(), "saml_config".to_owned()), |n| {
-        (format!("Novelty {n}"), format!("novelty_{n}"))
-    });
-    let expect = success(&category, "enable", Class::Change);
-    log.put(dice, "admin", "something new", (&wire_category, "ENABLE"), expect, at, now.max(at));
-}
+impl Log {
+    fn deletion_burst(&mut self, dice: &mut Dice, times: &[DateTime<Utc>], now: DateTime<Utc>) -> usize {
+        for at in times {
+            let expect = success("user", "delete", Class::Change);
+            self.put(dice, "mallory@example.com", "someone", ("User", "DELETE"), expect, *at, now.max(*at));
+        }
+        times.len()
+    }
 
-pub(super) fn inject(
-    log: &mut Log,
-    dice: &mut Dice,
-    call: &EventCall,
-    expect: Expect,
-    at: DateTime<Utc>,
-    visible_at: DateTime<Utc>,
-) {
-    let what = (call.kind.as_deref().unwrap_or(AUTHENTICATION.0), call.verb.as_str());
-    log.put(dice, call.actor.as_deref().unwrap_or("admin"), "injected", what, expect, at, visible_at);
+    fn privilege_escalation(&mut self, dice: &mut Dice, at: DateTime<Utc>, now: DateTime<Utc>) -> usize {
+        let steps = [
+            ("User", "user", "CREATE", "create"),
+            ("Role", "role", "UPDATE", "update"),
+            ("User group", "user_group", "UPDATE", "update"),
+        ];
+        for (number, (wire_category, category, event, action)) in steps.into_iter().enumerate() {
+            let at = at + TimeDelta::seconds(20 * i64::try_from(number).unwrap_or(0));
+            let expect = success(category, action, Class::Change);
+            self.put(dice, "mallory@example.com", "helpdesk2", (wire_category, event), expect, at, now.max(at));
+        }
+        steps.len()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::time::Duration;
-
-    use super::super::world::testing::{body, call, get, quiet, request, with_traffic};
-    use super::super::{Injection, TruthOf};
-    use super::*;
-
-    const LOG: &str = "/saas/public/core/v3/securityLog";
-
-    async fn log_in_as(world: &World, username: &str, password: &str) -> (StatusCode, Value) {
-        let given = json!({"username": username, "password": password}).to_string();
-        let headers = [("content-type", "application/json")];
-        body(call(world, request("POST", "/saas/public/core/v3/login", &headers, given)).await).await
-    }
-
-    async fn log_in(world: &World) -> String {
-        let (status, answer) = log_in_as(world, USERNAME, PASSWORD).await;
-        assert_eq!(status, StatusCode::OK);
-        assert_eq!(answer["products"][0]["baseApiUrl"], "http://sim.example:1234/saas");
-        answer["userInfo"]["sessionId"].as_str().unwrap().to_owned()
-    }
-
-    async fn read(world: &World, session: &str, pairs: &[(&str, &str)]) -> (StatusCode, Value) {
-        let query: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
-        body(call(world, get(&format!("{LOG}?{query}"), &[("INFA-SESSION-ID", session)])).await).await
-    }
-
-    fn with_faults(world: &World, flags: &str) {
-        let mut faults = world.faults();
-        faults.set(flags).unwrap();
-        world.set_faults(faults);
-    }
-
-    const DAY: &str = "entryTime>=\"2026-03-04T00:00:00.000Z\";entryTime<=\"2026-03-04T23:59:59.999Z\"";
-
-    #[tokio::test]
-    async fn skip_and_limit_lead_through_every_entry_once_in_no_order() {
-        let world = with_traffic();
-        let session = log_in(&world).await;
-        let (mut ids, mut times, mut skip) = (BTreeSet::new(), Vec::new(), 0_usize);
-        loop {
-            let (status, page) =
-                read(&world, &session, &[("q", DAY), ("limit", "100"), ("skip", &skip.to_string())]).await;
-            assert_eq!(status, StatusCode::OK);
-            let entries = page["entries"].as_array().unwrap();
-            for entry in entries {
-                assert!(ids.insert(entry["id"].as_str().unwrap().to_owned()));
-                times.push(entry["entryTime"].as_str().unwrap().to_owned());
-            }
-            skip += entries.len();
-            if entries.len() < 100 {
-                break;
-            }
-        }
-        assert_eq!(ids.len() as u64, world.truth().total(System::Informatica));
-        assert!(ids.len() > 200 && !times.is_sorted() && !times.iter().rev().is_sorted());
-        assert!(times.iter().all(|at| at[19..] == *".000Z"));
-    }
-
-    #[tokio::test]
-    async fn a_day_and_two_hundred_entries_by_default() {
-        let world = with_traffic();
-        let session = log_in(&world).await;
-        assert_eq!(read(&world, &session, &[]).await.1["entries"].as_array().unwrap().len(), 200);
-    }
-
-    #[tokio::test]
-    async fn what_the_documentation_does_not_allow_is_refused() {
-        let world = quiet();
-        let session = log_in(&world).await;
-        let fifteen_days = "entryTime>=\"2026-02-18T00:00:00Z\";entryTime<=\"2026-03-04T00:00:01Z\"";
-        let fourteen_days = "entryTime>=\"2026-02-18T00:00:00Z\";entryTime<=\"2026-03-04T00:00:00Z\"";
-        for (pairs, status) in [
-            (vec![("limit", "99")], 400),
-            (vec![("limit", "1001")], 400),
-            (vec![("limit", "100")], 200),
-            (vec![("skip", "0")], 400),
-            (vec![("q", "actor=='admin'")], 400),
-            (vec![("q", "entryTime<=\"2026-03-04T00:00:00Z\"")], 400),
-            (vec![("q", "entryTime<\"2026-03-04T00:00:00Z\"")], 400),
-            (vec![("q", fifteen_days)], 400),
-            (vec![("q", fourteen_days), ("skip", "0")], 200),
-            (vec![("q", "entryTime>=2026-03-04T00:00:00Z")], 400),
-            (vec![("q", "entryTime>=\"2026-03-04 00:00:00Z\"")], 400),
-            (vec![("q", "entryTime>=\"2026-03-04T00:00:00+00:00\"")], 400),
-            (vec![("q", "entryTime>=\"2026-03-04T00:00:00.000+0000\"")], 200),
-            (vec![("q", "entryTime=>\"2026-03-04T00:00:00Z\";actor!='x;y';actionCategory==\"User group\"")], 200),
-            (vec![("q", "entryTime>=\"2026-03-04T00:00:00Z\" AND actor=='x'")], 400),
-            (vec![("q", "entryTime>=\"2026-03-04T00:00:00Z\";mood=='x'")], 400),
-        ] {
-            let (got, answer) = read(&world, &session, &pairs).await;
-            assert_eq!(got.as_u16(), status, "{pairs:?}: {answer}");
-        }
-    }
-
-    #[tokio::test]
-    async fn both_bounds_are_inclusive_and_filters_are_exact() {
-        let world = quiet();
-        let session = log_in(&world).await;
-        let entry = json!({"system": "informatica", "kind": "User group", "verb": "UPDATE", "actor": "Eve",
-            "at": "2026-03-04T11:00:00Z", "category": "user_group", "action": "update", "outcome": "success"});
-        world.inject(&Injection::Event(serde_json::from_value(entry).unwrap()));
-        let exact = "entryTime>=\"2026-03-04T11:00:00Z\";entryTime<=\"2026-03-04T11:00:00Z\"";
-        for (more, count) in [
-            ("", 1),
-            (";actor=='Eve'", 1),
-            (";actor=='eve'", 0),
-            (";actor!='Eve'", 0),
-            (";actionCategory==\"User group\"", 1),
-            (";entryTime!=\"2026-03-04T11:00:00Z\"", 0),
-            (";entryTime>\"2026-03-04T10:59:59Z\"", 1),
-        ] {
-            let (status, page) = read(&world, &session, &[("q", &format!("{exact}{more}"))]).await;
-            assert_eq!((status, page["entries"].as_array().map(Vec::len)), (StatusCode::OK, Some(count)), "{more}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_session_ends_when_it_is_not_used_for_half_an_hour() {
-        let world = quiet();
-        let session = log_in(&world).await;
-        for (minutes, status) in [(29, 200), (29, 200), (31, 401)] {
-            tokio::time::advance(Duration::from_secs(60 * minutes)).await;
-            assert_eq!(read(&world, &session, &[]).await.0.as_u16(), status);
-        }
-        with_faults(&world, "informatica:jwt_sessions");
-        let session = log_in(&world).await;
-        assert!(session.len() > 1500);
-        for (minutes, status) in [(29, 200), (2, 401)] {
-            tokio::time::advance(Duration::from_secs(60 * minutes)).await;
-            assert_eq!(read(&world, &session, &[]).await.0.as_u16(), status);
-        }
-    }
-
-    #[tokio::test]
-    async fn an_ended_session_is_refused_in_one_of_three_ways() {
-        let world = quiet();
-        assert_eq!(read(&world, "no", &[]).await.0, StatusCode::UNAUTHORIZED);
-        with_faults(&world, "informatica:session_end=auth01");
-        let (status, error) = read(&world, "no", &[]).await;
-        assert_eq!((status, &error["error"]["code"]), (StatusCode::FORBIDDEN, &json!("AUTH_01")));
-        with_faults(&world, "informatica:session_end=html");
-        let page = call(&world, get(LOG, &[])).await;
-        assert_eq!(
-            (page.status(), page.headers()["content-type"].as_bytes()),
-            (StatusCode::OK, &b"text/html; charset=utf-8"[..])
-        );
-    }
-
-    #[tokio::test]
-    async fn errors_have_one_of_three_shapes() {
-        let world = quiet();
-        let (status, error) = log_in_as(&world, USERNAME, "no").await;
-        assert_eq!((status, &error["error"]["code"]), (StatusCode::UNAUTHORIZED, &json!("IDS_085")));
-        with_faults(&world, "informatica:error_shape=v2");
-        let (status, error) = log_in_as(&world, USERNAME, "no").await;
-        assert_eq!(
-            (status, &error["code"], &error["@type"]),
-            (StatusCode::FORBIDDEN, &json!("UI_10000"), &json!("error"))
-        );
-        with_faults(&world, "informatica:error_shape=problem");
-        assert_eq!(log_in_as(&world, USERNAME, "no").await.1["title"], "Unauthorized");
-        let (status, error) = body(call(&world, get(&format!("{LOG}s"), &[])).await).await;
-        assert_eq!(
-            (status, &error["detail"]),
-            (StatusCode::NOT_FOUND, &json!("No static resource core/v3/securityLogs."))
-        );
-    }
-
-    #[tokio::test]
-    async fn the_readers_own_logins_and_logouts_are_entries() {
-        let world = quiet();
-        let first = log_in(&world).await;
-        let second = log_in(&world).await;
-        let headers = [("INFA-SESSION-ID", first.as_str())];
-        let gone = call(&world, request("POST", "/saas/public/core/v3/logout", &headers, "")).await;
-        assert_eq!(gone.status(), StatusCode::OK);
-        assert_eq!(read(&world, &first, &[]).await.0, StatusCode::UNAUTHORIZED);
-        let (_, page) = read(&world, &second, &[]).await;
-        let mut events: Vec<&str> =
-            page["entries"].as_array().unwrap().iter().map(|entry| entry["actionEvent"].as_str().unwrap()).collect();
-        events.sort_unstable();
-        assert_eq!(events, ["LOGOUT", "USER_LOGIN", "USER_LOGIN"]);
-        let truth = world.truth();
-        assert_eq!(truth.logins[&(System::Informatica, Principal::User, Outcome::Success)], 2);
-        assert_eq!(truth.logouts[&System::Informatica], 1);
-        let of = TruthOf { ignored_actors: vec![USERNAME.to_uppercase()], ..TruthOf::default() };
-        assert_eq!(world.truth_of(&of).total(System::Informatica), 0);
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 //! Promises: a request is read whole (it is small); an answer is built without a socket in sight, so
 //! that faults can be put into it before it is sent.
 //!
-//! Leaves to others: which fault when (`world.rs`), what is answered (the five services).
+//! Leaves to others: which fault when (`world.rs`), what is answered (the services).
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -23,7 +23,6 @@ use serde_json::{Value, json};
 
 use super::chance::Dice;
 use super::faults::ServiceFaults;
-use crate::event::System;
 
 /// A request to a simulated service is never longer.
 pub(super) const REQUEST_BYTES_MAX: usize = 1 << 20;
@@ -54,6 +53,16 @@ pub(super) struct Reply {
 pub(super) enum Content {
     Json(Value),
     Bytes(Bytes),
+}
+
+/// The list of events in an answer, as far as faults have to know of it.
+pub(super) struct Listing {
+    /// The name of its field.
+    pub(super) name: &'static str,
+    /// Something that may stand in it and is no event.
+    pub(super) no_event: Value,
+    /// An event may get a field that nobody needs, and stays the event that it is.
+    pub(super) takes_fields: bool,
 }
 
 /// Why a service refuses.
@@ -191,35 +200,23 @@ impl Reply {
     }
 
     /// Puts something that is no event into the list of events.
-    pub(super) fn spoil(&mut self, system: System, count_cap: usize) {
-        let no_event = match system {
-            System::Canvas => json!({"id": "bad-time", "created_at": "soon", "event_type": "login"}),
-            System::Informatica => json!({"id": ["not", "an", "entry"], "entryTime": 7}),
-            System::Activid => json!("eyJhbGciOiJub25lIn0.bm90IGpzb24."),
-            // alone it would not be taken for one
-            System::Losant if self.events(system).is_some_and(|events| events.is_empty()) => {
-                json!({"id": "bad-time", "creationDate": "soon"})
-            }
-            System::Losant => json!("not an item"),
-            System::IndexExchange => json!({"subscriptionID": "not a download", "hour": 1}),
-        };
-        if let Some(events) = self.events(system) {
+    pub(super) fn spoil(&mut self, listing: &Listing, count_cap: usize) {
+        if let Some(events) = self.events(listing) {
             // no answer is longer than the service's own limit, and what is empty stays so
             if !events.is_empty() && (count_cap == 0 || events.len() < count_cap) {
-                events.insert(events.len() / 2, no_event);
+                events.insert(events.len() / 2, listing.no_event.clone());
             }
         }
     }
 
     /// Makes text of the answer that is not quite JSON, although every event in it can be told.
-    pub(super) fn garble(&mut self, system: System, dice: &mut Dice) {
+    pub(super) fn garble(&mut self, listing: &Listing, dice: &mut Dice) {
         const PLACE: &str = "here goes what is no JSON";
         let pick = |dice: &mut Dice, below: usize| usize::try_from(dice.below(below as u64)).unwrap_or(0);
         let value = VALUES_THAT_ARE_NO_JSON[pick(dice, VALUES_THAT_ARE_NO_JSON.len())];
         // no field of that name says anything about a file
         let field = "linkNote";
-        // a token is what its event says: another one would be another event
-        let events = self.events(system).filter(|events| system != System::Activid && !events.is_empty());
+        let events = self.events(listing).filter(|events| listing.takes_fields && !events.is_empty());
         if let Some(events) = events {
             let at = pick(dice, events.len());
             if let Some(event) = events[at].as_object_mut() {
@@ -236,22 +233,22 @@ impl Reply {
     }
 
     /// Says that there are no events in another way, where there are none.
-    pub(super) fn nullify(&mut self, system: System) {
-        if self.events(system).is_none_or(|events| !events.is_empty()) {
+    pub(super) fn nullify(&mut self, listing: &Listing) {
+        if self.events(listing).is_none_or(|events| !events.is_empty()) {
             return;
         }
         let Content::Json(whole) = &mut self.content else { return };
         match whole.as_object_mut() {
             Some(fields) => {
-                fields.insert(list_of(system).to_owned(), Value::Null);
+                fields.insert(listing.name.to_owned(), Value::Null);
             }
             None => *whole = Value::Null,
         }
     }
 
     /// Puts errors where the events belong.
-    pub(super) fn estrange(&mut self, system: System) {
-        if let Some(events) = self.events(system) {
+    pub(super) fn estrange(&mut self, listing: &Listing) {
+        if let Some(events) = self.events(listing) {
             *events = vec![json!({"message": "Try again later", "errorCode": "X_17"})];
         }
     }
@@ -275,8 +272,8 @@ impl Reply {
     }
 
     /// Puts the events of the list into another order.
-    pub(super) fn shuffle(&mut self, system: System, dice: &mut Dice) {
-        if let Some(events) = self.events(system) {
+    pub(super) fn shuffle(&mut self, listing: &Listing, dice: &mut Dice) {
+        if let Some(events) = self.events(listing) {
             for last in (1..events.len()).rev() {
                 let other = usize::try_from(dice.below(last as u64 + 1)).unwrap_or(last);
                 events.swap(last, other);
@@ -285,9 +282,9 @@ impl Reply {
     }
 
     /// The list of events, where the answer has one.
-    fn events(&mut self, system: System) -> Option<&mut Vec<Value>> {
+    fn events(&mut self, listing: &Listing) -> Option<&mut Vec<Value>> {
         let Content::Json(whole) = &mut self.content else { return None };
-        if whole.is_array() { whole.as_array_mut() } else { whole.get_mut(list_of(system))?.as_array_mut() }
+        if whole.is_array() { whole.as_array_mut() } else { whole.get_mut(listing.name)?.as_array_mut() }
     }
 
     pub(super) async fn deliver(self, delivery: Delivery, date: DateTime<Utc>) -> Response {
@@ -319,17 +316,6 @@ impl Reply {
             headers.insert(header::DATE, value);
         }
         response
-    }
-}
-
-/// The name of the list of events.
-fn list_of(system: System) -> &'static str {
-    match system {
-        System::Canvas => "events",
-        System::Informatica => "entries",
-        System::Activid => "eventTokens",
-        System::Losant => "items",
-        System::IndexExchange => "availableDownloads",
     }
 }
 

@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
 use super::chance::Dice;
-use super::world::EventCall;
+use super::injection::EventCall;
 use crate::event::{Class, Outcome, Principal, System};
 
 /// What an exact reader must show.
@@ -65,6 +65,7 @@ pub(super) struct Placed<E> {
 
 /// The events of one service by time.
 pub(super) struct Timeline<E> {
+    system: System,
     events: BTreeMap<(i64, u64), Placed<E>>,
     inserted: u64,
     /// What is forgotten, counted.
@@ -116,8 +117,8 @@ impl Truth {
         self.events.iter().filter(|((of, ..), _)| *of == system).map(|(_, count)| count).sum()
     }
 
-    /// As `/simulator/truth` answers it.
-    pub fn to_json(&self) -> Value {
+    /// As `/simulator/truth` answers it, with the totals of these systems.
+    pub fn to_json(&self, systems: impl IntoIterator<Item = System>) -> Value {
         let events: Vec<Value> = self
             .events
             .iter()
@@ -135,7 +136,7 @@ impl Truth {
             })
             .collect();
         let totals: BTreeMap<&str, u64> =
-            System::ALL.into_iter().map(|system| (system.as_str(), self.total(system))).collect();
+            systems.into_iter().map(|system| (system.as_str(), self.total(system))).collect();
         json!({"events": events, "logins": logins, "logouts": self.logouts, "changes": self.changes,
                "tainted": self.tainted, "totals": totals})
     }
@@ -177,18 +178,18 @@ impl Expect {
         Self { category: category.to_owned(), action: action.to_owned(), outcome, class }
     }
 
+    /// What a single event must be counted as that is made to happen.
     pub(super) fn called(call: &EventCall) -> Self {
         let outcome = match call.outcome.as_str() {
             "success" => Outcome::Success,
             "failure" => Outcome::Failure,
             _ => Outcome::Unknown,
         };
-        let class = match (call.system, call.action.as_str(), call.principal.as_deref()) {
-            (System::IndexExchange, ..) => Class::Row,
-            (_, "login", Some("agent")) => Class::Login(Principal::Agent),
-            (_, "login", Some("device")) => Class::Login(Principal::Device),
-            (_, "login", _) => Class::Login(Principal::User),
-            (_, "logout", _) => Class::Logout,
+        let class = match (call.action.as_str(), call.principal.as_deref()) {
+            ("login", Some("agent")) => Class::Login(Principal::Agent),
+            ("login", Some("device")) => Class::Login(Principal::Device),
+            ("login", _) => Class::Login(Principal::User),
+            ("logout", _) => Class::Logout,
             _ => Class::Change,
         };
         Self::new(&call.category, &call.action, outcome, class)
@@ -198,17 +199,17 @@ impl Expect {
 // === impl Timeline ===
 
 impl<E> Timeline<E> {
-    pub(super) fn new() -> Self {
-        Self { events: BTreeMap::new(), inserted: 0, forgotten: Truth::default(), redated: BTreeSet::new() }
+    pub(super) fn new(system: System) -> Self {
+        Self { system, events: BTreeMap::new(), inserted: 0, forgotten: Truth::default(), redated: BTreeSet::new() }
     }
 
     /// Forgets what happened, and could be read, before a moment.
-    pub(super) fn forget(&mut self, system: System, before: DateTime<Utc>) {
+    pub(super) fn forget(&mut self, before: DateTime<Utc>) {
         while let Some(oldest) = self.events.first_entry().filter(|oldest| {
             let event = oldest.get();
             event.at < before && event.visible_at < before
         }) {
-            oldest.remove().tell(system, &mut self.forgotten);
+            oldest.remove().tell(self.system, &mut self.forgotten);
         }
     }
 
@@ -262,12 +263,12 @@ impl<E> Timeline<E> {
             .filter(move |event| event.visible_at <= now && event.at >= from && event.at <= to)
     }
 
-    pub(super) fn tell(&self, system: System, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
+    pub(super) fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
         if of.is_everything() {
             truth.merge(&self.forgotten);
         }
         for event in self.events.values().filter(|event| event.visible_at <= now && of.holds(event)) {
-            event.tell(system, truth);
+            event.tell(self.system, truth);
         }
     }
 }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use audit_exporter::event::System;
 use audit_exporter::ledger::{Counter, Ledger};
 use audit_exporter::page::Catalogue;
+use audit_exporter::simulate::{SERVICES, Simulated};
 
 use crate::program::{EAGER, Finished, PATIENCE, Running, config_file, eventually, finish, program, until_exact};
 
@@ -36,19 +36,12 @@ fn held(backup: &Path) -> BTreeMap<String, u64> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(backup, folder.path().join("ledger.redb")).unwrap();
     let ledger = Ledger::open(folder.path()).unwrap();
-    let systems = [
-        ("campus", System::Canvas),
-        ("etl", System::Informatica),
-        ("badge", System::Activid),
-        ("iot", System::Losant),
-        ("ads", System::IndexExchange),
-    ];
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let total = |(name, system): (&str, System)| {
-        let found = runtime.block_on(ledger.find(&name.parse().unwrap(), system, Catalogue::default())).unwrap();
-        (name.to_owned(), found.map_or(0, |source| source.state().total(Counter::Events)))
+    let total = |Simulated { source, system, .. }: &Simulated| {
+        let found = runtime.block_on(ledger.find(&source.parse().unwrap(), *system, Catalogue::default())).unwrap();
+        ((*source).to_owned(), found.map_or(0, |source| source.state().total(Counter::Events)))
     };
-    systems.into_iter().map(total).collect()
+    SERVICES.iter().map(total).collect()
 }
 
 /// Which store it has.

@@ -14,7 +14,7 @@ use audit_exporter::event::System;
 use audit_exporter::exporter::{Edges, Exporter};
 use audit_exporter::exposition::Format;
 use audit_exporter::ledger::{BACKLOG_CELLS, Ledger, TALLY_CELL};
-use audit_exporter::simulate::{Faults, Options, Truth, TruthOf, World};
+use audit_exporter::simulate::{Faults, Options, Simulated, Truth, TruthOf, World, service};
 use audit_exporter::transport::{InMemory, Transport};
 use audit_exporter::verify::verify;
 use audit_exporter::window::floor;
@@ -29,17 +29,17 @@ struct Run {
     world: World,
     clock: Clock,
     folder: tempfile::TempDir,
-    system: System,
+    service: &'static Simulated,
     common: String,
 }
 
 impl Run {
-    fn new(system: System, seed: u64, rate: f64) -> Self {
-        Self::with(system, seed, rate, Faults::default())
+    fn new(service: &'static Simulated, seed: u64, rate: f64) -> Self {
+        Self::with(service, seed, rate, Faults::default())
     }
 
     /// A world that had these faults from its beginning.
-    fn with(system: System, seed: u64, rate: f64, faults: Faults) -> Self {
+    fn with(service: &'static Simulated, seed: u64, rate: f64, faults: Faults) -> Self {
         let clock = Clock::starting_at(DateTime::from_timestamp(1_790_000_000, 0).unwrap());
         let world = World::new(Options {
             seed,
@@ -50,13 +50,13 @@ impl Run {
             faults,
             quiet: false,
         });
-        Self { world, clock, folder: tempfile::tempdir().unwrap(), system, common: COMMON.to_owned() }
+        Self { world, clock, folder: tempfile::tempdir().unwrap(), service, common: COMMON.to_owned() }
     }
 
     fn config(&self) -> Config {
         let text = demo::config_text("http://127.0.0.1:1", self.folder.path(), "0s", &self.common);
         let mut config = parse(&text, std::path::Path::new("test.yml")).unwrap();
-        config.sources.retain(|source| source.system() == self.system);
+        config.sources.retain(|source| source.system() == self.service.system);
         config
     }
 
@@ -148,15 +148,15 @@ fn assert_exact(page: &Exposed, truth: &Truth, system: System) {
     );
 }
 
-async fn hours_of_traffic(system: System, seed: u64, rate: f64, flags: &[&str]) -> Exposed {
-    let run = Run::new(system, seed, rate);
+async fn hours_of_traffic(service: &'static Simulated, seed: u64, rate: f64, flags: &[&str]) -> Exposed {
+    let run = Run::new(service, seed, rate);
     run.fault(flags);
     let exporter = run.start().await;
     minutes(180).await;
     run.settle().await;
     let page = exposed(&exporter).await;
-    assert!(run.world.truth().total(system) > 100, "there was traffic");
-    assert_exact(&page, &run.world.truth(), system);
+    assert!(run.world.truth().total(service.system) > 100, "there was traffic");
+    assert_exact(&page, &run.world.truth(), service.system);
     assert_eq!(page.sum("audit_source_up", &[]), 1.0);
     assert_eq!(page.sum("audit_source_catching_up", &[]), 0.0);
     exporter.stop().await;
@@ -180,11 +180,11 @@ const TROUBLE: [(&str, &str); 13] = [
     ("cached_seconds=10800,moves=0.01", ""),
 ];
 
-async fn survives_trouble(system: System) {
+async fn survives_trouble(service: &'static Simulated) {
     for (n, (fault, kind)) in TROUBLE.into_iter().enumerate() {
-        let flag = format!("{system}:{fault}");
+        let flag = format!("{}:{fault}", service.system);
         eprintln!("{flag}"); // shown where what follows fails
-        let page = hours_of_traffic(system, 100 + n as u64, 0.05, &[&flag]).await;
+        let page = hours_of_traffic(service, 100 + n as u64, 0.05, &[&flag]).await;
         if !kind.is_empty() {
             let errors = page.sum("audit_source_errors_total", &[&format!("kind=\"{kind}\"")]);
             assert!(errors > 0.0, "{flag}: no error of kind {kind}");
@@ -193,18 +193,18 @@ async fn survives_trouble(system: System) {
 }
 
 /// A service whose clock is minutes or hours off: its `Date`, its events' times and its filters.
-async fn foreign_clock(system: System) {
+async fn foreign_clock(service: &'static Simulated) {
     for seconds in [300, -300, 7200, -7200] {
-        let flag = format!("{system}:clock_skew_seconds={seconds}");
+        let flag = format!("{}:clock_skew_seconds={seconds}", service.system);
         let mut faults = Faults::default();
         faults.set(&flag).unwrap();
-        let run = Run::with(system, 9, 0.05, faults);
+        let run = Run::with(service, 9, 0.05, faults);
         eprintln!("{flag}"); // shown where what follows fails
         let exporter = run.start().await;
         minutes(90).await;
         run.fall_silent().await;
         let page = exposed(&exporter).await;
-        assert_exact(&page, &run.world.truth(), system);
+        assert_exact(&page, &run.world.truth(), service.system);
         let seen = page.sum("audit_source_clock_skew_seconds", &[]);
         assert!((seen - f64::from(seconds)).abs() < 5.0, "{flag}: seen as {seen}");
         exporter.stop().await;
@@ -219,7 +219,7 @@ fn peaks(run: &Run, after: DateTime<Utc>, by: DateTime<Utc>) -> Counts {
         let visible = |by| {
             let to = from + TALLY_CELL * BACKLOG_CELLS;
             let of = TruthOf { from: Some(from), to: Some(to), visible_by: Some(by), ..TruthOf::default() };
-            expected(&run.world.truth_of(&of), run.system)
+            expected(&run.world.truth_of(&of), run.service.system)
         };
         let before = visible(after);
         for (labels, count) in visible(by) {
@@ -234,9 +234,9 @@ fn peaks(run: &Run, after: DateTime<Utc>, by: DateTime<Utc>) -> Counts {
 }
 
 /// Stopped for six hours, then started again on the same store.
-async fn outage(system: System) {
+async fn outage(service: &'static Simulated) {
     const BACKLOG: &str = "audit_backlog_peak_15m_events{";
-    let run = Run::new(system, 7, 0.05);
+    let run = Run::new(service, 7, 0.05);
     let exporter = run.start().await;
     minutes(20).await;
     let page = exposed(&exporter).await;
@@ -251,7 +251,7 @@ async fn outage(system: System) {
     let exporter = run.start().await;
     run.settle().await;
     let page = exposed(&exporter).await;
-    if system == System::IndexExchange {
+    if run.service.is_feed {
         assert!(!page.0.keys().any(|name| name.starts_with(BACKLOG)), "rows are nobody's acts");
     } else {
         assert!(held_back.values().sum::<f64>() > 20.0, "there was traffic: {held_back:?}");
@@ -259,17 +259,17 @@ async fn outage(system: System) {
         let begins = shown(&page, "audit_backlog_peak_15m_timestamp_seconds{");
         assert!(begins.keys().eq(held_back.keys()) && begins.values().all(|at| at % 300.0 == 0.0), "{begins:?}");
     }
-    assert_exact(&page, &run.world.truth(), system);
+    assert_exact(&page, &run.world.truth(), service.system);
     assert_eq!(page.sum("audit_source_lost_seconds_total", &[]), 0.0);
     exporter.stop().await;
 }
 
 /// A service whose clock is behind, which a process that begins anew does not know: what it takes for an
 /// outage reaches into the service's future, where nothing has been read.
-async fn outage_with_a_clock_behind(system: System) {
+async fn outage_with_a_clock_behind(service: &'static Simulated) {
     let mut faults = Faults::default();
-    faults.set(&format!("{system}:clock_skew_seconds=-5000")).unwrap();
-    let run = Run::with(system, 8, 0.05, faults);
+    faults.set(&format!("{}:clock_skew_seconds=-5000", service.system)).unwrap();
+    let run = Run::with(service, 8, 0.05, faults);
     for _ in 0..3 {
         let exporter = run.start().await;
         minutes(100).await;
@@ -280,15 +280,15 @@ async fn outage_with_a_clock_behind(system: System) {
     let exporter = run.start().await;
     run.fall_silent().await;
     let page = exposed(&exporter).await;
-    assert_exact(&page, &run.world.truth(), system);
+    assert_exact(&page, &run.world.truth(), service.system);
     exporter.stop().await;
 }
 
 /// A service that gives its events other times than they had when they were first read.
-async fn other_times(system: System) {
+async fn other_times(service: &'static Simulated) {
     let mut faults = Faults::default();
-    faults.set(&format!("{system}:redated=0.5")).unwrap();
-    let run = Run::with(system, 11, 0.1, faults);
+    faults.set(&format!("{}:redated=0.5", service.system)).unwrap();
+    let run = Run::with(service, 11, 0.1, faults);
     let exporter = run.start().await;
     minutes(150).await;
     exporter.stop().await;
@@ -298,8 +298,8 @@ async fn other_times(system: System) {
     minutes(60).await;
     run.fall_silent().await;
     let truth = run.world.truth();
-    assert!(truth.total(system) > 500, "there was traffic");
-    assert_exact(&exposed(&exporter).await, &truth, system);
+    assert!(truth.total(service.system) > 500, "there was traffic");
+    assert_exact(&exposed(&exporter).await, &truth, service.system);
     // and the tallies by which `verify` compares are where the service says that the events are now
     let subject = exporter.subject(run.config().sources[0].name.as_str()).unwrap();
     let (say, _said) = tokio::sync::mpsc::unbounded_channel();
@@ -309,60 +309,51 @@ async fn other_times(system: System) {
     exporter.stop().await;
 }
 
-macro_rules! re_dates {
-    ($($name:ident: $system:expr;)*) => {$(
-        #[tokio::test(start_paused = true)]
-        async fn $name() {
-            other_times($system).await;
-        }
-    )*};
-}
-
-re_dates! {
-    an_event_that_canvas_gives_another_time_is_counted_once: System::Canvas;
-    an_event_that_informatica_gives_another_time_is_counted_once: System::Informatica;
-    an_event_that_losant_gives_another_time_is_counted_once: System::Losant;
-}
-
 macro_rules! conforms {
-    ($($name:ident: $system:expr;)*) => {$(
+    ($($name:ident)*) => {$(
         mod $name {
             use super::*;
 
+            fn simulated() -> &'static Simulated {
+                service(stringify!($name)).unwrap()
+            }
+
             #[tokio::test(start_paused = true)]
             async fn every_event_is_counted_exactly_once() {
-                let page = hours_of_traffic($system, 1, 0.3, &[]).await;
+                let page = hours_of_traffic(simulated(), 1, 0.3, &[]).await;
                 assert_eq!(page.sum("audit_source_errors_total", &[]), 0.0);
                 assert_eq!(page.sum("audit_source_events_rejected_total", &[]), 0.0);
             }
 
             #[tokio::test(start_paused = true)]
             async fn trouble_of_every_kind_loses_and_doubles_nothing() {
-                survives_trouble($system).await;
+                survives_trouble(simulated()).await;
             }
 
             #[tokio::test(start_paused = true)]
             async fn a_service_whose_clock_is_off_is_counted_exactly() {
-                foreign_clock($system).await;
+                foreign_clock(simulated()).await;
             }
 
             #[tokio::test(start_paused = true)]
             async fn an_outage_is_read_back_whole() {
-                outage($system).await;
+                outage(simulated()).await;
             }
 
             #[tokio::test(start_paused = true)]
             async fn a_restart_that_does_not_know_the_service_s_clock_misses_nothing() {
-                outage_with_a_clock_behind($system).await;
+                outage_with_a_clock_behind(simulated()).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn an_event_that_gets_another_time_is_counted_once() {
+                // without ids, it is another event
+                if simulated().has_ids {
+                    other_times(simulated()).await;
+                }
             }
         }
     )*};
 }
 
-conforms! {
-    losant: System::Losant;
-    activid: System::Activid;
-    index_exchange: System::IndexExchange;
-    canvas: System::Canvas;
-    informatica: System::Informatica;
-}
+audit_exporter::each_simulated_service!(conforms);

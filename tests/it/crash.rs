@@ -6,9 +6,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use audit_exporter::simulate::credentials as c;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use audit_exporter::simulate;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -47,9 +45,7 @@ impl Served {
     }
 
     pub fn look_for_secrets(&mut self, place: &str, text: &str) {
-        let key = STANDARD.decode(c::INDEX_EXCHANGE_CLIENT_KEY).unwrap();
-        let key = String::from_utf8(key).unwrap();
-        for secret in c::SECRETS.into_iter().chain(key.split(':').nth(1)) {
+        for secret in simulate::secrets() {
             // quoted, too
             let written = [secret.to_owned(), secret.escape_debug().to_string()];
             if written.iter().any(|written| text.contains(written.as_str())) {

@@ -15,6 +15,14 @@ fn inputs(folder: &str, target: &str) -> Vec<PathBuf> {
 }
 
 #[test]
+fn what_every_service_answers_is_fuzzed() {
+    for service in audit_exporter::simulate::SERVICES {
+        let system = service.system.as_str();
+        assert!(harness::TARGETS.iter().any(|(target, _)| *target == system), "{system} has no target");
+    }
+}
+
+#[test]
 fn no_input_that_was_ever_tried_breaks_a_decoder() {
     let mut broken = Vec::new();
     for (target, run) in harness::TARGETS {

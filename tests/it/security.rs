@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use audit_exporter::event::System;
-use audit_exporter::simulate::credentials as c;
 use audit_exporter::simulate::raw::{self, Asked, RawService};
+use audit_exporter::simulate::{self, SERVICES};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
@@ -23,27 +23,18 @@ use crate::program::{
 
 // === secrets ===
 
-const CANVAS_TOKEN: &str = "1042~CanvasSecret/plus+eq=";
-const INFORMATICA_PASSWORD: &str = "Infa\"Secret %9917";
-const INFORMATICA_SESSION: &str = "JMYQDbcC3Uelt8wk4iv3Hh";
-const ACTIVID_SECRET: &str = "Activ:Secret+44%";
-const ACTIVID_TOKEN: &str = "ActividToken.5150.xyz";
-const LOSANT_TOKEN: &str = "LosantToken.ABC.987654";
-/// `ixclient:IxSecret-Value-31`
-const INDEX_EXCHANGE_KEY: &str = "aXhjbGllbnQ6SXhTZWNyZXQtVmFsdWUtMzE=";
-const INDEX_EXCHANGE_TOKEN: &str = "IxToken-QWERTY-99887";
+/// Sessions that the services of these tests give out.
+const SESSIONS: [&str; 3] = ["JMYQDbcC3Uelt8wk4iv3Hh", "ActividToken.5150.xyz", "IxToken-QWERTY-99887"];
 
-const SECRETS: [&str; 9] = [
-    CANVAS_TOKEN,
-    INFORMATICA_PASSWORD,
-    INFORMATICA_SESSION,
-    ACTIVID_SECRET,
-    ACTIVID_TOKEN,
-    LOSANT_TOKEN,
-    INDEX_EXCHANGE_KEY,
-    "IxSecret-Value-31",
-    INDEX_EXCHANGE_TOKEN,
-];
+/// What nobody may be shown where the credentials are those of [`secretive`].
+fn secrets() -> Vec<&'static str> {
+    SERVICES.iter().flat_map(|service| service.refused_secrets).chain(&SESSIONS).copied().collect()
+}
+
+/// The credential of a service in [`secretive`].
+fn secret_of(system: &str) -> &'static str {
+    simulate::service(system).unwrap().refused_secrets[0]
+}
 
 /// A secret as it could turn up: as it is, in lower case, quoted, encoded, as numbers.
 fn forms(secret: &str) -> Vec<String> {
@@ -152,11 +143,11 @@ fn answer(asked: &Asked, lets_in: bool, seen: &Mutex<BTreeMap<String, usize>>) -
     .to_string();
     let is_login = path.ends_with("/login") || path.ends_with("/token");
     let (status, kind, extra, body) = if is_login && lets_in {
-        let token = if path.starts_with("/idp") { ACTIVID_TOKEN } else { INDEX_EXCHANGE_TOKEN };
+        let token = if path.starts_with("/idp") { SESSIONS[1] } else { SESSIONS[2] };
         let welcome = if path.ends_with("/login") {
             serde_json::json!({
                 "products": [{"name": "Integration Cloud", "baseApiUrl": format!("http://{own}/saas")}],
-                "userInfo": {"sessionId": INFORMATICA_SESSION},
+                "userInfo": {"sessionId": SESSIONS[0]},
             })
         } else {
             serde_json::json!({"access_token": token, "expires_in": 3600})
@@ -195,20 +186,13 @@ fn answer(asked: &Asked, lets_in: bool, seen: &Mutex<BTreeMap<String, usize>>) -
     .into_bytes()
 }
 
-/// Five sources with the secrets above.
+/// A source of each system with a credential that the services of the simulator would refuse.
 fn secretive(origin: &str, folder: &Path) -> String {
     let quoted = |text: &str| serde_json::to_string(text).unwrap();
-    [
-        (c::CANVAS_ACCESS_TOKEN, CANVAS_TOKEN),
-        (c::INFORMATICA_PASSWORD, INFORMATICA_PASSWORD),
-        (c::ACTIVID_CLIENT_SECRET, ACTIVID_SECRET),
-        (c::LOSANT_API_TOKEN, LOSANT_TOKEN),
-        (c::INDEX_EXCHANGE_CLIENT_KEY, INDEX_EXCHANGE_KEY),
-    ]
-    .into_iter()
-    .fold(config_text(origin, folder, "0s", EAGER), |text, (before, after)| {
-        assert!(text.contains(&quoted(before)));
-        text.replace(&quoted(before), &quoted(after))
+    SERVICES.iter().fold(config_text(origin, folder, "0s", EAGER), |text, service| {
+        let [before, after] = [service.secret(), service.refused_secrets[0]].map(quoted);
+        assert!(text.contains(&before));
+        text.replace(&before, &after)
     })
 }
 
@@ -233,8 +217,9 @@ fn a_service_that_repeats_its_credential_does_not_bring_it_to_light() {
             std::thread::sleep(Duration::from_millis(100));
         }
         assert!(seen.contains("status 500") || seen.contains("status 403") || seen.contains("redirect"), "{seen}");
-        assert_no_secret(SECRETS, &seen, "a page");
+        assert_no_secret(secrets(), &seen, "a page");
         // a reload with a file that holds them where none belongs
+        let [canvas, losant, activid] = ["canvas", "losant", "activid"].map(secret_of);
         let text = std::fs::read_to_string(&config).unwrap();
         for wrong in [
             text.replace("access_token:", "acces_token:"),
@@ -243,22 +228,22 @@ fn a_service_that_repeats_its_credential_does_not_bring_it_to_light() {
             text.replace("client_secret: ", "client_secret: ["),
             text.replace("client_key: ", "token_url: "),
             text.replace("client_id: ", "client_id: !"),
-            format!("{text}\n{CANVAS_TOKEN}: {LOSANT_TOKEN}\n"),
-            format!("{text}{LOSANT_TOKEN}"),
-            text.replace("instance_id: ", &format!("instance_id: {{{ACTIVID_SECRET}: {LOSANT_TOKEN}}} # ")),
+            format!("{text}\n{canvas}: {losant}\n"),
+            format!("{text}{losant}"),
+            text.replace("instance_id: ", &format!("instance_id: {{{activid}: {losant}}} # ")),
         ] {
             std::fs::write(&config, &wrong).unwrap();
             let refused = exporter.post("/-/reload", "");
             assert_eq!(refused.status, 500, "{wrong}");
-            assert_no_secret(SECRETS, &refused.to_string(), "a refusal");
+            assert_no_secret(secrets(), &refused.to_string(), "a refusal");
             let checked = finish(&["check", &format!("--config.file={}", config.display())]);
             assert_eq!(checked.code, 2);
-            assert_no_secret(SECRETS, &format!("{}{}", checked.stdout, checked.stderr), "check");
+            assert_no_secret(secrets(), &format!("{}{}", checked.stdout, checked.stderr), "check");
         }
         exporter.process.signal("TERM");
         let (_, printed) = exporter.process.ended(PATIENCE);
         assert!(printed.contains("level=debug") || printed.contains("asking again"), "{printed}");
-        assert_no_secret(SECRETS, &printed, "the log");
+        assert_no_secret(secrets(), &printed, "the log");
     }
 }
 
@@ -267,14 +252,14 @@ fn a_secret_that_was_pasted_badly_is_never_sent_and_no_login_is_spent_on_it() {
     let service = RawService::start(|_| raw::answer(401, &[], "")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut text = secretive(&service.origin(), folder.path());
-    let files = ["access_token", "password", "client_secret", "api_token", "client_key"];
-    for (key, secret) in
-        files.iter().zip([CANVAS_TOKEN, INFORMATICA_PASSWORD, ACTIVID_SECRET, LOSANT_TOKEN, INDEX_EXCHANGE_KEY])
-    {
-        std::fs::write(folder.path().join(key), secret).unwrap();
+    let files: Vec<&str> = SERVICES.iter().map(|service| service.system.as_str()).collect();
+    for (file, service) in files.iter().zip(SERVICES) {
+        let (key, secret) = (service.secret_key(), service.refused_secrets[0]);
+        std::fs::write(folder.path().join(file), secret).unwrap();
         let quoted = serde_json::to_string(secret).unwrap();
-        text = text.replace(&format!(" {key}: {quoted}"), &format!(" {key}_file: {key}"));
-        assert!(text.contains(&format!("{key}_file")), "{text}");
+        let named = format!(" {key}_file: {file}");
+        text = text.replace(&format!(" {key}: {quoted}"), &named);
+        assert!(text.contains(&named), "{text}");
     }
     let config = folder.path().join("audit-exporter.yml");
     std::fs::write(&config, &text).unwrap();
@@ -292,15 +277,15 @@ fn a_secret_that_was_pasted_badly_is_never_sent_and_no_login_is_spent_on_it() {
     };
     all_say("status 401");
     for (before, why) in [("\u{feff}", "byte order mark"), ("new\n", "line end inside")] {
-        for key in files {
-            let old = std::fs::read_to_string(folder.path().join(key)).unwrap();
-            std::fs::write(folder.path().join(key), format!("{before}{old}")).unwrap();
+        for file in &files {
+            let old = std::fs::read_to_string(folder.path().join(file)).unwrap();
+            std::fs::write(folder.path().join(file), format!("{before}{old}")).unwrap();
         }
         all_say(why);
         // each says which file
-        for key in files {
-            let (status, file) = (exporter.get("/api/v1/status").text(), folder.path().join(key));
-            assert!(status.contains(&format!("the secret file {}", file.display())), "{key} is not named in {status}");
+        for file in &files {
+            let (status, path) = (exporter.get("/api/v1/status").text(), folder.path().join(file));
+            assert!(status.contains(&format!("the secret file {}", path.display())), "{file} is not named in {status}");
         }
         let asked = service.asked().len();
         std::thread::sleep(Duration::from_secs(2));
@@ -308,9 +293,9 @@ fn a_secret_that_was_pasted_badly_is_never_sent_and_no_login_is_spent_on_it() {
         let checked = finish(&["check", &format!("--config.file={}", config.display())]);
         assert_eq!(checked.code, 2);
         assert_eq!(checked.stderr.matches(why).count(), files.len(), "{}", checked.stderr);
-        assert_no_secret(SECRETS, &checked.stderr, "check");
+        assert_no_secret(secrets(), &checked.stderr, "check");
     }
-    assert_no_secret(SECRETS, &shown(&exporter), "a page");
+    assert_no_secret(secrets(), &shown(&exporter), "a page");
 }
 
 #[test]
@@ -319,7 +304,6 @@ fn faults_of_the_services_and_wrong_credentials_show_no_secret() {
     let faults: Vec<String> = SYSTEMS.iter().map(|system| format!("--fault={system}:{faults}")).collect();
     let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
     let simulator = Running::simulator(&faults);
-    let right = c::SECRETS;
     for wrong in [false, true] {
         let folder = tempfile::tempdir().unwrap();
         let config = config_file(folder.path(), &simulator, "0s", EAGER);
@@ -345,9 +329,9 @@ fn faults_of_the_services_and_wrong_credentials_show_no_secret() {
         let pages = shown(&exporter);
         exporter.process.signal("TERM");
         let (_, printed) = exporter.process.ended(PATIENCE);
-        let secrets = || if wrong { SECRETS.to_vec() } else { right.to_vec() };
-        assert_no_secret(secrets(), &pages, "a page");
-        assert_no_secret(secrets(), &printed, "the log");
+        let hidden = || if wrong { secrets() } else { simulate::secrets().collect() };
+        assert_no_secret(hidden(), &pages, "a page");
+        assert_no_secret(hidden(), &printed, "the log");
     }
 }
 
@@ -392,7 +376,8 @@ fn files_with_secrets_that_all_may_read_are_told_of_once_each() {
     assert!(reachable, "others cannot get at {}: set TMPDIR for this test", folder.path().display());
     let config = folder.path().join("audit-exporter.yml");
     let token = folder.path().join("losant.token");
-    std::fs::write(&token, LOSANT_TOKEN).unwrap();
+    let secret = secret_of("losant");
+    std::fs::write(&token, secret).unwrap();
     let source = |name: &str| {
         format!("    - name: {name}\n      instance_id: 575ec7417ae143cd83dc4a96\n      api_token_file: losant.token\n")
     };
@@ -406,7 +391,7 @@ fn files_with_secrets_that_all_may_read_are_told_of_once_each() {
             assert!(checked.stderr.contains(&format!("{} ", path.display())), "{}", checked.stderr);
         }
         assert!(expected.is_empty() || checked.stderr.contains("chmod 600"), "{}", checked.stderr);
-        assert_no_secret([LOSANT_TOKEN], &checked.stderr, "a warning");
+        assert_no_secret([secret], &checked.stderr, "a warning");
     };
     // two sources, one file, one line; the configuration holds no secret of its own
     set(&token, 0o644);
@@ -414,8 +399,7 @@ fn files_with_secrets_that_all_may_read_are_told_of_once_each() {
     check(&[&token]);
     set(&token, 0o640);
     check(&[]);
-    std::fs::write(&config, text.replacen("api_token_file: losant.token", &format!("api_token: {LOSANT_TOKEN}"), 1))
-        .unwrap();
+    std::fs::write(&config, text.replacen("api_token_file: losant.token", &format!("api_token: {secret}"), 1)).unwrap();
     check(&[&config]);
     set(&config, 0o600);
     check(&[]);

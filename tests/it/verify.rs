@@ -4,12 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use audit_exporter::event::System;
+use audit_exporter::simulate::{self, SERVICES, Simulated};
 use serde_json::{Value, json};
 
 use crate::program::{EAGER, Finished, PATIENCE, Running, config_file, config_text, eventually, finish, until_exact};
-
-const SOURCES: [&str; 5] = ["campus", "etl", "badge", "iot", "ads"];
 
 fn verify(config: &Path, source: &str, more: &[&str]) -> Finished {
     let (file, source) = (format!("--config.file={}", config.display()), format!("--source={source}"));
@@ -68,13 +66,7 @@ fn no_difference_is_found_where_there_is_none_beside_the_running_exporter_and_al
     let socket = folder.path().join("data/control.sock");
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let truth = simulator.truth();
-    for (source, system) in SOURCES.into_iter().zip([
-        System::Canvas,
-        System::Informatica,
-        System::Activid,
-        System::Losant,
-        System::IndexExchange,
-    ]) {
+    for Simulated { source, system, .. } in SERVICES {
         let report = report(&config, source, "5h", 0);
         assert_eq!(report["counted"], report["found"], "{report:#}");
         let all: u64 = truth.iter().filter(|(labels, _)| labels[0] == system.as_str()).map(|(_, count)| count).sum();
@@ -86,7 +78,7 @@ fn no_difference_is_found_where_there_is_none_beside_the_running_exporter_and_al
     exporter.process.signal("TERM");
     assert_eq!(exporter.process.ended(PATIENCE).0.code(), Some(0));
     assert!(!socket.exists(), "the socket goes with the exporter");
-    for source in SOURCES {
+    for Simulated { source, .. } in SERVICES {
         let looked = verify(&config, source, &["--from=5h"]);
         assert_says(&looked, 0, &["no exporter runs", "no difference", "not compared: before"]);
     }
@@ -97,28 +89,18 @@ fn no_difference_is_found_where_there_is_none_beside_the_running_exporter_and_al
 fn an_event_that_was_written_into_the_past_is_found_and_nothing_else() {
     let (_folder, simulator, config, exporter) = settled(&["--rate=0.1", "--seed=32"], EAGER);
     let at = chrono::DateTime::from_timestamp(unix_now() / 300 * 300 - 4500 + 17, 0).unwrap();
-    for (system, verb, kind, category, action, outcome) in [
-        ("canvas", "login", Value::Null, "authentication", "login", "success"),
-        ("informatica", "DELETE", json!("Role"), "role", "delete", "success"),
-        ("activid", "deleteUser", json!("User"), "user", "delete", "failure"),
-        ("losant", "delete", json!("ApiToken"), "api_token", "delete", "failure"),
-    ] {
-        let source = SOURCES[["canvas", "informatica", "activid", "losant"].iter().position(|s| *s == system).unwrap()];
-        let status = match system {
-            "activid" => json!("RESPONSE_FAILURE"),
-            "losant" => json!("403"),
-            _ => Value::Null,
-        };
-        let call = json!({"event": {"system": system, "verb": verb, "kind": kind, "status": status, "at": at, "count": 2,
-            "category": category, "action": action, "outcome": outcome}});
+    for service in SERVICES.iter().filter(|service| !service.is_feed) {
+        let mut event = service.event(2);
+        event.at = Some(at);
+        let call = json!({"event": event});
         assert_eq!(simulator.post("/simulator/inject", &call.to_string()).json()["events"], 2);
-        let report = report(&config, source, "110m", 1);
+        let report = report(&config, service.source, "110m", 1);
         let differences = report["differences"].as_array().unwrap();
         assert_eq!(differences.len(), 1, "{report:#}");
         let line = &differences[0];
         assert_eq!(
             (&line["category"], &line["action"], &line["outcome"]),
-            (&json!(category), &json!(action), &json!(outcome))
+            (&json!(event.category), &json!(event.action), &json!(event.outcome))
         );
         assert_eq!(line["found"].as_u64().unwrap(), line["counted"].as_u64().unwrap() + 2, "{report:#}");
         let begins = at.timestamp() - 17;
@@ -131,7 +113,7 @@ fn an_event_that_was_written_into_the_past_is_found_and_nothing_else() {
     exporter.process.ended(PATIENCE);
     let alone = verify(&config, "iot", &["--from=110m"]);
     let summary = "1 differences: 2 events of the service are not counted, 0 counted events are not there";
-    assert_says(&alone, 1, &["api_token", "delete", "failure", summary, "possible:", "overlap"]);
+    assert_says(&alone, 1, &["user", "delete", "success", summary, "possible:", "overlap"]);
     assert!(!alone.stdout.contains("retention"), "only reasons that fit: {}", alone.stdout);
 }
 
@@ -227,8 +209,7 @@ fn doctor_finds_nothing_wrong_where_all_is_well() {
 }
 
 fn no_secret_in(finished: &Finished) {
-    use audit_exporter::simulate::credentials as c;
-    for secret in c::SECRETS {
+    for secret in simulate::secrets() {
         assert!(!format!("{}{}", finished.stdout, finished.stderr).contains(secret));
     }
 }
@@ -247,13 +228,12 @@ fn changed(folder: &Path, origin: &str, changes: &[(&str, &str)]) -> std::path::
 
 #[test]
 fn doctor_names_what_is_wrong_and_the_fix() {
-    use audit_exporter::simulate::credentials as c;
     let folder = tempfile::tempdir().unwrap();
     let simulator = Running::simulator(&["--rate=0.1", "--seed=35"]);
     let origin = format!("http://{}", simulator.address);
     let quoted = |text: &str| Value::from(text).to_string();
 
-    let wrong: Vec<_> = c::SECRETS.iter().map(|secret| (quoted(secret), quoted("d3Jvbmc6d3Jvbmc="))).collect();
+    let wrong: Vec<_> = SERVICES.iter().map(|service| (quoted(service.secret()), quoted("d3Jvbmc6d3Jvbmc="))).collect();
     let wrong: Vec<_> = wrong.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
     let config = changed(folder.path(), &origin, &wrong);
     let fixes = [
@@ -273,8 +253,11 @@ fn doctor_names_what_is_wrong_and_the_fix() {
         assert!(logins[system]["logins"].as_u64().unwrap() <= most, "a refused credential is shown once: {logins}");
     }
 
-    let config =
-        changed(folder.path(), &origin, &[("accounts: [1]", "accounts: [1, 7]"), (c::LOSANT_INSTANCE_ID, "deadbeef")]);
+    let config = changed(
+        folder.path(),
+        &origin,
+        &[("accounts: [1]", "accounts: [1, 7]"), (simulate::credentials::LOSANT_INSTANCE_ID, "deadbeef")],
+    );
     let canvas = doctor(&config, &["--source=campus"]);
     assert_says(
         &canvas,

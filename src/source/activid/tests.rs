@@ -901,7 +901,7 @@ async fn conserves(rate: f64, skew_seconds: i64, faults: &str) {
     });
     world.inject(&new);
     let mut skew_only = Faults::default();
-    skew_only.activid.clock_skew_seconds = skew_seconds;
+    skew_only.set(&format!("activid:clock_skew_seconds={skew_seconds}")).unwrap();
     world.set_faults(skew_only);
     source.read(window, &api, &mut book).await.unwrap();
     let truth =

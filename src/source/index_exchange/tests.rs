@@ -834,7 +834,7 @@ async fn whatever_the_service_does_every_row_is_counted_once_in_the_end() {
         }
         world.set_faults({
             let mut calm = Faults::default();
-            calm.index_exchange.new_file_ids = faults.contains("new_file_ids");
+            calm.set(&format!("index_exchange:new_file_ids={}", faults.contains("new_file_ids"))).unwrap();
             calm
         });
         reader.read_from(from).await.unwrap();

@@ -1059,7 +1059,7 @@ async fn the_simulated_log_is_counted_exactly_whatever_goes_wrong() {
         let mut common = Common::defaults(System::Informatica);
         common.ignore_actors = vec![credentials::INFORMATICA_USERNAME.to_lowercase()];
         let mut reader = Reader::new(world.router(), &service, &common, clock.clone());
-        let skew = TimeDelta::seconds(world.faults().informatica.clock_skew_seconds);
+        let skew = TimeDelta::seconds(world.faults().of(System::Informatica).clock_skew_seconds);
         let window = Window { from: at(-3 * 3_600_000) + skew, to: at(-600_000) + skew };
         let mut collected = Collected { window: Some(window), ..Collected::default() };
         let mut polls = 0;

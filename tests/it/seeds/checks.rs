@@ -34,6 +34,25 @@ pub fn happened(truth: &Truth, system: System) -> Counts {
         .collect()
 }
 
+/// All of them.
+pub fn sum(counts: &Counts) -> u64 {
+    counts.values().sum()
+}
+
+/// The other families, which are sums over the same events.
+pub fn sums(truth: &Truth, system: System) -> [(&'static str, u64); 5] {
+    let logins = truth.logins.iter().filter(|((of, ..), _)| *of == system).map(|(_, count)| count).sum();
+    let failures = truth.events.iter().filter(|((of, .., outcome), _)| *of == system && outcome.as_str() == "failure");
+    let of = |map: &BTreeMap<System, u64>| map.get(&system).copied().unwrap_or(0);
+    [
+        ("audit_logins_total", logins),
+        ("audit_logouts_total", of(&truth.logouts)),
+        ("audit_actions_total", of(&truth.changes)),
+        ("audit_failures_total", failures.map(|(_, count)| count).sum()),
+        ("audit_tainted_feeds_total", of(&truth.tainted)),
+    ]
+}
+
 /// What a page tells of a source's backlog: the most in 15 minutes, and when these begin.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts and seconds")]
 pub fn backlog(page: &Exposed, source: &str) -> BTreeMap<[String; 3], (u64, Option<i64>)> {

@@ -28,7 +28,7 @@ mod world;
 pub use disk::Disk;
 pub use faults::{BadFault, ErrorShape, Faults, RetryForm, ServiceFaults, SessionEnd, TotalCount};
 pub use injection::{BadInjection, EventCall, Injection, Scenario, ScenarioCall};
-pub use service::{Credential, Example, Simulated, Told};
+pub use service::{Credential, Example, Sessions, Simulated, Told};
 pub use truth::{Truth, TruthOf};
 pub use world::{Options, Seen, World};
 

@@ -26,7 +26,7 @@ use super::faults::ServiceFaults;
 use super::injection::{EventCall, Plays, Scenario, Scene};
 use super::message::{Ask, Listing, Refusal, Reply};
 use super::service::{
-    Call, Endpoint, Example, Present, Route, Service, Simulated, SingleEvents, Told, endpoints, posted,
+    Call, Endpoint, Example, Present, Route, Service, Sessions, Simulated, SingleEvents, Told, endpoints, posted,
 };
 use super::truth::{Expect, Placed, Timeline, Truth, TruthOf};
 use crate::event::{Class, Outcome, Principal, System};
@@ -47,7 +47,7 @@ pub(super) const SERVICE: Simulated = Simulated {
     is_feed: false,
     has_ids: false,
     loses_ids: None,
-    has_tokens: true,
+    sessions: Sessions::Tokens,
     example: Example {
         verb: "deleteUser",
         kind: Some("Users"),

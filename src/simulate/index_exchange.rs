@@ -22,7 +22,7 @@ use super::faults::ServiceFaults;
 use super::injection::{EventCall, Plays, Scenario, Scene};
 use super::message::{Ask, Content, Listing, Refusal, Reply, gzip, gzip_members};
 use super::service::{
-    Beginning, Call, Endpoint, Example, Present, Route, Service, Simulated, Told, endpoints, posted, read,
+    Beginning, Call, Endpoint, Example, Present, Route, Service, Sessions, Simulated, Told, endpoints, posted, read,
 };
 use super::truth::{Expect, Truth, TruthOf};
 use crate::event::{Class, Outcome, System};
@@ -43,7 +43,7 @@ pub(super) const SERVICE: Simulated = Simulated {
     is_feed: true,
     has_ids: false,
     loses_ids: None,
-    has_tokens: true,
+    sessions: Sessions::Tokens,
     example: Example {
         verb: "impression",
         kind: Some("impressions"),

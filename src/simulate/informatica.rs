@@ -21,7 +21,8 @@ use super::faults::{ErrorShape, ServiceFaults, SessionEnd};
 use super::injection::{EventCall, Plays, Scenario, Scene};
 use super::message::{Ask, Listing, Refusal, Reply};
 use super::service::{
-    Call, Endpoint, Example, Present, Route, Service, Simulated, SingleEvents, Told, endpoints, novelty, posted, read,
+    Call, Endpoint, Example, Present, Route, Service, Sessions, Simulated, SingleEvents, Told, endpoints, novelty,
+    posted, read,
 };
 use super::truth::{Expect, Placed, Timeline, Truth, TruthOf};
 use crate::event::{Class, Outcome, Principal, System};
@@ -37,7 +38,7 @@ pub(super) const SERVICE: Simulated = Simulated {
     is_feed: false,
     has_ids: true,
     loses_ids: None,
-    has_tokens: false,
+    sessions: Sessions::Own,
     example: Example {
         verb: "DELETE",
         kind: Some("USER"),

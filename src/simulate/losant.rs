@@ -18,7 +18,7 @@ use super::faults::{ServiceFaults, TotalCount};
 use super::injection::{EventCall, Plays, Scenario, Scene};
 use super::message::{Ask, Listing, Refusal, Reply};
 use super::service::{
-    Endpoint, Example, Present, Route, Service, Simulated, SingleEvents, Told, endpoints, novelty, read,
+    Endpoint, Example, Present, Route, Service, Sessions, Simulated, SingleEvents, Told, endpoints, novelty, read,
 };
 use super::truth::{Expect, Placed, Timeline, Truth, TruthOf};
 use crate::event::{Class, Outcome, System};
@@ -34,7 +34,7 @@ pub(super) const SERVICE: Simulated = Simulated {
     is_feed: false,
     has_ids: true,
     loses_ids: None,
-    has_tokens: false,
+    sessions: Sessions::None,
     example: Example {
         verb: "delete",
         kind: Some("User"),

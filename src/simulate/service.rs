@@ -39,8 +39,8 @@ pub struct Simulated {
     pub has_ids: bool,
     /// With which of its faults they have none.
     pub loses_ids: Option<fn(&ServiceFaults) -> bool>,
-    /// Its sessions are OAuth tokens.
-    pub has_tokens: bool,
+    /// How its credential becomes what requests carry.
+    pub sessions: Sessions,
     /// An event that it may have.
     pub example: Example,
     /// It, where a world begins.
@@ -58,6 +58,17 @@ pub enum Told {
     Text(&'static str),
     /// YAML, as it is.
     Yaml(&'static str),
+}
+
+/// How a credential becomes what requests carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sessions {
+    /// There are none: they carry the credential itself.
+    None,
+    /// A login gives a session of the service's own.
+    Own,
+    /// A login gives an OAuth token.
+    Tokens,
 }
 
 /// An event, as one can be made to happen ([`EventCall`]), and what it must be counted as.

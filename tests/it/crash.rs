@@ -6,14 +6,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use audit_exporter::simulate;
+use audit_exporter::simulate::{self, SERVICES, Simulated};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::exposed::Durable;
-use crate::program::{
-    PATIENCE, Process, Running, SYSTEMS, config_file, eventually, now, program, try_ask, until_exact,
-};
+use crate::program::{PATIENCE, Process, Running, config_file, eventually, now, program, try_ask, until_exact};
 
 /// Kills where the environment does not say `AUDIT_EXPORTER_KILLS`.
 const KILLS: u32 = 30;
@@ -122,7 +120,7 @@ impl Torture {
     fn check_rates(&self) -> f64 {
         let mut most = 0;
         let requests = self.simulator.get("/simulator/requests").json();
-        for system in SYSTEMS {
+        for Simulated { system, .. } in SERVICES {
             let times = requests[system.as_str()]["times_ms"].as_array().unwrap();
             assert!(times.len() < 100_000, "the simulator remembers no more");
             // the level of a bucket that leaks at the allowed rate: thousandths of a request
@@ -200,7 +198,7 @@ fn nothing_is_lost_or_doubled_and_nothing_served_goes_back() {
     println!("kills {} (before it served {}), SIGTERMs {}", torture.kills, torture.unborn, torture.terms);
     println!("scrapes {}, series watched {}", served.scrapes(), served.durable.watched());
     println!("events counted {}", truth.values().sum::<u64>());
-    for system in SYSTEMS {
+    for Simulated { system, .. } in SERVICES {
         let of = truth.iter().filter(|(labels, _)| labels[0] == system.as_str()).map(|(_, count)| count);
         println!("  {system} {}", of.sum::<u64>());
     }

@@ -13,13 +13,9 @@ use std::time::{Duration, Instant};
 
 use audit_exporter::config::duration_text;
 use audit_exporter::demo;
-use audit_exporter::event::System;
 use serde_json::Value;
 
 use crate::exposed::{Exposed, label};
-
-/// The systems the whole-program tests run.
-pub const SYSTEMS: &[System] = &System::ALL;
 
 /// Keys for sources that are read as fast as a test wants it. All of the simulator's history (two
 /// hours, and for files the hour it begins in) is counted, so that the counters equal its truth.
@@ -300,13 +296,11 @@ impl Running {
     /// What the simulator says must have been counted by now.
     pub fn truth(&self) -> Counts {
         let truth = self.get("/simulator/truth").json();
-        let systems: Vec<&str> = SYSTEMS.iter().map(|system| system.as_str()).collect();
         let text = |event: &Value, key: &str| event[key].as_str().unwrap().to_owned();
         truth["events"]
             .as_array()
             .unwrap()
             .iter()
-            .filter(|event| systems.contains(&event["system"].as_str().unwrap()))
             .map(|event| {
                 let key = ["system", "category", "action", "outcome"].map(|name| text(event, name));
                 (key, event["count"].as_u64().unwrap())
@@ -358,7 +352,7 @@ pub fn until_exact(exporter: &Running, simulator: &Running, patience: Duration) 
     })
 }
 
-/// A configuration file for [`SYSTEMS`] at a simulator, its store beside it.
+/// A configuration file for all systems at a simulator, its store beside it.
 pub fn config_file(folder: &Path, simulator: &Running, hold: &str, common: &str) -> std::path::PathBuf {
     let path = folder.join("audit-exporter.yml");
     let text = config_text(&format!("http://{}", simulator.address), folder, hold, common);
@@ -368,16 +362,7 @@ pub fn config_file(folder: &Path, simulator: &Running, hold: &str, common: &str)
 
 /// The text of such a file.
 pub fn config_text(origin: &str, folder: &Path, hold: &str, common: &str) -> String {
-    let all = demo::config_text(origin, &folder.join("data"), hold, common);
-    let mut wanted = true;
-    let lines = all.lines().filter(|line| {
-        let heading = line.strip_prefix("  ").and_then(|line| line.strip_suffix(':'));
-        if let Some(heading) = heading.filter(|heading| heading.chars().all(|c| c.is_ascii_lowercase() || c == '_')) {
-            wanted = SYSTEMS.iter().any(|system| system.as_str() == heading);
-        }
-        wanted
-    });
-    lines.fold(String::new(), |text, line| text + line + "\n")
+    demo::config_text(origin, &folder.join("data"), hold, common)
 }
 
 /// An HTTP answer.

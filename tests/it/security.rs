@@ -10,15 +10,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use audit_exporter::event::System;
 use audit_exporter::simulate::raw::{self, Asked, RawService};
 use audit_exporter::simulate::{self, SERVICES};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use crate::program::{
-    EAGER, PATIENCE, Process, Running, SYSTEMS, ask, config_file, config_text, eventually, finish, in_repository,
-    program,
+    EAGER, PATIENCE, Process, Running, ask, config_file, config_text, eventually, finish, in_repository, program,
 };
 
 // === secrets ===
@@ -301,7 +299,7 @@ fn a_secret_that_was_pasted_badly_is_never_sent_and_no_login_is_spent_on_it() {
 #[test]
 fn faults_of_the_services_and_wrong_credentials_show_no_secret() {
     let faults = "error=0.2,html=0.2,truncated=0.2,malformed=0.3,unauthorized=0.1,forbidden=0.1,redirect=0.1";
-    let faults: Vec<String> = SYSTEMS.iter().map(|system| format!("--fault={system}:{faults}")).collect();
+    let faults: Vec<String> = SERVICES.iter().map(|service| format!("--fault={}:{faults}", service.system)).collect();
     let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
     let simulator = Running::simulator(&faults);
     for wrong in [false, true] {
@@ -312,13 +310,13 @@ fn faults_of_the_services_and_wrong_credentials_show_no_secret() {
             std::fs::write(&config, text).unwrap();
         }
         let exporter = Running::exporter(&config, &["--log.level=debug"]);
-        let failures = |page: &str, system: System| {
+        let failures = |page: &str, system: &str| {
             let of_system = format!("system=\"{system}\"");
             exporter.scrape().sum(page, &[&of_system])
         };
-        for system in SYSTEMS {
+        for system in SERVICES.iter().map(|service| service.system.as_str()) {
             eventually(PATIENCE, || {
-                let errors = failures("audit_source_errors_total", *system);
+                let errors = failures("audit_source_errors_total", system);
                 if errors >= if wrong { 1.0 } else { 3.0 } {
                     Ok(())
                 } else {

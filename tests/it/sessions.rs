@@ -9,12 +9,11 @@ use async_trait::async_trait;
 use audit_exporter::clock::Clock;
 use audit_exporter::config::parse;
 use audit_exporter::connect::Connect;
-use audit_exporter::event::System;
 use audit_exporter::exporter::{Edges, Exporter, SourceStatus};
 use audit_exporter::exposition::Format;
 use audit_exporter::failure::ErrorKind;
 use audit_exporter::ledger::Ledger;
-use audit_exporter::simulate::Disk;
+use audit_exporter::simulate::{Credential, Disk, SERVICES, Sessions, service};
 use audit_exporter::transport::{Body, Transport, TransportError};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -24,11 +23,20 @@ use tokio::time::Instant;
 
 use crate::exposed::Exposed;
 
-const WITH_LOGINS: [System; 3] = [System::Informatica, System::Activid, System::IndexExchange];
 /// An account that locks at this many wrong passwords is not locked.
 const REFUSED_LOGINS_MAX: usize = 6;
 const PAGE: &str = "<!DOCTYPE html><html><head><title>Blocked</title></head><body>Policy</body></html>";
 const POD: &str = "usw3.dm-us.informaticacloud.com";
+
+/// All systems.
+fn systems() -> impl Iterator<Item = &'static str> {
+    SERVICES.iter().map(|service| service.system.as_str())
+}
+
+/// Those whose credential becomes what requests carry in such a way.
+fn that_log_in(ways: &[Sessions]) -> impl Iterator<Item = &'static str> {
+    SERVICES.iter().filter(|service| ways.contains(&service.sessions)).map(|service| service.system.as_str())
+}
 
 /// A request, as the service sees it.
 #[derive(Clone, Debug)]
@@ -55,11 +63,11 @@ fn with(status: u16, name: &'static str, value: &str) -> Answer {
 }
 
 /// A login that gives a session; `base` is the host of the log, for Informatica.
-fn welcome(system: System, token: &str, base: &str) -> Answer {
+fn welcome(system: &str, token: &str, base: &str) -> Answer {
     answer(
         200,
         match system {
-            System::Informatica => format!(
+            "informatica" => format!(
                 r#"{{"products":[{{"name":"Integration Cloud","baseApiUrl":"https://{base}/saas"}}],"userInfo":{{"sessionId":"{token}"}}}}"#
             ),
             _ => format!(r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":3600}}"#),
@@ -68,15 +76,16 @@ fn welcome(system: System, token: &str, base: &str) -> Answer {
 }
 
 /// A log without an event.
-fn empty(system: System) -> Answer {
+fn empty(system: &str) -> Answer {
     answer(
         200,
         match system {
-            System::Canvas => r#"{"events":[]}"#,
-            System::Informatica => r#"{"entries":[]}"#,
-            System::Activid => r#"{"schemas":["urn:ietf:params:scim:api:messages:2.0:EventList"],"eventTokens":[]}"#,
-            System::Losant => r#"{"items":[],"count":0,"totalCount":0}"#,
-            System::IndexExchange => r#"{"availableDownloads":[]}"#,
+            "canvas" => r#"{"events":[]}"#,
+            "informatica" => r#"{"entries":[]}"#,
+            "activid" => r#"{"schemas":["urn:ietf:params:scim:api:messages:2.0:EventList"],"eventTokens":[]}"#,
+            "losant" => r#"{"items":[],"count":0,"totalCount":0}"#,
+            "index_exchange" => r#"{"availableDownloads":[]}"#,
+            _ => panic!("how does {system} say that there are no events?"),
         },
     )
 }
@@ -165,26 +174,21 @@ impl Lived {
 }
 
 /// Runs one source for so long; it polls every ten seconds.
-async fn live(system: System, time: Duration, handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Lived {
+async fn live(
+    system: &'static str,
+    time: Duration,
+    handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+) -> Lived {
     let folder = tempfile::tempdir().unwrap();
-    let text = match system {
-        System::Canvas => "base_url: https://services.test\n      access_token: CANVAS-TOKEN\n      accounts: [1]",
-        System::Informatica => {
-            "login_url: https://dm-us.informaticacloud.com\n      username: audit@example.com\n      password: hunter2"
-        }
-        System::Activid => {
-            "base_url: https://services.test\n      tenant: ACME\n      client_id: audit\n      client_secret: hunter2"
-        }
-        System::Losant => {
-            "base_url: https://services.test\n      instance_id: 575ec7417ae143cd83dc4a96\n      api_token: LOSANT-TOKEN"
-        }
+    let (address, secret) = match system {
+        "informatica" => ("https://dm-us.informaticacloud.com", "hunter2"),
         // id:a+b, which is tried in two forms
-        System::IndexExchange => {
-            "base_url: https://services.test\n      token_url: https://services.test/token\n      client_key: aWQ6YSti\n      subscriptions: [impressions]"
-        }
+        "index_exchange" => ("https://services.test", "aWQ6YSti"),
+        _ => ("https://services.test", "hunter2"),
     };
+    let keys = service(system).unwrap().entry(address, Credential::Text(secret), "      ");
     let text = format!(
-        "storage:\n  path: simulated\nsources:\n  {system}:\n    - name: source\n      {text}\n      poll_interval: 10s\n      rate_limit: {{requests: 600, per: 1m, burst: 20}}\n"
+        "storage:\n  path: simulated\nsources:\n  {system}:\n    - name: source\n      {keys}\n      poll_interval: 10s\n      rate_limit: {{requests: 600, per: 1m, burst: 20}}\n"
     );
     let config = parse(&text, &folder.path().join("audit-exporter.yml")).unwrap_or_else(|errors| panic!("{errors}"));
     let clock = Clock::starting_at("2027-01-15T08:00:00Z".parse().unwrap());
@@ -201,7 +205,7 @@ async fn live(system: System, time: Duration, handler: impl Fn(&Asked) -> Answer
     let page = String::from_utf8(exporter.metrics(Format::Text).await).unwrap();
     let status = exporter.status().sources.remove(0);
     let shown = format!("{page}{}", serde_json::to_string(&status).unwrap());
-    for secret in ["hunter2", "aWQ6YSti", "CANVAS-TOKEN", "LOSANT-TOKEN", "SESSION"] {
+    for secret in [secret, "SESSION"] {
         assert!(!shown.contains(secret), "{system}: {secret} is shown");
     }
     exporter.stop().await;
@@ -219,7 +223,7 @@ async fn an_answer_to_a_login_that_gives_no_session_is_a_refused_login() {
         r#""products":[{"name":"Integration Cloud","baseApiUrl":"https://usw3.dm-us.informaticacloud.com/saas"}]"#;
     let bodies = |system| -> Vec<String> {
         let of_system: &[&str] = match system {
-            System::Informatica => &[
+            "informatica" => &[
                 r#"{"error":{"code":"IDS_085","message":"no"}}"#,
                 r#"{"code":"UI_10000","description":"no","statusCode":403,"@type":"error"}"#,
                 r#"{"statusCode":400,"@type":"error"}"#,
@@ -249,7 +253,7 @@ async fn an_answer_to_a_login_that_gives_no_session_is_a_refused_login() {
         let general = ["", "{}", "[]", "null", "7", "true", "\"SESSION\"", PAGE, "{\"access_token\":\"SESSION"];
         of_system.iter().chain(&general).map(|body| body.replace("PRODUCTS", products)).collect()
     };
-    for system in WITH_LOGINS {
+    for system in that_log_in(&[Sessions::Own, Sessions::Tokens]) {
         for body in bodies(system) {
             let given = body.clone();
             let lived = live(system, HOUR, move |_| answer(200, given.clone())).await;
@@ -283,7 +287,7 @@ async fn an_answer_to_a_login_that_gives_no_session_is_a_refused_login() {
 
 #[tokio::test(start_paused = true)]
 async fn a_token_of_no_life_costs_a_login_a_minute_at_most() {
-    for system in [System::Activid, System::IndexExchange] {
+    for system in that_log_in(&[Sessions::Tokens]) {
         for life in ["0", "-1", "1", "0.5", "\"0\"", "\"\"", "\"soon\"", "null", "1e400", "[]", "\"59\""] {
             let lived = live(system, HOUR, move |asked| {
                 let token = format!(r#"{{"access_token":"SESSION-{}","expires_in":{life}}}"#, asked.logins);
@@ -319,7 +323,7 @@ fn failures() -> [(&'static str, Answer); 12] {
 #[tokio::test(start_paused = true)]
 async fn a_session_whose_address_fails_gives_way_to_a_new_one() {
     for (how, failure) in failures() {
-        for system in WITH_LOGINS {
+        for system in that_log_in(&[Sessions::Own, Sessions::Tokens]) {
             // from the beginning, and after it has worked
             for moved in [Duration::ZERO, Duration::from_mins(20)] {
                 let failure = failure.clone();
@@ -336,7 +340,7 @@ async fn a_session_whose_address_fails_gives_way_to_a_new_one() {
                 .await;
                 assert!(lived.is_up(), "{system} {how} {moved:?}: {} logins, {}", lived.logins().len(), lived.error());
                 assert_eq!(lived.logins().len(), 2, "{system} {how} {moved:?}");
-                if system == System::Informatica {
+                if system == "informatica" {
                     assert_eq!(lived.asked.last().unwrap().host, POD);
                 }
             }
@@ -348,7 +352,7 @@ async fn a_session_whose_address_fails_gives_way_to_a_new_one() {
 async fn a_day_of_outage_is_no_day_of_logins() {
     let day = Duration::from_hours(24);
     for (how, failure) in failures().into_iter().chain([("page", answer(200, PAGE))]) {
-        for system in WITH_LOGINS {
+        for system in that_log_in(&[Sessions::Own, Sessions::Tokens]) {
             let failure = failure.clone();
             let lived = live(system, day + HOUR, move |asked| {
                 let away = (Duration::from_mins(10)..day).contains(&asked.at);
@@ -381,7 +385,7 @@ async fn where_no_login_is_to_be_had_either_the_session_is_kept() {
         ("302", with(302, "location", "/maintenance")),
         ("404", answer(404, PAGE)),
     ] {
-        for system in WITH_LOGINS {
+        for system in that_log_in(&[Sessions::Own, Sessions::Tokens]) {
             let failure = failure.clone();
             let lived = live(system, Duration::from_hours(13), move |asked| {
                 let away = (Duration::from_mins(10)..Duration::from_hours(12)).contains(&asked.at);
@@ -401,7 +405,7 @@ async fn where_no_login_is_to_be_had_either_the_session_is_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn throttling_costs_no_session() {
-    for system in WITH_LOGINS {
+    for system in that_log_in(&[Sessions::Own, Sessions::Tokens]) {
         let lived = live(system, Duration::from_hours(5), move |asked| match asked.login {
             true => welcome(system, "SESSION", POD).map(|(s, h, body)| (s, h, body.replace("3600", "360000"))),
             false if asked.at < Duration::from_hours(4) => answer(429, ""),
@@ -414,7 +418,7 @@ async fn throttling_costs_no_session() {
 
 #[tokio::test(start_paused = true)]
 async fn a_revoked_token_is_replaced_once_however_that_is_said() {
-    for system in [System::Activid, System::IndexExchange] {
+    for system in that_log_in(&[Sessions::Tokens]) {
         for (status, challenge, body) in [
             (403, "", r#"{"error":"invalid_token","error_description":"Token was revoked"}"#),
             (403, r#"Bearer realm="x", error="invalid_token""#, "Forbidden"),
@@ -453,7 +457,7 @@ async fn a_revoked_token_is_replaced_once_however_that_is_said() {
 
 #[tokio::test(start_paused = true)]
 async fn a_proxy_that_wants_credentials_is_asked_ever_more_rarely() {
-    for system in System::ALL {
+    for system in systems() {
         for refusal in [answer(407, PAGE), Err(ErrorKind::Auth)] {
             let lived = live(system, HOUR, move |_| refusal.clone()).await;
             assert!((3..=REFUSED_LOGINS_MAX).contains(&lived.asked.len()), "{system}: {} requests", lived.asked.len());
@@ -464,7 +468,7 @@ async fn a_proxy_that_wants_credentials_is_asked_ever_more_rarely() {
 
 #[tokio::test(start_paused = true)]
 async fn every_system_waits_as_long_as_it_is_asked_to() {
-    for system in System::ALL {
+    for system in systems() {
         for (name, value, pause) in [
             ("retry-after", "30.5", 31),
             ("retry-after", "30, 30", 30),
@@ -506,7 +510,7 @@ async fn every_system_waits_as_long_as_it_is_asked_to() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_from_a_cache_leaves_no_source_blind() {
-    for system in System::ALL {
+    for system in systems() {
         let lived = live(system, Duration::from_mins(30), move |asked| {
             let (status, mut headers, body) =
                 if asked.login { welcome(system, "SESSION", POD) } else { empty(system) }?;
@@ -523,7 +527,7 @@ async fn an_answer_from_a_cache_leaves_no_source_blind() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_days_off_costs_one_login() {
-    for system in WITH_LOGINS {
+    for system in that_log_in(&[Sessions::Own, Sessions::Tokens]) {
         let lived = live(system, Duration::from_hours(5), move |asked| {
             let (status, mut headers, body) =
                 if asked.login { welcome(system, "SESSION", POD) } else { empty(system) }?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_exporter::simulate::{
-    self, Faults, Injection, RetryForm, SERVICES, Scenario, ScenarioCall, ServiceFaults, SessionEnd, Simulated,
-    TotalCount,
+    self, Faults, Injection, RetryForm, SERVICES, Scenario, ScenarioCall, ServiceFaults, SessionEnd, Sessions,
+    Simulated, TotalCount,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::rngs::StdRng;
@@ -263,7 +263,7 @@ pub(super) fn fixed_faults(random: &mut StdRng) -> Faults {
     of("losant", &mut |of| of.cap_unsaid = flip(0.3));
     of("canvas", &mut |of| of.link_lost = if flip(0.2) { 1.0 } else { 0.0 });
     of("losant", &mut |of| of.total_count = TOTAL_COUNTS[random.random_range(0..TOTAL_COUNTS.len())]);
-    for Simulated { system, loses_ids, has_tokens, .. } in SERVICES {
+    for Simulated { system, loses_ids, sessions, .. } in SERVICES {
         let skew = [0, 0, 0, 0, 90, -90, 5000, -5000][random.random_range(0..8)];
         let of = faults.of_mut(*system);
         of.clock_skew_seconds = skew;
@@ -274,7 +274,7 @@ pub(super) fn fixed_faults(random: &mut StdRng) -> Faults {
         of.duplicates = if !without && random.random_bool(0.2) { 0.1 } else { 0.0 };
         of.token_seconds = [0, 0, 200][random.random_range(0..3)];
         of.refused_as_200 = random.random_bool(0.3);
-        of.ended_as_403 = *has_tokens && random.random_bool(0.3);
+        of.ended_as_403 = *sessions == Sessions::Tokens && random.random_bool(0.3);
         // longer than any two clocks here differ, so that what is meant can be told
         of.cached_seconds = [0, 0, 0, 0, 40_000][random.random_range(0..5)];
         // pages that are not quite what they should be, as long as they live

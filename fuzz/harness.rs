@@ -329,7 +329,7 @@ fn converse(talk: &Talk, secret: &str, input: &[u8]) {
 async fn converse_with(config: &SourceConfig, secret: &str, talk: &Talk, input: &[u8]) {
     let service = Arc::new(Scripted::new(input, secret, talk.login));
     let clock = Clock::starting_at(DateTime::from_timestamp(NOW, 0).expect("a date"));
-    let (mut source, dialect) = source::build(config);
+    let (mut source, dialect) = source::registry::build(config);
     let limits = Limits {
         requests: 120,
         per: Duration::from_mins(1),
@@ -468,7 +468,7 @@ pub fn config(input: &[u8]) {
                     max_response_bytes: common.max_response_bytes,
                 };
                 let _ = Gate::full(&limits);
-                let _ = source::build(&source);
+                let _ = source::registry::build(&source);
             }
         }
         Err(errors) => {

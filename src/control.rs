@@ -540,7 +540,7 @@ async fn open_alone(storage: &Path) -> Result<Ledger, String> {
 /// A source of which no exporter takes care, and its ledger.
 async fn alone(config: &SourceConfig, storage: &Path) -> Result<VerifyInput, String> {
     let ledger = open_alone(storage).await?;
-    let (reader, dialect) = source::build(config);
+    let (reader, dialect) = source::registry::build(config);
     let book = ledger.find(&config.name, config.system(), reader.spec().catalogue).await.map_err(|e| e.to_string())?;
     let book = book.ok_or_else(|| {
         format!("nothing was ever counted for the {} source {:?}", config.system(), config.name.as_str())

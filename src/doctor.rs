@@ -191,7 +191,7 @@ pub async fn examine(patient: DoctorInput, say: &Say) -> Findings {
     if !names_resolve(&config, &mut findings).await {
         return findings;
     }
-    let (reader, dialect) = source::build(&config);
+    let (reader, dialect) = source::registry::build(&config);
     let spec = reader.spec();
     let api = Api::from_parts(ApiParts {
         gate,
@@ -350,7 +350,7 @@ struct Part {
 impl Parts {
     fn new(config: &SourceConfig) -> Self {
         let part = |name: String, service: Service| {
-            let (reader, _) = source::build(&SourceConfig { service, ..config.clone() });
+            let (reader, _) = source::registry::build(&SourceConfig { service, ..config.clone() });
             Part { name, reader, documented: true, refused: false }
         };
         let each = match &config.service {

@@ -226,7 +226,7 @@ impl Exporter {
         for config in configs {
             let transport =
                 (self.connect)(&config).map_err(|why| ApplyError::Connect { name: config.name.clone(), why })?;
-            let (reader, dialect) = source::build(&config);
+            let (reader, dialect) = source::registry::build(&config);
             let catalogue = reader.spec().catalogue;
             registrations.push(Registration { name: config.name.clone(), system: config.system(), catalogue });
             connected.push((config, transport, reader, dialect));
@@ -275,7 +275,7 @@ impl Exporter {
             source: reader,
             rebuild: {
                 let config = config.clone();
-                Box::new(move || source::build(&config).0)
+                Box::new(move || source::registry::build(&config).0)
             },
             api: Arc::clone(&api),
             ledger: self.ledger.clone(),

@@ -151,7 +151,7 @@ pub async fn verify(
 ) -> Result<Report, VerifyError> {
     let config = &subject.config;
     let tell = |text: String| _ = say.send(text); // nobody may be listening any more
-    let (mut source, _) = source::build(config);
+    let (mut source, _) = source::registry::build(config);
     let spec = source.spec();
     let cell = if spec.is_feed { HOUR } else { TALLY_CELL };
     let (tallied_from, checkpoint) = {

@@ -34,14 +34,15 @@ use serde_json::{Value, json};
 use url::Url;
 
 use self::token::{ATTRIBUTES, Bag, Record, may_be_token};
+use super::kit::{Ignore, unread};
+use super::list::{Raw, RawEvents};
 use super::text::{self, Envelope};
-use super::{Ignore, Raw, RawEvents, Signals, Sink, Source, Spec, nothing_of_its_own, oauth};
+use super::{Signals, Sink, Source, Spec, oauth};
 use crate::api::{Api, Call, Dialect, Reply, Session, Verdict, Wire};
 use crate::clock::delta;
 use crate::config::{self, Common, Secret};
 use crate::event::{Class, EventKey, Item, Outcome, Principal, What};
-use crate::failure::ErrorKind;
-use crate::failure::Failure;
+use crate::failure::{ErrorKind, Failure};
 use crate::ledger::TALLY_CELL;
 use crate::page::{Catalogue, Facts, Page};
 use crate::window::{Window, floor};
@@ -303,13 +304,13 @@ impl Search {
                 (answer.entries(|name| name == "eventTokens", others), tainted)
             }
         };
-        let tokens = tokens.ok_or_else(|| reply.undecodable("no event list"))?.whole_of(reply)?;
-        for Raw(element) in &tokens {
-            answer.events.add(Record::read(element, &self.ignore));
-            answer.len += 1;
-        }
-        if !tokens.is_empty() && answer.events.good() == 0 && !tokens.iter().any(|Raw(token)| may_be_token(token)) {
-            return Err(nothing_of_its_own(reply));
+        let tokens = tokens.ok_or_else(|| reply.undecodable("no event list"))?;
+        let is_own = |Raw(token): &Raw<'_>, record: &Record| record.is_good() || may_be_token(token);
+        let records = tokens.read(|Raw(token)| Record::read(token, &self.ignore), is_own);
+        let records = records.map_err(|bad| unread(bad, reply))?;
+        answer.len = records.len();
+        for (_, record) in records {
+            answer.events.add(record);
         }
         answer.tainted = match tainted {
             Some(Value::Bool(tainted)) => tainted,

@@ -29,20 +29,17 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use url::Url;
 
+use super::kit::{Ignore, StaticToken, decode_base64url, may_be_own, parse_time, rejected, unread};
+use super::link;
+use super::list::{Raw, RawEvents};
 use super::text::{Envelope, Field, Inner, Understood, id_bytes, understand};
-use super::{
-    Ignore, Raw, RawEvents, Signals, Sink, Source, Spec, StaticToken, decode_base64url, is_strange, nothing_of_its_own,
-    parse_time, rejected,
-};
+use super::{Signals, Sink, Source, Spec};
 use crate::api::{Api, Budget, Call, Dialect, Reply, Session, Verdict, Wire, judge_by_status};
 use crate::config::{self, Common};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
-use crate::failure::ErrorKind;
-use crate::failure::Failure;
+use crate::failure::{ErrorKind, Failure};
 use crate::page::{Catalogue, Page};
 use crate::window::Window;
-
-mod link;
 
 /// What clients ask for; the service's maximum is "unspecified" in its documentation, and it takes
 /// less without a word.
@@ -415,12 +412,9 @@ impl Canvas {
     }
 
     fn entries(&self, reply: &Reply) -> Result<Vec<Entry>, Failure> {
-        let raws = listed(reply)?;
-        let entries: Vec<Entry> = raws.iter().map(|Raw(raw)| self.entry(raw)).collect();
-        if is_strange(&raws, entries.iter().map(|entry| &entry.what), &OWN_NAMES) {
-            return Err(nothing_of_its_own(reply));
-        }
-        Ok(entries)
+        let is_own = |Raw(raw): &Raw<'_>, entry: &Entry| may_be_own(raw, &entry.what, &OWN_NAMES);
+        let entries = listed(reply)?.read(|Raw(raw)| self.entry(raw), is_own).map_err(|bad| unread(bad, reply))?;
+        Ok(entries.into_iter().map(|(_, entry)| entry).collect())
     }
 
     fn entry(&self, raw: &[u8]) -> Entry {
@@ -587,14 +581,14 @@ const OWN_NAMES: [&str; 7] = ["id", "created_at", "event_type", "pseudonym_id", 
 
 /// The events of a page: a compound document (what the service sends) or a bare list. What else
 /// the document holds is not looked at.
-fn listed(reply: &Reply) -> Result<Vec<Raw<'_>>, Failure> {
+fn listed(reply: &Reply) -> Result<RawEvents<'_>, Failure> {
     #[derive(Deserialize)]
     struct Document<'a> {
         #[serde(borrow)]
         events: RawEvents<'a>,
     }
     if reply.status == StatusCode::NO_CONTENT {
-        return Ok(Vec::new());
+        return Ok(RawEvents::default());
     }
     let body = reply.body.trim_ascii_start();
     // Canvas puts this before JSON for browsers
@@ -606,7 +600,7 @@ fn listed(reply: &Reply) -> Result<Vec<Raw<'_>>, Failure> {
     };
     let tolerant = || Envelope::read(body)?.entries(|name| name == "events", &["links", "linked"]);
     let events = events.ok().or_else(tolerant);
-    events.ok_or_else(|| reply.undecodable("neither a document with events nor a list of them"))?.whole_of(reply)
+    events.ok_or_else(|| reply.undecodable("neither a document with events nor a list of them"))
 }
 
 /// Whether the page behind `next` may begin after the second in which this one ends. Bookmarks of

@@ -11,13 +11,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::token_claims;
+use super::kit::token_claims;
 use crate::api::{
     Call, LIFETIME_BELIEVED, Reply, Session, Verdict, Wire, cannot_be_carried, judge_by_status, renewal,
     says_invalid_token, secret_header,
 };
-use crate::failure::ErrorKind;
-use crate::failure::Failure;
+use crate::failure::{ErrorKind, Failure};
 
 /// Lifetime of a token whose answer does not tell.
 const LIFETIME_UNKNOWN: Duration = Duration::from_mins(5);

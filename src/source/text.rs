@@ -17,7 +17,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error, IgnoredAny};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{List, Raw};
+use super::list::{List, Raw};
 use crate::encoding::without_mark;
 
 /// Nesting beyond this is left out of a mended text; `serde_json` reads 128 levels.

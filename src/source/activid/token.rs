@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use super::labels::labels;
 use crate::event::{EventKey, RejectReason, What};
+use crate::source::kit::{Ignore, decode_base64url, parse_time, rejected};
 use crate::source::text::{self, Field};
-use crate::source::{Ignore, decode_base64url, parse_time, rejected};
 
 /// Claims about the token and not about the event. No documented token has them; they may
 /// differ from one reading to the next.
@@ -83,7 +83,7 @@ impl Record {
     }
 
     /// Whether it was understood.
-    fn is_good(&self) -> bool {
+    pub(super) fn is_good(&self) -> bool {
         !matches!(self.what, What::Rejected(_))
     }
 }

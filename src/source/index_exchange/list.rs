@@ -15,8 +15,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
 
+use super::super::kit::{parse_time, rejected, unread};
+use super::super::list::{Raw, RawEvents};
 use super::super::text::{self, Envelope};
-use super::super::{Raw, RawEvents, nothing_of_its_own, parse_time, rejected};
 use crate::api::Reply;
 use crate::event::{EventKey, Item, Label, RejectReason};
 use crate::failure::Failure;
@@ -78,13 +79,13 @@ pub(super) fn rows(reply: &Reply) -> Result<Vec<Raw<'_>>, Failure> {
         answer if is_empty(&answer) => Some(RawEvents::default()),
         answer => answer.entries(is_list, &[]),
     };
-    let rows = bare.or_else(tolerant).ok_or_else(|| reply.undecodable("no availableDownloads"))?.whole_of(reply)?;
-    // something else in brackets is not a list of files
-    let is_row = |Raw(raw): &Raw<'_>| {
+    let rows = bare.or_else(tolerant).ok_or_else(|| reply.undecodable("no availableDownloads"))?;
+    let is_own = |Raw(raw): &Raw<'_>, (): &()| {
         let Value::Object(row) = text::value(raw) else { return false };
         raw.starts_with(b"{") && row.keys().any(|name| OWN_NAMES.contains(&plain(name).as_str()))
     };
-    if rows.is_empty() || rows.iter().any(is_row) { Ok(rows) } else { Err(nothing_of_its_own(reply)) }
+    let rows = rows.read(|_| (), is_own).map_err(|bad| unread(bad, reply))?;
+    Ok(rows.into_iter().map(|(row, ())| row).collect())
 }
 
 fn is_list(name: &str) -> bool {

@@ -22,7 +22,8 @@ use crate::event::{Item, SourceName, System, What};
 use crate::ledger::{Book, Commit, Counter, Ledger, SeriesKey};
 use crate::page::Feed;
 use crate::simulate::{Faults, Injection, Options, Scenario, ScenarioCall, TruthOf, World};
-use crate::source::{Raw, Taken};
+use crate::source::Taken;
+use crate::source::list::Raw;
 use crate::stats::SourceStats;
 use crate::transport::InMemory;
 

@@ -6,12 +6,12 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::api::Limits;
 use crate::clock::Clock;
-use crate::config::Service;
+use crate::config::{Secret, Service};
 use crate::event::System;
 use crate::page::DocumentRecord;
 use crate::simulate::{Faults, Options, TruthOf, World, credentials};
@@ -867,7 +867,7 @@ fn codes_become_labels_by_their_words() {
 
 #[test]
 fn every_documented_label_set_is_in_the_catalogue() {
-    let (source, _) = crate::source::build(&crate::config::SourceConfig {
+    let (source, _) = crate::source::registry::build(&crate::config::SourceConfig {
         name: "etl".parse().unwrap(),
         common: Common::defaults(System::Informatica),
         service: Service::Informatica(config::Informatica {

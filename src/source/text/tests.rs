@@ -117,7 +117,7 @@ fn read_with(system: System, status: u16, body: impl Into<Vec<u8>>, mark: &'stat
     let text = format!("sources:\n  {system}:\n    - name: read\n      ignore_actors: [robot]\n      {keys}\n");
     let text = if system == System::IndexExchange { text.replace("      ignore_actors: [robot]\n", "") } else { text };
     let config = crate::config::parse(&text, Path::new("text.yml")).unwrap().sources.remove(0);
-    let (mut source, dialect) = crate::source::build(&config);
+    let (mut source, dialect) = crate::source::registry::build(&config);
     let limits = Limits {
         requests: 120,
         per: Duration::from_mins(1),
@@ -667,7 +667,8 @@ proptest! {
         prop_assert_eq!(scanned.to_string(), text.clone());
         let list = format!("[{text},{text}]");
         let Some(Envelope::Bare(entries)) = Envelope::read(list.as_bytes()) else { panic!("{list}") };
-        let entries: Vec<&[u8]> = entries.whole().unwrap().into_iter().map(|Raw(raw)| raw).collect();
+        let entries = entries.read(|_| (), |_, ()| true).unwrap();
+        let entries: Vec<&[u8]> = entries.into_iter().map(|(Raw(raw), ())| raw).collect();
         prop_assert_eq!(entries, [text.as_bytes(), text.as_bytes()]);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a place in a text")]
         let cut = (cut * list.len() as f64) as usize;

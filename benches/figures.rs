@@ -20,15 +20,16 @@ use audit_exporter::clock::Clock;
 use audit_exporter::config::parse;
 use audit_exporter::connect::over_the_network;
 use audit_exporter::demo;
-use audit_exporter::event::{Class, EventKey, EventLabels, Item, Label, Outcome, System, What};
+use audit_exporter::event::{Class, EventKey, EventLabels, Item, Label, Outcome, What};
 use audit_exporter::exporter::{Edges, Exporter};
 use audit_exporter::exposition::Format;
 use audit_exporter::ledger::{Commit, Counter, Ledger, Registration};
 use audit_exporter::page::{Catalogue, Page};
 use audit_exporter::simulate::credentials;
 use audit_exporter::source::index_exchange::RowCounter;
-use audit_exporter::source::informatica::Decoder;
+use audit_exporter::source::informatica::{self, Decoder};
 use audit_exporter::source::kit::Ignore;
+use audit_exporter::source::losant;
 use audit_exporter::window::Checkpoint;
 use axum::extract::Query;
 use axum::routing::{get, post};
@@ -154,7 +155,7 @@ async fn commit() {
     let folder = tempfile::tempdir_in(target_folder()).unwrap();
     let ledger = Ledger::open(folder.path()).unwrap();
     let name = "etl".parse().unwrap();
-    let book = ledger.register(&name, System::Informatica, Catalogue::default(), start()).await.unwrap();
+    let book = ledger.register(&name, informatica::SYSTEM, Catalogue::default(), start()).await.unwrap();
     let (cpu, clock) = (cpu_seconds(), Instant::now());
     let mut decoder = Decoder::new(Ignore::default());
     for page in &pages {
@@ -203,7 +204,7 @@ async fn slow_disk() {
     catalogue.add(&["user", "role"], &["create", "update", "delete"], &[Outcome::Success], Class::Change);
     let registration = |n: usize| Registration {
         name: format!("source{n}").parse().unwrap(),
-        system: System::Losant,
+        system: losant::SYSTEM,
         catalogue: catalogue.clone(),
     };
     let clock = Instant::now();
@@ -343,11 +344,11 @@ async fn scrapes() {
     let folder = tempfile::tempdir_in(target_folder()).unwrap();
     let ledger = Ledger::open(folder.path()).unwrap();
     let mut config = demo::config("http://127.0.0.1:9", folder.path(), "0s").unwrap();
-    config.sources.retain(|source| source.system() == System::Losant);
+    config.sources.retain(|source| source.system() == losant::SYSTEM);
     let clock = Clock::machine();
     let exporter = Exporter::start(config, edges(ledger.clone(), clock.clone())).await.unwrap();
     let name = "iot".parse().unwrap();
-    let book = ledger.register(&name, System::Losant, Catalogue::default(), clock.now()).await.unwrap();
+    let book = ledger.register(&name, losant::SYSTEM, Catalogue::default(), clock.now()).await.unwrap();
     let mut items = Vec::new();
     for category in 0..50 {
         for action in 0..50 {

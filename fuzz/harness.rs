@@ -36,7 +36,7 @@ use audit_exporter::failure::Failure;
 use audit_exporter::page::{DocumentRecord, Page};
 use audit_exporter::simulate::{self, Credential};
 use audit_exporter::source::index_exchange::{BadFile, Rows, Unpacker};
-use audit_exporter::source::{self, Sink, Taken};
+use audit_exporter::source::{Sink, Taken};
 use audit_exporter::transport::{Body, Transport, TransportError};
 use audit_exporter::web;
 use audit_exporter::window::Window;
@@ -329,7 +329,7 @@ fn converse(talk: &Talk, secret: &str, input: &[u8]) {
 async fn converse_with(config: &SourceConfig, secret: &str, talk: &Talk, input: &[u8]) {
     let service = Arc::new(Scripted::new(input, secret, talk.login));
     let clock = Clock::starting_at(DateTime::from_timestamp(NOW, 0).expect("a date"));
-    let (mut source, dialect) = source::registry::build(config);
+    let (mut source, dialect) = config.service.build(&config.common);
     let limits = Limits {
         requests: 120,
         per: Duration::from_mins(1),
@@ -468,7 +468,7 @@ pub fn config(input: &[u8]) {
                     max_response_bytes: common.max_response_bytes,
                 };
                 let _ = Gate::full(&limits);
-                let _ = source::registry::build(&source);
+                let _ = source.service.build(&source.common);
             }
         }
         Err(errors) => {

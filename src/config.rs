@@ -9,46 +9,97 @@
 //! - no message quotes a value. It might be a secret, even under the wrong key, and the position
 //!   shows it anyway. Unknown keys and valid source names are quoted;
 //! - a file with a secret that every user of the machine can read is warned of;
-//! - reading is bounded by [`FILE_BYTES_MAX`] and the limits in `config/tree.rs`.
+//! - reading is bounded by [`FILE_BYTES_MAX`] and the limits in `settings/tree.rs`.
 //!
-//! Leaves to others: what certificates and keys look like (`pem.rs`), whether a service accepts what is
-//! configured, and what to do when a reload finds a changed [`SourceConfig`].
+//! Leaves to others: kinds of values (`settings.rs`), the keys of a service (`source/NAME/setup.rs`), what certificates and
+//! keys look like (`pem.rs`), whether a service accepts what is configured, and what to do when a reload finds a changed
+//! [`SourceConfig`].
 
-mod read;
-mod secret;
-mod tree;
-mod units;
+pub mod schema;
 
+use std::borrow::Cow;
+use std::cell::LazyCell;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Read};
-use std::num::NonZeroU32;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
 use url::Url;
 
-pub(crate) use self::read::{SUBSCRIPTIONS, is_loopback};
-pub use self::secret::{Form, SECRET_BYTES_MAX, Secret, SecretError};
-pub(crate) use self::secret::{mode_if_open_to_all, warn_of_open_files};
-pub use self::units::{duration_text, parse_duration};
-use crate::event::{SourceName, System};
-use crate::proxy::NoProxy;
+use crate::event::{self, SourceName};
+pub(crate) use crate::settings::fields::{PEM_BYTES_MAX, join_words, kind, read_at_most};
+pub(crate) use crate::settings::secret::warn_of_open_files;
+use crate::settings::tree::{self, At, Node, Value};
+pub use crate::settings::units::{duration_text, parse_duration};
+use crate::settings::{Absent, Common, Fields, Key, Kind, Problem, Reader, Secret, Zero, common, is_loopback};
+use crate::source::registry::{self, SYSTEMS};
+use crate::source::{Entry, System};
 
 /// Largest config file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Largest file with certificates or a key, in bytes; a bundle of every public authority takes about 250 kB.
-pub(crate) const PEM_BYTES_MAX: u64 = 4 << 20;
+const TOP: &[Key] = &[
+    Key::optional("global", Kind::Section(GLOBAL), Absent::Nothing, "What concerns all sources."),
+    Key::optional("storage", Kind::Section(STORAGE), Absent::Nothing, "The embedded store."),
+    // what stands there is made of the registry
+    Key::optional(
+        "sources",
+        Kind::Section(&[]),
+        Absent::Nothing,
+        "One list per system, each with any number of sources.",
+    ),
+];
 
-/// What stands in a file that has no more than `most` bytes, a number of MiB.
-pub(crate) fn read_at_most(most: u64, path: &Path) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    std::fs::File::open(path)?.take(most + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > most {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {} MiB", most >> 20)));
-    }
-    Ok(content)
+const GLOBAL: &[Key] = &[
+    Key::optional(
+        "poll_interval",
+        Kind::Duration(Zero::Refused),
+        Absent::Usual,
+        "Time between polls, for every source without its own.",
+    ),
+    Key::optional(
+        "hold_new_series",
+        Kind::Duration(Zero::Accepted),
+        Absent::Is("60s"),
+        "How long a new series is served as 0 at least, so that increase() sees its first event.",
+    ),
+    Key::optional(
+        "openmetrics_created",
+        Kind::Flag,
+        Absent::Is("false"),
+        "Also write _created lines in OpenMetrics text.",
+    ),
+];
+
+const STORAGE: &[Key] =
+    &[Key::optional("path", Kind::Path, Absent::Is("./data"), "Folder of the embedded store, created if missing.")];
+
+/// The key of every source that comes first.
+const NAME: Key = Key::required("name", Kind::Text, "The label `source`; unique over all lists.");
+
+/// The keys of a source of this system, in the order in which they are told.
+fn keys_of(system: &dyn System) -> Vec<Key> {
+    let common = common::KEYS.iter().copied().filter_map(|key| match system.page_sizes() {
+        Some((min, max)) if key.name == common::PAGE_SIZE => Some(Key { kind: Kind::Count { min, max }, ..key }),
+        None if key.name == common::PAGE_SIZE => None,
+        _ => Some(key),
+    });
+    std::iter::once(NAME).chain(system.keys().iter().copied()).chain(common).collect()
+}
+
+/// The lists of sources.
+fn lists() -> Vec<Key> {
+    let list = |system: &&dyn System| {
+        Key::optional(
+            system.name().as_str(),
+            Kind::Sections(system.keys()),
+            Absent::Nothing,
+            "The sources of this system.",
+        )
+    };
+    SYSTEMS.iter().map(list).collect()
 }
 
 /// Everything the config file says.
@@ -100,7 +151,7 @@ pub struct Global {
 
 impl Default for Global {
     fn default() -> Self {
-        Self { hold_new_series: MINUTE, openmetrics_created: false }
+        Self { hold_new_series: Duration::from_mins(1), openmetrics_created: false }
     }
 }
 
@@ -114,292 +165,42 @@ pub struct Storage {
 /// One source: what the frame needs, and what its service needs.
 ///
 /// Equal means that a reload need not disturb it. Files are compared by path, not by content.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct SourceConfig {
     /// Unique over all systems.
     pub name: SourceName,
     /// The settings every source has.
     pub common: Common,
     /// The settings of its service.
-    pub service: Service,
+    pub service: Arc<dyn Entry>,
+}
+
+impl PartialEq for SourceConfig {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.common == other.common && *self.service == *other.service
+    }
 }
 
 impl SourceConfig {
     /// The list it stands in.
-    pub fn system(&self) -> System {
-        match self.service {
-            Service::Canvas(_) => System::Canvas,
-            Service::Informatica(_) => System::Informatica,
-            Service::Activid(_) => System::Activid,
-            Service::Losant(_) => System::Losant,
-            Service::IndexExchange(_) => System::IndexExchange,
-        }
+    pub fn system(&self) -> event::System {
+        self.service.system().name()
+    }
+
+    /// The longest outage that is read back.
+    pub fn max_catch_up(&self) -> Duration {
+        self.service.system().reading().catch_up(self.common.max_catch_up)
     }
 
     /// Where its requests go, as far as the configuration says.
     pub(crate) fn addresses(&self) -> Vec<&Url> {
-        match &self.service {
-            Service::Canvas(service) => vec![&service.base_url],
-            Service::Informatica(service) => std::iter::once(&service.login_url).chain(&service.base_url).collect(),
-            Service::Activid(service) => vec![&service.token_url, &service.base_url],
-            Service::Losant(service) => vec![&service.base_url],
-            Service::IndexExchange(service) => vec![&service.token_url, &service.base_url],
-        }
+        self.service.addresses()
     }
 
     /// Its credential.
     pub fn secret(&self) -> &Secret {
-        match &self.service {
-            Service::Canvas(service) => &service.access_token,
-            Service::Informatica(service) => &service.password,
-            Service::Activid(service) => &service.client_secret,
-            Service::Losant(service) => &service.api_token,
-            Service::IndexExchange(service) => &service.client_key,
-        }
+        self.service.credential().1
     }
-}
-
-/// The settings every source has.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Common {
-    /// From the start of one poll to the start of the next. Above zero.
-    pub poll_interval: Duration,
-    /// How far each poll reads back before the watermark, for late events.
-    /// At least [`OVERLAP_MIN`].
-    pub overlap: Duration,
-    /// How much history a source without a checkpoint counts.
-    pub initial_lookback: Duration,
-    /// The longest outage that is read back. Above zero.
-    pub max_catch_up: Duration,
-    /// The budget of requests.
-    pub rate_limit: RateLimit,
-    /// The deadline of one request. Above zero.
-    pub timeout: Duration,
-    /// The deadline of one poll, waiting for the budget included. Above zero.
-    pub poll_timeout: Duration,
-    /// The largest response body, decompressed. Above zero.
-    pub max_response_bytes: u64,
-    /// How many events to ask for per page. `None`: what suits the service.
-    pub page_size: Option<NonZeroU32>,
-    /// Actors whose events are not counted, in lower case.
-    pub ignore_actors: Vec<String>,
-    /// TLS beyond the usual roots.
-    pub tls: Option<Tls>,
-    /// The HTTP proxy.
-    pub proxy_url: Option<Url>,
-    /// Who we are at the proxy; given together with `proxy_password`, and with a proxy.
-    pub proxy_username: Option<String>,
-    /// The password of `proxy_username`.
-    pub proxy_password: Option<Secret>,
-    /// Whether the proxies are those of the environment; not together with `proxy_url`.
-    pub proxy_from_environment: bool,
-    /// Hosts that are reached without `proxy_url`.
-    pub no_proxy: Option<NoProxy>,
-    /// Further headers of every request, none twice and none that the program sets itself.
-    pub headers: Vec<Header>,
-    /// What requests introduce themselves as, instead of this program.
-    pub user_agent: Option<String>,
-    /// Whether `http://` is accepted for more than loopback.
-    pub allow_plain_http: bool,
-}
-
-/// A header that every request of a source carries.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// Its name.
-    pub name: HeaderName,
-    /// Its value, which a header can carry.
-    pub value: Secret,
-}
-
-/// A token bucket: in any time t at most `burst + requests · t / per` requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// How many requests, on the long run, in each `per`.
-    pub requests: NonZeroU32,
-    /// `per / requests` is at least a microsecond.
-    pub per: Duration,
-    /// How many at once.
-    pub burst: NonZeroU32,
-}
-
-/// TLS settings of a source.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tls {
-    /// PEM certificates that are trusted.
-    pub ca_file: Option<PathBuf>,
-    /// PEM certificate shown to the service; given together with `key_file`.
-    pub cert_file: Option<PathBuf>,
-    /// PEM key of `cert_file`.
-    pub key_file: Option<PathBuf>,
-    /// The name the service's certificate must have, where it is not the URL's host.
-    pub server_name: Option<String>,
-}
-
-/// What only one kind of service needs.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Service {
-    /// A source of the list `canvas`.
-    Canvas(Canvas),
-    /// A source of the list `informatica`.
-    Informatica(Informatica),
-    /// A source of the list `activid`.
-    Activid(Activid),
-    /// A source of the list `losant`.
-    Losant(Losant),
-    /// A source of the list `index_exchange`.
-    IndexExchange(IndexExchange),
-}
-
-/// Canvas LMS. At least one of the three scopes is not empty; ids fit into one path segment.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Canvas {
-    /// The institution's host.
-    pub base_url: Url,
-    /// The bearer token.
-    pub access_token: Secret,
-    /// Root accounts, by id.
-    pub accounts: Vec<String>,
-    /// Users, by id.
-    pub users: Vec<String>,
-    /// Logins, by id.
-    pub pseudonyms: Vec<String>,
-}
-
-/// Informatica Intelligent Cloud Services.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Informatica {
-    /// Where to log in, without `/saas/public/core/v3/login`.
-    pub login_url: Url,
-    /// Where the log is, up to `/public`. `None`: where the login's answer says.
-    pub base_url: Option<Url>,
-    /// The user to log in as.
-    pub username: String,
-    /// Its password.
-    pub password: Secret,
-}
-
-/// HID `ActivID` Appliance.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Activid {
-    /// The appliance, without `/scim`.
-    pub base_url: Url,
-    /// Fits into one path segment.
-    pub tenant: String,
-    /// The token endpoint.
-    pub token_url: Url,
-    /// The client to ask for tokens as.
-    pub client_id: String,
-    /// Its secret.
-    pub client_secret: Secret,
-    /// Whether to ask for the integrity check.
-    pub verify: bool,
-}
-
-/// Losant.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Losant {
-    /// The API, without `/instance`.
-    pub base_url: Url,
-    /// Fits into one path segment.
-    pub instance_id: String,
-    /// The bearer token.
-    pub api_token: Secret,
-}
-
-/// Index Exchange.
-#[derive(Clone, Debug, PartialEq)]
-pub struct IndexExchange {
-    /// The API, without `/api`.
-    pub base_url: Url,
-    /// The token endpoint.
-    pub token_url: Url,
-    /// The base64 key, as issued.
-    pub client_key: Secret,
-    /// At least one.
-    pub subscriptions: Vec<String>,
-}
-
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_mins(1);
-/// The least a poll reads again: two clocks are not the same to the second, and no service shows an event as it happens.
-const OVERLAP_MIN: Duration = MINUTE;
-const HOUR: Duration = Duration::from_hours(1);
-const DAY: Duration = Duration::from_hours(24);
-const MIB: u64 = 1024 * 1024;
-
-impl Common {
-    /// The longest outage that is read back: the list of a feed is read whole, whatever the limit is, and lost is
-    /// what it no longer shows.
-    pub fn max_catch_up_of(&self, system: System) -> Duration {
-        let files = system == System::IndexExchange;
-        if files { self.max_catch_up.max(Self::defaults(system).max_catch_up) } else { self.max_catch_up }
-    }
-
-    /// The defaults of a system.
-    pub fn defaults(system: System) -> Self {
-        let files = system == System::IndexExchange;
-        let per_minute = match system {
-            System::Canvas | System::Activid => const { NonZeroU32::new(120).expect("not zero") },
-            System::Informatica | System::Losant | System::IndexExchange => {
-                const { NonZeroU32::new(60).expect("not zero") }
-            }
-        };
-        Self {
-            poll_interval: if files { 15 * MINUTE } else { MINUTE },
-            overlap: 10 * MINUTE,
-            // The files list always shows the whole retention.
-            initial_lookback: if files { 14 * DAY } else { HOUR },
-            max_catch_up: match system {
-                System::Canvas | System::Losant => 365 * DAY,
-                System::Informatica => 400 * DAY,
-                System::Activid => 30 * DAY,
-                System::IndexExchange => 14 * DAY,
-            },
-            rate_limit: RateLimit { requests: per_minute, per: MINUTE, burst: NonZeroU32::MIN },
-            timeout: 30 * SECOND,
-            poll_timeout: if files { 2 * HOUR } else { 15 * MINUTE },
-            max_response_bytes: 16 * MIB,
-            page_size: None,
-            ignore_actors: Vec::new(),
-            tls: None,
-            proxy_url: None,
-            proxy_username: None,
-            proxy_password: None,
-            proxy_from_environment: false,
-            no_proxy: None,
-            headers: Vec::new(),
-            user_agent: None,
-            allow_plain_http: false,
-        }
-    }
-
-    /// The secrets beside the credential of the service.
-    pub(crate) fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        self.headers.iter().map(|header| &header.value).chain(&self.proxy_password)
-    }
-}
-
-/// `base` with further path segments, each percent-encoded as needed. A slash at the end of
-/// `base` makes no difference.
-///
-/// # Panics
-/// `base` is no `http` or `https` URL; those in a [`Config`] are.
-pub fn endpoint(base: &Url, segments: &[&str]) -> Url {
-    let mut url = base.clone();
-    url.path_segments_mut().expect("http and https URLs have a path").pop_if_empty().extend(segments);
-    url
-}
-
-/// One thing that is wrong with a config file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
-    /// From 1.
-    pub line: usize,
-    /// In characters, from 1.
-    pub column: usize,
-    /// What is wrong, and what is accepted. One line.
-    pub message: String,
 }
 
 /// All that is wrong with a config file; at least one problem. Displays one line for each,
@@ -480,10 +281,10 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
 
 /// The same for a machine that has or lacks certificates of authorities; only asked where some are needed.
 fn parse_with(text: &str, path: &Path, has_authorities: fn() -> bool) -> Result<Config, ConfigErrors> {
-    let mut problems = Vec::new();
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let config =
-        tree::read(text, &mut problems).and_then(|root| read::config(&root, folder, has_authorities, &mut problems));
+    let mut reader = Reader::new(path.parent().unwrap_or(Path::new("")));
+    let root = tree::read(text, &mut reader.problems);
+    let config = root.and_then(|root| whole(&root, &mut reader, has_authorities));
+    let Reader { problems, .. } = reader;
     match config {
         Some(mut config) if problems.is_empty() => {
             config.warnings.sort();
@@ -491,6 +292,158 @@ fn parse_with(text: &str, path: &Path, has_authorities: fn() -> bool) -> Result<
             Ok(config)
         }
         _ => Err(ConfigErrors::new(path, problems)),
+    }
+}
+
+// === the sections ===
+
+/// The config that `root` describes; `None` if something without which there is none is missing.
+fn whole(root: &Node, reader: &mut Reader<'_>, has_authorities: fn() -> bool) -> Option<Config> {
+    let top = reader.map(root, "the file", TOP)?;
+    let (global, poll_interval) = match reader.section(&top, "global") {
+        Some(fields) => read_global(reader, &fields),
+        None => (Global::default(), None),
+    };
+    let path = reader.section(&top, "storage").and_then(|fields| reader.path(&fields, "path"));
+    let storage = Storage { path: path.unwrap_or_else(|| reader.folder().join("data")) };
+    let authorities = LazyCell::new(has_authorities);
+    let sources = Sources { reader, poll_interval, names: BTreeMap::new(), authorities }.all(&top);
+    Some(Config { global, storage, sources, warnings: std::mem::take(&mut reader.warnings) })
+}
+
+fn read_global(reader: &mut Reader<'_>, fields: &Fields<'_>) -> (Global, Option<Duration>) {
+    let poll_interval = reader.duration(fields, "poll_interval");
+    let global = Global {
+        hold_new_series: reader.duration(fields, "hold_new_series").unwrap_or(Global::default().hold_new_series),
+        openmetrics_created: reader.flag(fields, "openmetrics_created"),
+    };
+    (global, poll_interval)
+}
+
+/// Reads the lists of sources.
+struct Sources<'r, 'a> {
+    reader: &'r mut Reader<'a>,
+    /// `global.poll_interval`.
+    poll_interval: Option<Duration>,
+    /// Where each name was first given.
+    names: BTreeMap<SourceName, At>,
+    /// Whether this machine has certificates of authorities.
+    authorities: LazyCell<bool>,
+}
+
+impl Sources<'_, '_> {
+    fn all(mut self, top: &Fields<'_>) -> Vec<SourceConfig> {
+        let before = self.reader.problems.len();
+        let node = top.get("sources").filter(|node| !matches!(node.value, Value::Null));
+        let fields = node.and_then(|node| self.reader.map(node, "`sources`", Cow::Owned(lists())));
+        let mut sources = Vec::new();
+        let mut given = false;
+        // In the order of the file.
+        for (key, node) in fields.iter().flat_map(|fields| fields.entries) {
+            let Some(system) = registry::find(&key.text) else { continue };
+            let entries = match &node.value {
+                Value::List(entries) => entries.as_slice(),
+                Value::Null => &[],
+                Value::Map(_) | Value::Scalar { .. } => {
+                    let message = format!(
+                        "`{}` is {}; accepted: a list of sources, each beginning with `- name:`",
+                        system.name(),
+                        kind(node)
+                    );
+                    self.reader.problems.push(node.at.problem(message));
+                    continue;
+                }
+            };
+            for entry in entries {
+                given = true;
+                sources.extend(self.source(system, entry));
+            }
+        }
+        // A list or key that could not be read is reason enough.
+        if !given && self.reader.problems.len() == before {
+            let at = top.key_at("sources").unwrap_or(top.at);
+            let names: Vec<&str> = SYSTEMS.iter().map(|system| system.name().as_str()).collect();
+            let message =
+                format!("there is no source; accepted: `sources` with at least one in {}", join_words(&names));
+            self.reader.problems.push(at.problem(message));
+        }
+        sources
+    }
+
+    fn source(&mut self, system: &dyn System, node: &Node) -> Option<SourceConfig> {
+        let what = format!("a source of `{}`", system.name());
+        let fields = self.reader.map(node, &what, Cow::Owned(keys_of(system)))?;
+        let name = self.name(&fields);
+        let has_pages = system.page_sizes().is_some();
+        let common = self.reader.common(&fields, &system.defaults(), self.poll_interval, has_pages);
+        self.shorter_counts(system, &fields, &common);
+        let service = system.read(self.reader, &fields, &common);
+        let source = SourceConfig { name: name?, common, service: service? };
+        self.authorities_where_needed(&fields, &source);
+        self.no_plain_http_through(&fields, &source);
+        Some(source)
+    }
+
+    /// Plain `http://` to loopback shows nothing to others, but for a proxy elsewhere.
+    fn no_plain_http_through(&mut self, fields: &Fields<'_>, source: &SourceConfig) {
+        let common = &source.common;
+        if common.proxy_url.as_ref().is_none_or(is_loopback) {
+            return;
+        }
+        let direct = common.no_proxy.clone().unwrap_or_default();
+        let shown = |url: &&Url| url.scheme() == "http" && !direct.names(url);
+        if !common.allow_plain_http && source.addresses().iter().any(shown) {
+            let message = "`proxy_url` leads a plain http:// service over another machine, where credentials could be read; accepted: \
+                 the service in `no_proxy`, https://, or `allow_plain_http: true`";
+            self.reader.problems.push(fields.value_at("proxy_url").problem(message));
+        }
+    }
+
+    fn authorities_where_needed(&mut self, fields: &Fields<'_>, source: &SourceConfig) {
+        let own = source.common.tls.as_ref().is_some_and(|tls| tls.ca_file.is_some());
+        let over_tls =
+            source.addresses().into_iter().chain(&source.common.proxy_url).any(|url| url.scheme() == "https");
+        if own || !over_tls || *self.authorities {
+            return;
+        }
+        let is_given = |key: &&str| fields.entries.iter().any(|(name, _)| name.text == *key);
+        let at = ["base_url", "login_url"].into_iter().find(is_given).map_or(fields.at, |key| fields.value_at(key));
+        let message = "this machine has no CA certificates, without which no https:// service can be verified; accepted: \
+                       installed ones (package ca-certificates), SSL_CERT_FILE with the path of a file that has some, or \
+                       the service's own authority in `tls.ca_file`";
+        self.reader.problems.push(at.problem(message));
+    }
+
+    fn name(&mut self, fields: &Fields<'_>) -> Option<SourceName> {
+        let accepted = "1 to 63 characters of a-z, 0-9, _ and -, the first a letter or digit";
+        let name: SourceName = self.reader.scalar(fields, "name", accepted, |scalar| {
+            scalar.text.parse().map_err(|_| "is not a source name".to_owned())
+        })?;
+        let at = fields.value_at("name");
+        if let Some(first) = self.names.get(&name) {
+            let line = first.line;
+            let message = format!(
+                "duplicate name `{name}`, already used on line {line}; accepted: a name that no other source has"
+            );
+            self.reader.problems.push(at.problem(message));
+            return None;
+        }
+        self.names.insert(name.clone(), at);
+        Some(name)
+    }
+
+    /// Says which one counts where reading would begin earlier than it may go back.
+    fn shorter_counts(&mut self, system: &dyn System, fields: &Fields<'_>, common: &Common) {
+        let Some(at) = fields.key_at("initial_lookback").or(fields.key_at("max_catch_up")) else { return };
+        let (lookback, catch_up) = (common.initial_lookback, system.reading().catch_up(common.max_catch_up));
+        if lookback > catch_up {
+            let [lookback, catch_up] = [lookback, catch_up].map(duration_text);
+            let message = format!(
+                "`initial_lookback` ({lookback}) is longer than `max_catch_up` ({catch_up}), and the shorter one \
+                 counts: a new source is read from {catch_up} back"
+            );
+            self.reader.warnings.push(at.problem(message));
+        }
     }
 }
 

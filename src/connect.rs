@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use crate::api::Limits;
-use crate::config::{Common, SourceConfig};
+use crate::config::SourceConfig;
+use crate::settings::Common;
 use crate::transport::{Network, Transport};
 
 /// Makes the connection of a source: over the network, or into a simulator.

@@ -43,9 +43,8 @@ use crate::clock::{Clock, rfc3339_seconds};
 use crate::config::{Config, SourceConfig};
 use crate::connect::{limits, over_the_network};
 use crate::doctor::{self, DoctorInput, Findings};
-use crate::exporter::Exporter;
+use crate::exporter::{Exporter, Polled};
 use crate::ledger::{Copied, Ledger, OpenError, STORE_FILE, verify_copy};
-use crate::source;
 use crate::threads::run_blocking;
 use crate::verify::{self, Report, Say, VerifyInput};
 
@@ -295,20 +294,41 @@ async fn send_file(stream: &UnixStream, file: &File) -> io::Result<()> {
     stream.async_io(Interest::WRITABLE, send).await
 }
 
+/// A source as `verify` needs it; `None` where none of this name is polled.
+pub fn verify_input(exporter: &Exporter, name: &str) -> Option<VerifyInput> {
+    let Polled { config, api, book, stats, .. } = exporter.polled(name)?;
+    Some(VerifyInput { config, api, ledger: exporter.ledger().clone(), book, polls: Some(stats) })
+}
+
+/// A source as `doctor` needs it: with its budget, but a connection and a session of its own.
+fn doctor_input(exporter: &Exporter, name: &str) -> Option<DoctorInput> {
+    let Polled { config, book, stats, gate, .. } = exporter.polled(name)?;
+    Some(DoctorInput {
+        transport: exporter.connect(&config).map(|shared| shared.apart().unwrap_or(shared)),
+        gate,
+        limits: limits(&config.common),
+        stats,
+        counted_from: book.state().checkpoint().map(|checkpoint| checkpoint.origin),
+        clock: exporter.clock().clone(),
+        seed: exporter.draw(),
+        config,
+    })
+}
+
 async fn answer(exporter: &Exporter, ask: Ask, say: &Say) -> Answer {
     match ask {
-        Ask::Verify { source, from, to } => match exporter.subject(&source) {
+        Ask::Verify { source, from, to } => match verify_input(exporter, &source) {
             None => Answer::Unknown,
-            Some(subject) => match verify::verify(&subject, from, to, say).await {
+            Some(input) => match verify::verify(&input, from, to, say).await {
                 Ok(report) => Answer::Verified(Box::new(report)),
                 Err(why) => Answer::Failed(why.to_string()),
             },
         },
-        Ask::Doctor { source } => match exporter.patient(&source) {
+        Ask::Doctor { source } => match doctor_input(exporter, &source) {
             None => Answer::Unknown,
-            Some(patient) => {
+            Some(input) => {
                 let loaded_at = exporter.loaded_at();
-                Answer::Examined { findings: doctor::examine(patient, say).await, loaded_at }
+                Answer::Examined { findings: doctor::examine(input, say).await, loaded_at }
             }
         },
         Ask::Backup => Answer::Failed("a backup is made elsewhere".into()),
@@ -397,7 +417,7 @@ pub async fn doctor(
     }
     let config = find(config, name).map_err(CheckError::Usage)?;
     let limits = limits(&config.common);
-    let patient = DoctorInput {
+    let input = DoctorInput {
         config: config.clone(),
         transport: over_the_network(config),
         gate: Arc::new(Gate::empty(&limits)),
@@ -407,7 +427,7 @@ pub async fn doctor(
         clock: Clock::machine(),
         seed: rand::random(),
     };
-    Ok(doctor::examine(patient, say).await)
+    Ok(doctor::examine(input, say).await)
 }
 
 fn find<'a>(config: &'a Config, name: &str) -> Result<&'a SourceConfig, String> {
@@ -540,7 +560,7 @@ async fn open_alone(storage: &Path) -> Result<Ledger, String> {
 /// A source of which no exporter takes care, and its ledger.
 async fn alone(config: &SourceConfig, storage: &Path) -> Result<VerifyInput, String> {
     let ledger = open_alone(storage).await?;
-    let (reader, dialect) = source::registry::build(config);
+    let (reader, dialect) = config.service.build(&config.common);
     let book = ledger.find(&config.name, config.system(), reader.spec().catalogue).await.map_err(|e| e.to_string())?;
     let book = book.ok_or_else(|| {
         format!("nothing was ever counted for the {} source {:?}", config.system(), config.name.as_str())

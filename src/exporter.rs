@@ -23,16 +23,14 @@ use crate::api::{Api, ApiParts, Dialect, Gate};
 use crate::clock::Clock;
 use crate::config::{Config, Global, SourceConfig};
 use crate::connect::{Connect, limits};
-use crate::doctor::DoctorInput;
 use crate::event::{SourceName, System};
 use crate::exposition::{self, Format};
 use crate::ledger::{Book, Client, CommitError, Copied, Counter, Held, Ledger, Receipt, Registration, STORE_FILE};
 use crate::metrics::{ExporterView, SourceView, families};
 use crate::poll::Poller;
-use crate::source::{self, Source, Spec};
+use crate::source::{Source, Spec};
 use crate::stats::SourceStats;
 use crate::transport::Transport;
-use crate::verify::VerifyInput;
 use crate::window::Cadence;
 
 /// What the program is given from outside: disk, time, network and chance. In a simulation none of
@@ -122,6 +120,20 @@ struct Kept {
     since: Instant,
 }
 
+/// A source that is polled.
+pub struct Polled {
+    /// Its settings.
+    pub config: SourceConfig,
+    /// Its client, with its session and its budget.
+    pub api: Arc<Api>,
+    /// What was counted of it.
+    pub book: Arc<Book>,
+    /// What its poller learns.
+    pub stats: Arc<SourceStats>,
+    /// Its budget.
+    pub gate: Arc<Gate>,
+}
+
 struct Running {
     config: SourceConfig,
     spec: Spec,
@@ -163,7 +175,8 @@ impl Exporter {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn draw(&self) -> u64 {
+    /// A number of chance.
+    pub fn draw(&self) -> u64 {
         self.random.lock().unwrap_or_else(PoisonError::into_inner).random()
     }
 
@@ -195,7 +208,7 @@ impl Exporter {
         for (running, poller) in fresh {
             // not before: the poller before it was to keep to its own limits
             running.kept.gate.change(&limits(&running.config.common));
-            if !before.iter().any(|old| old.key() == running.key() && old.config.service == running.config.service) {
+            if !before.iter().any(|old| old.key() == running.key() && *old.config.service == *running.config.service) {
                 running.kept.stats.observed().refused = None;
             }
             let task = AbortOnDropHandle::new(tokio::spawn(poller.run(running.stop.clone())));
@@ -226,7 +239,7 @@ impl Exporter {
         for config in configs {
             let transport =
                 (self.connect)(&config).map_err(|why| ApplyError::Connect { name: config.name.clone(), why })?;
-            let (reader, dialect) = source::registry::build(&config);
+            let (reader, dialect) = config.service.build(&config.common);
             let catalogue = reader.spec().catalogue;
             registrations.push(Registration { name: config.name.clone(), system: config.system(), catalogue });
             connected.push((config, transport, reader, dialect));
@@ -265,9 +278,9 @@ impl Exporter {
         let cadence = Cadence {
             overlap: common.overlap,
             initial_lookback: common.initial_lookback,
-            max_catch_up: common.max_catch_up_of(config.system()),
-            cell: spec.cell,
-            ahead: spec.ahead,
+            max_catch_up: config.max_catch_up(),
+            cell: spec.reading.cell(),
+            ahead: spec.reading.ahead(),
         };
         let (secret, proxy_password) = (config.secret().clone(), common.proxy_password.clone());
         let poller = Poller {
@@ -275,7 +288,7 @@ impl Exporter {
             source: reader,
             rebuild: {
                 let config = config.clone();
-                Box::new(move || source::registry::build(&config).0)
+                Box::new(move || config.service.build(&config.common).0)
             },
             api: Arc::clone(&api),
             ledger: self.ledger.clone(),
@@ -364,31 +377,31 @@ impl Exporter {
         self.ledger.backup(file).await
     }
 
-    /// A source as `verify` needs it; `None` where none of this name is polled.
-    pub fn subject(&self, name: &str) -> Option<VerifyInput> {
+    /// A source that is polled, as others may look at it; `None` where none of this name is.
+    pub fn polled(&self, name: &str) -> Option<Polled> {
         let running = self.find(name)?;
-        Some(VerifyInput {
+        Some(Polled {
             config: running.config.clone(),
             api: Arc::clone(&running.api),
-            ledger: self.ledger.clone(),
             book: Arc::clone(&running.book),
-            polls: Some(Arc::clone(&running.kept.stats)),
+            stats: Arc::clone(&running.kept.stats),
+            gate: Arc::clone(&running.kept.gate),
         })
     }
 
-    /// A source as `doctor` needs it: with its budget, but a connection and a session of its own.
-    pub fn patient(&self, name: &str) -> Option<DoctorInput> {
-        let running = self.find(name)?;
-        Some(DoctorInput {
-            config: running.config.clone(),
-            transport: (self.connect)(&running.config).map(|shared| shared.apart().unwrap_or(shared)),
-            gate: Arc::clone(&running.kept.gate),
-            limits: limits(&running.config.common),
-            stats: Arc::clone(&running.kept.stats),
-            counted_from: running.book.state().checkpoint().map(|checkpoint| checkpoint.origin),
-            clock: self.clock.clone(),
-            seed: self.draw(),
-        })
+    /// A connection for a source.
+    pub fn connect(&self, config: &SourceConfig) -> Result<Arc<dyn Transport>, String> {
+        (self.connect)(config)
+    }
+
+    /// What has been counted.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// What tells the time.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Stops polling and waits for the commit under way.
@@ -501,7 +514,7 @@ impl Running {
             rate_limit_remaining: rest.remaining.unwrap_or_else(|| self.api.own_budget()),
             rate_limit_told: rest.remaining.is_some(),
             tainted: state.facts().tainted,
-            rate_limit: format!("{} per {}", limit.requests, crate::config::duration_text(limit.per)),
+            rate_limit: format!("{} per {}", limit.requests, crate::settings::duration_text(limit.per)),
             clock_skew_seconds: rest.clock_skew.map(|skew| skew.num_seconds()),
             cannot_report: self.spec.signals.rows().iter().filter(|(_, can)| !can).map(|(signal, _)| *signal).collect(),
         }

@@ -187,7 +187,9 @@ impl Ledger {
     async fn distrust(&self) {
         self.store.distrust().await;
         let books: Vec<Arc<Book>> = self.books().values().cloned().collect();
-        books.iter().for_each(|book| book.doubt());
+        for book in &books {
+            book.doubt();
+        }
         for book in books {
             let _turn = book.turn.lock().await;
             if self.settle_doubt(&book).await.is_err() {

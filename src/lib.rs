@@ -16,7 +16,8 @@
 //! - [`verify`] and [`doctor`]: what an operator asks about numbers and sources; [`control`]: where
 //!   that runs, in the running exporter or beside it;
 //! - [`event`], [`page`], [`failure`]: the words that all of them use;
-//! - `backoff`, [`clock`], [`config`], [`connect`], [`stats`], [`threads`], [`transport`], [`proxy`]: the edges;
+//! - [`config`], [`settings`]: the file and its language;
+//! - `backoff`, [`clock`], [`connect`], [`stats`], [`threads`], [`transport`], [`proxy`]: the edges;
 //! - [`fault`]: what a panic may say; [`output`]: standard output and standard error;
 //! - [`simulate`] and [`demo`]: the five services over one ground truth, for demo and tests.
 
@@ -43,6 +44,7 @@ pub mod page;
 mod pem;
 pub mod poll;
 pub mod proxy;
+pub mod settings;
 pub mod simulate;
 pub mod source;
 pub mod stats;

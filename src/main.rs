@@ -13,11 +13,12 @@ use audit_exporter::clock::Clock;
 use audit_exporter::config::{self, Config};
 use audit_exporter::connect::over_the_network;
 use audit_exporter::control::{self, CheckError, Control};
-use audit_exporter::event::System;
 use audit_exporter::exporter::{ApplyError, Edges, Exporter};
 use audit_exporter::fault::{catch_panic, log_panics};
 use audit_exporter::ledger::{Copied, Ledger, OpenError, Unusable, usable};
 use audit_exporter::simulate::{Faults, Options, World};
+use audit_exporter::source::System;
+use audit_exporter::source::registry::SYSTEMS;
 use audit_exporter::threads::run_blocking;
 use audit_exporter::web::listen::{self, ListenAddress};
 use audit_exporter::web::{ExternalUrl, Pages, WebFile, protect, router};
@@ -472,7 +473,7 @@ fn seen_from_here(mut address: SocketAddr) -> SocketAddr {
 /// The one line that says what runs here.
 fn tell_what_starts(config: &Config, file: Option<&PathBuf>) {
     let mut systems = Vec::new();
-    for system in System::ALL {
+    for system in SYSTEMS.map(System::name) {
         match config.sources.iter().filter(|source| source.system() == system).count() {
             0 => {}
             count => systems.push(format!("{system} {count}")),

@@ -197,7 +197,7 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
         base.clone(),
         time(state.last_event),
     );
-    if !source.spec.is_feed {
+    if !source.spec.reading.is_feed() {
         let lateness = &state.lateness;
         page.histogram(
             "audit_event_lateness_seconds",

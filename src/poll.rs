@@ -187,7 +187,7 @@ impl Poller {
         let mut failures = refused.map_or(0, |refused| refused.failures);
         let mut rest =
             refused.map(|refused| (refused.until.saturating_duration_since(Instant::now()), refused.credential));
-        let mut history = History::new(GAP_STEP_FIRST.min(spec.step_max));
+        let mut history = History::new(GAP_STEP_FIRST.min(spec.reading.step_max()));
         let mut told_all_is_well = false;
         loop {
             if let Some((pause, credential)) = rest {
@@ -326,7 +326,7 @@ impl Poller {
         }
         self.clock_was_set_back()?;
         self.give_up(spec).await?;
-        if spec.is_feed {
+        if spec.reading.is_feed() {
             return Ok(());
         }
         self.read_history(spec, until, history).await?;
@@ -353,8 +353,9 @@ impl Poller {
             let after = checkpoint.piece_read(piece).forgetting(overlap);
             let started = Instant::now();
             history.reading = Some(piece);
-            let done =
-                self.read(Some(checkpoint.clone()), checkpoint, piece, Facts::Past, spec.is_feed, |_| after).await;
+            let done = self
+                .read(Some(checkpoint.clone()), checkpoint, piece, Facts::Past, spec.reading.is_feed(), |_| after)
+                .await;
             history.reading = None;
             if !is_again {
                 let step = history.step;
@@ -366,7 +367,7 @@ impl Poller {
                     Ok(()) => step,
                     Err(_) => step / 4,
                 };
-                history.step = step.clamp(self.gap_step_min(), spec.step_max);
+                history.step = step.clamp(self.gap_step_min(), spec.reading.step_max());
             }
             match done {
                 Ok(()) => history.passed_over.read(piece),
@@ -408,12 +409,12 @@ impl Poller {
     async fn give_up(&self, spec: &Spec) -> Result<(), Failure> {
         let Some(checkpoint) = self.book.state().checkpoint().cloned() else { return Ok(()) };
         // of a feed, when the list was asked for: reading the files may take hours
-        let now = if spec.is_feed { checkpoint.head } else { self.api.service_now() };
+        let now = if spec.reading.is_feed() { checkpoint.head } else { self.api.service_now() };
         let never_read = checkpoint.gaps.first().is_some_and(|gap| gap.from <= checkpoint.origin);
         // and what its list no longer showed of the look-back is not lost
-        let since = if spec.is_feed && never_read { self.first_start(now) } else { checkpoint.origin };
+        let since = if spec.reading.is_feed() && never_read { self.first_start(now) } else { checkpoint.origin };
         let (kept, lost) = give_up(&checkpoint, since, now, &self.cadence);
-        let kept = if spec.is_feed { feed_was_read(kept) } else { kept };
+        let kept = if spec.reading.is_feed() { feed_was_read(kept) } else { kept };
         if kept == checkpoint {
             return Ok(());
         }
@@ -460,21 +461,21 @@ impl Poller {
         let now = local + clock_skew;
         let mut known = self.book.state().checkpoint().cloned();
         let mut stored = self.beginning(known.as_ref(), now);
-        let plan = if spec.is_feed {
+        let plan = if spec.reading.is_feed() {
             plan_feed(&stored, now, &self.cadence, self.interval)
         } else {
             plan(&stored, now, &self.cadence)
         };
         // the rows that an outage held back are not of the present, which must be known while they are counted
-        if spec.is_feed && plan.checkpoint.catching_up() && !stored.catching_up() {
+        if spec.reading.is_feed() && plan.checkpoint.catching_up() && !stored.catching_up() {
             self.move_checkpoint(known, plan.checkpoint.clone(), TimeDelta::zero()).await?;
             stored = plan.checkpoint.clone();
             known = Some(plan.checkpoint);
         }
-        let (overlap, is_feed) = (self.cadence.overlap, spec.is_feed);
+        let (overlap, is_feed) = (self.cadence.overlap, spec.reading.is_feed());
         let (before, after) = (stored.clone(), plan.after_live);
         let mut borne_out = true;
-        self.read(known, stored, plan.live, Facts::Present, spec.is_feed, |api| {
+        self.read(known, stored, plan.live, Facts::Present, spec.reading.is_feed(), |api| {
             borne_out = api.clock_skew() >= clock_skew - SKEW_SURPRISE;
             if !borne_out {
                 return before;

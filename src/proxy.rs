@@ -4,7 +4,7 @@
 //! mean to Prometheus, whose HTTP client follows Go's `httpproxy`. No text printed here holds the
 //! password that an address in the environment may have.
 //!
-//! Leaves to others: where the settings come from (`config/read.rs`), the connection (`transport.rs`).
+//! Leaves to others: where the settings come from (`settings/common.rs`), the connection (`transport.rs`).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use url::{Host, Url};
 
-use crate::config::Common;
+use crate::settings::is_loopback;
 
 /// The proxies of one source.
 #[derive(Clone, Default, PartialEq)]
@@ -41,17 +41,9 @@ impl fmt::Debug for Proxies {
 }
 
 impl Proxies {
-    /// The proxies that a source is configured to use.
-    ///
-    /// # Errors
-    /// A variable of the environment is to be used and cannot be; the message names it without its value.
-    pub fn of(common: &Common) -> Result<Self, String> {
-        if common.proxy_from_environment {
-            return Self::of_environment(|name| std::env::var(name).ok());
-        }
-        let proxy = common.proxy_url.clone();
-        let direct = common.no_proxy.clone().unwrap_or_default();
-        Ok(Self { http: proxy.clone(), https: proxy, direct, loopback_direct: false })
+    /// One proxy, if any, for all but some hosts.
+    pub fn one(proxy: Option<Url>, direct: NoProxy) -> Self {
+        Self { http: proxy.clone(), https: proxy, direct, loopback_direct: false }
     }
 
     /// The proxies that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` (or the same in lower case) name. As in Go,
@@ -82,7 +74,7 @@ impl Proxies {
     /// The proxy through which `url` is reached; `None`: directly.
     pub fn via(&self, url: &Url) -> Option<&Url> {
         let proxy = if url.scheme() == "https" { self.https.as_ref() } else { self.http.as_ref() };
-        let direct = self.direct.names(url) || (self.loopback_direct && crate::config::is_loopback(url));
+        let direct = self.direct.names(url) || (self.loopback_direct && is_loopback(url));
         proxy.filter(|_| !direct)
     }
 

@@ -10,6 +10,10 @@
 //! Leaves to others: sockets. [`World::router`] is an axum router for one origin, to be served
 //! or to be called in memory.
 
+use serde::{Deserialize, Deserializer};
+
+use crate::event::System;
+
 mod activid;
 mod canvas;
 mod chance;
@@ -48,6 +52,15 @@ macro_rules! services {
 }
 
 each_simulated_service!(services);
+
+/// A system that is simulated, by its name.
+impl<'de> Deserialize<'de> for System {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = service(&name).map(|service| service.system);
+        known.ok_or_else(|| serde::de::Error::custom(format!("unknown system {name}")))
+    }
+}
 
 /// A service by the name of its system.
 pub fn service(name: &str) -> Option<&'static Simulated> {

@@ -1,4 +1,6 @@
-//! What a source is.
+//! What a service and a source of it are.
+//!
+//! A [`System`] is a service, an [`Entry`] what a configuration says of one source of it, a [`Source`] what reads that.
 //!
 //! A source knows one service: given a window, what to ask; given an answer, which events it
 //! holds and what to ask next. It promises that every event the service reports for the window
@@ -10,14 +12,19 @@
 //!
 //! Leaves to others: which there are (`source/registry.rs`), what they share (`source/kit.rs`).
 
+use std::any::Any;
+use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use url::Url;
 
-use crate::api::Api;
-use crate::event::EventKey;
-use crate::failure::Failure;
+use crate::api::{Api, Dialect};
+use crate::event::{self, EventKey};
+use crate::failure::{ErrorKind, Failure};
 use crate::page::{Catalogue, DocumentRecord, Page};
+use crate::settings::{Common, Fields, Key, Reader, Secret};
 use crate::window::Window;
 
 pub mod activid;
@@ -32,17 +39,168 @@ mod oauth;
 pub mod registry;
 pub mod text;
 
-/// What is always true of a source, whatever it reads.
-#[derive(Clone, Debug)]
-pub struct Spec {
+/// A service, before there is an entry of it in a configuration.
+pub trait System: Sync {
+    /// Its name.
+    fn name(&self) -> event::System;
+
+    /// The keys that only its sources have, after `name`.
+    fn keys(&self) -> &'static [Key];
+
+    /// How it is read.
+    fn reading(&self) -> Reading;
+
+    /// The least and the most that may be asked for per page; `None` where there are no pages.
+    fn page_sizes(&self) -> Option<(u32, u32)> {
+        Some((1, 10_000))
+    }
+
+    /// What the keys of every source are where they are not given.
+    fn defaults(&self) -> Common;
+
+    /// The entry that the configuration describes.
+    fn read(&self, reader: &mut Reader<'_>, fields: &Fields<'_>, common: &Common) -> Option<Arc<dyn Entry>>;
+}
+
+/// What only one kind of service needs of an entry of the configuration.
+pub trait Entry: Any + Debug + Send + Sync + Alike {
+    /// Whose entry it is.
+    fn system(&self) -> &'static dyn System;
+
+    /// The key of its credential, and that.
+    fn credential(&self) -> (&'static str, &Secret);
+
+    /// Where its requests go, as far as the configuration says.
+    fn addresses(&self) -> Vec<&Url>;
+
+    /// The logs that it reads, each an entry by itself, because each may be allowed or not.
+    fn parts(&self) -> Vec<Part>;
+
+    /// About how many requests `doctor` needs, logins included, if there are not many events.
+    fn requests(&self, look: Look) -> usize;
+
+    /// What to do about a failure, where the service is known to need something of its own. `place`: where the credential
+    /// stands.
+    fn remedy(&self, kind: ErrorKind, place: &str) -> Option<String>;
+
+    /// Its source, and the dialect of the client.
+    fn build(&self, common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>);
+}
+
+/// A log of an entry.
+pub struct Part {
+    /// What it is called.
+    pub name: String,
+    /// What reads nothing else.
+    pub entry: Arc<dyn Entry>,
+    /// What to do where nothing is listed of it, because no document names it.
+    pub undocumented: Option<String>,
+}
+
+impl Part {
+    /// A log that cannot be parted.
+    pub fn whole(name: impl Into<String>, entry: &(impl Entry + Clone)) -> Self {
+        Self { name: name.into(), entry: Arc::new(entry.clone()), undocumented: None }
+    }
+}
+
+/// How much `doctor` looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// From when on, back from the present.
+    pub span: Duration,
+    /// In how many windows.
+    pub windows: usize,
+}
+
+/// Whether two entries are the same: a reload leaves such a source alone. Whatever can be compared has this.
+pub trait Alike {
+    /// Whether the other is of the same service and has the same values.
+    fn is_like(&self, other: &dyn Entry) -> bool;
+}
+
+impl<E: Entry + PartialEq> Alike for E {
+    fn is_like(&self, other: &dyn Entry) -> bool {
+        (other as &dyn Any).downcast_ref() == Some(self)
+    }
+}
+
+impl PartialEq for dyn Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_like(other)
+    }
+}
+
+/// How a service is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// A log: events of any time that it keeps can be asked for.
+    History(History),
+    /// A list of files, read whole each time.
+    Feed {
+        /// For how long a file is listed.
+        retention: Duration,
+        /// What to know where none is listed.
+        when_empty: &'static str,
+    },
+}
+
+/// How events of a time are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
     /// Windows begin and end at multiples of this; 1 ms where events have times of their own.
     pub cell: Duration,
     /// The longest window that is asked for at once while catching up.
     pub step_max: Duration,
     /// How far beyond the present to ask, for a service whose clock is ahead.
     pub ahead: Duration,
-    /// Whether the service is a list of files, read whole each time, instead of a history.
-    pub is_feed: bool,
+}
+
+impl Reading {
+    /// Whether the service is a list of files.
+    pub fn is_feed(&self) -> bool {
+        matches!(self, Self::Feed { .. })
+    }
+
+    /// Windows begin and end at multiples of this.
+    pub fn cell(&self) -> Duration {
+        match self {
+            Self::History(history) => history.cell,
+            Self::Feed { .. } => Duration::from_millis(1),
+        }
+    }
+
+    /// The longest window that is asked for at once while catching up.
+    pub fn step_max(&self) -> Duration {
+        match self {
+            Self::History(history) => history.step_max,
+            Self::Feed { retention, .. } => *retention,
+        }
+    }
+
+    /// How far beyond the present to ask.
+    pub fn ahead(&self) -> Duration {
+        match self {
+            Self::History(history) => history.ahead,
+            Self::Feed { .. } => Duration::ZERO,
+        }
+    }
+
+    /// The longest outage that is read back, where so much is wanted: the list of a feed is read whole, whatever the limit
+    /// is, and lost is what it no longer shows.
+    pub fn catch_up(&self, wanted: Duration) -> Duration {
+        match self {
+            Self::History(_) => wanted,
+            Self::Feed { retention, .. } => wanted.max(*retention),
+        }
+    }
+}
+
+/// What is always true of a source, whatever it reads.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// How it is read.
+    pub reading: Reading,
     /// What the service can report.
     pub signals: Signals,
     /// The label sets its documentation makes possible.

@@ -26,8 +26,8 @@ use tower::ServiceExt;
 use self::clients::Client;
 pub use self::error::{NetworkError, PROXY_REMEDY, PROXY_WANTS_CREDENTIALS, TransportError};
 pub(crate) use self::tls::machine_has_authorities;
-use crate::config::{Common, Header};
 use crate::failure::ErrorKind;
+use crate::settings::{Common, Header};
 
 /// A header that holds a secret behind `prefix`: never printed, and wiped when it is dropped.
 /// `None` if no header can hold it.
@@ -216,12 +216,12 @@ mod tests {
     fn trusting(folder: &Path, pem: &str) -> Common {
         let ca_file = folder.join("ca.pem");
         std::fs::write(&ca_file, pem).unwrap();
-        let tls = crate::config::Tls { ca_file: Some(ca_file), ..Default::default() };
+        let tls = crate::settings::Tls { ca_file: Some(ca_file), ..Default::default() };
         Common { tls: Some(tls), ..defaults() }
     }
 
     fn defaults() -> Common {
-        Common::defaults(crate::event::System::Losant)
+        Common::usual(std::time::Duration::from_hours(1))
     }
 
     /// What is told of a service that answers a connection so.

@@ -24,12 +24,13 @@ use tokio::time::Instant;
 
 use crate::api::Api;
 use crate::clock::{delta, rfc3339_seconds};
-use crate::config::{SourceConfig, duration_text};
-use crate::event::{EventKey, EventLabels, Item, System, What};
+use crate::config::SourceConfig;
+use crate::event::{EventKey, EventLabels, Item, What};
 use crate::failure::Failure;
 use crate::ledger::{Book, CommitError, Counter, Ledger, SeriesKey, TALLY_CELL, Tallies};
 use crate::page::{DocumentRecord, Page};
-use crate::source::{self, Sink, Spec, Taken};
+use crate::settings::duration_text;
+use crate::source::{Sink, Spec, Taken};
 use crate::stats::SourceStats;
 use crate::window::{Checkpoint, Window, floor};
 
@@ -94,7 +95,7 @@ pub struct Report {
     /// Which source.
     pub source: String,
     /// Its system.
-    pub system: System,
+    pub system: String,
     /// What was compared.
     pub compared: Window,
     /// In pieces of this length, in seconds.
@@ -151,9 +152,9 @@ pub async fn verify(
 ) -> Result<Report, VerifyError> {
     let config = &subject.config;
     let tell = |text: String| _ = say.send(text); // nobody may be listening any more
-    let (mut source, _) = source::registry::build(config);
+    let (mut source, _) = config.service.build(&config.common);
     let spec = source.spec();
-    let cell = if spec.is_feed { HOUR } else { TALLY_CELL };
+    let cell = if spec.reading.is_feed() { HOUR } else { TALLY_CELL };
     let (tallied_from, checkpoint) = {
         let state = subject.book.state();
         (state.tallied_from(), state.checkpoint().cloned())
@@ -164,9 +165,11 @@ pub async fn verify(
     let settled = Settled::of(&checkpoint, &spec, config.common.overlap, subject.polls.is_some());
     let (window, mut notes) = settled.comparable(from, to, tallied_from, cell)?;
 
-    let mut recount = Recount::new(Arc::clone(&subject.book), spec.is_feed);
+    let mut recount = Recount::new(Arc::clone(&subject.book), spec.reading.is_feed());
     let before = subject.ledger.tallies(&subject.book, window).await?;
-    for step in steps(window, if spec.is_feed { Duration::MAX } else { STEP_MAX.min(spec.step_max) }) {
+    for step in
+        steps(window, if spec.reading.is_feed() { Duration::MAX } else { STEP_MAX.min(spec.reading.step_max()) })
+    {
         tell(format!("reading {} to {}", rfc3339_seconds(step.from), rfc3339_seconds(step.to)));
         recount.begin(step);
         let read = source.read(step, &subject.api, &mut recount).await;
@@ -203,7 +206,7 @@ pub async fn verify(
     let reasons = reasons(subject, &differences, &recount);
     Ok(Report {
         source: config.name.to_string(),
-        system: config.system(),
+        system: config.system().to_string(),
         compared: window,
         cell_seconds: cell.as_secs(),
         counted,
@@ -242,7 +245,7 @@ impl Settled {
                 to: gap.from.min(checkpoint.head),
                 why: "the exporter is still reading the history from there on".into(),
             },
-            None if polled || spec.is_feed => {
+            None if polled || spec.reading.is_feed() => {
                 Self { to: checkpoint.head, why: "the last poll ended there, and only whole cells are compared".into() }
             }
             None => Self {

@@ -524,8 +524,7 @@ fn gzip(text: &[u8]) -> Vec<u8> {
 
 /// What comes of an answer: in memory and over a real connection.
 async fn packed(status: u16, coding: &'static str, body: Vec<u8>) -> [Result<Reply, Failure>; 2] {
-    use crate::config::Common;
-    use crate::event::System;
+    use crate::settings::Common;
     use crate::simulate::raw;
     use crate::transport::Network;
     let sent = body.clone();
@@ -544,7 +543,7 @@ async fn packed(status: u16, coding: &'static str, body: Vec<u8>) -> [Result<Rep
         let api = Api::new(transport, Box::new(Numbered::default()), limits, Arc::default(), clock, 1);
         api.wire.exchange(&Call::get(to), false).await
     };
-    let network = Network::new(&Common::defaults(System::Losant)).unwrap();
+    let network = Network::new(&Common::usual(Duration::from_hours(1))).unwrap();
     let to = Url::parse(&service.unwrap().origin()).unwrap();
     [exchange(Arc::new(InMemory(router)), url("/log")).await, exchange(Arc::new(network), to).await]
 }

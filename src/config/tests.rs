@@ -1,9 +1,19 @@
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::proxy::NoProxy;
+use crate::settings::{RateLimit, endpoint};
+use crate::source::{activid, canvas, index_exchange, informatica, losant as losant_source};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+const MIB: u64 = 1024 * 1024;
 
 const EXAMPLE: &str = include_str!("../../docs/example.yml");
 const REFERENCE: &str = include_str!("../../docs/configuration.md");
@@ -114,6 +124,32 @@ fn only(text: &str) -> SourceConfig {
     sources.remove(0)
 }
 
+/// What only its service needs of a source.
+fn own<T: Entry>(source: &SourceConfig) -> &T {
+    let entry: &dyn std::any::Any = &*source.service;
+    entry.downcast_ref().expect("a source of this service")
+}
+
+/// Every key there is, some more than once, with the part of the reference that tells of it.
+fn all_keys() -> Vec<(Key, String)> {
+    fn add(keys: &[Key], part: &str, to: &mut Vec<(Key, String)>) {
+        for key in keys {
+            to.push((*key, part.to_owned()));
+            if let Kind::Section(keys) | Kind::Sections(keys) = key.kind {
+                add(keys, key.name, to);
+            }
+        }
+    }
+    let mut all = Vec::new();
+    add(TOP, "", &mut all);
+    for system in SYSTEMS {
+        add(&lists(), "", &mut all);
+        add(&keys_of(system), "", &mut all);
+        add(system.keys(), system.name().as_str(), &mut all);
+    }
+    all
+}
+
 fn url(text: &str) -> Url {
     Url::parse(text).unwrap()
 }
@@ -123,17 +159,16 @@ fn the_example_of_the_interface_means_what_it_says() {
     let folder = folder();
     let config = parse(INTERFACE, &folder.path().join("c.yml")).unwrap();
     let file = |name: &str| Secret::file(folder.path().join(name));
-    let source = |name: &str, system, service| SourceConfig {
+    let source = |name: &str, service: Arc<dyn Entry>| SourceConfig {
         name: name.parse().unwrap(),
         // `global.poll_interval` is given, so it holds for the feeds too.
-        common: Common { poll_interval: MINUTE, ..Common::defaults(system) },
+        common: Common { poll_interval: MINUTE, ..service.system().defaults() },
         service,
     };
     let sources = vec![
         source(
             "campus",
-            System::Canvas,
-            Service::Canvas(Canvas {
+            Arc::new(canvas::Settings {
                 base_url: url("https://canvas.example.edu"),
                 access_token: file("canvas.token"),
                 accounts: vec!["1".to_owned()],
@@ -143,8 +178,7 @@ fn the_example_of_the_interface_means_what_it_says() {
         ),
         source(
             "etl",
-            System::Informatica,
-            Service::Informatica(Informatica {
+            Arc::new(informatica::Settings {
                 base_url: None,
                 login_url: url("https://dm-us.informaticacloud.com"),
                 username: "audit@example.com".to_owned(),
@@ -153,8 +187,7 @@ fn the_example_of_the_interface_means_what_it_says() {
         ),
         source(
             "badge",
-            System::Activid,
-            Service::Activid(Activid {
+            Arc::new(activid::Settings {
                 base_url: url("https://activid.example.com"),
                 tenant: "ACME".to_owned(),
                 token_url: url("https://activid.example.com/idp/ACME/authn/token"),
@@ -165,8 +198,7 @@ fn the_example_of_the_interface_means_what_it_says() {
         ),
         source(
             "iot",
-            System::Losant,
-            Service::Losant(Losant {
+            Arc::new(losant_source::Settings {
                 base_url: url("https://api.losant.com"),
                 instance_id: "575ec7417ae143cd83dc4a96".to_owned(),
                 api_token: file("losant.token"),
@@ -174,8 +206,7 @@ fn the_example_of_the_interface_means_what_it_says() {
         ),
         source(
             "ads",
-            System::IndexExchange,
-            Service::IndexExchange(IndexExchange {
+            Arc::new(index_exchange::Settings {
                 base_url: url("https://app.indexexchange.com"),
                 token_url: url("https://identity.indexexchange.com/auth/realms/eventlog/protocol/openid-connect/token"),
                 client_key: file("ix.key"),
@@ -183,13 +214,13 @@ fn the_example_of_the_interface_means_what_it_says() {
             }),
         ),
     ];
-    for (source, system) in sources.iter().zip(System::ALL) {
-        assert_eq!(source.system(), system);
+    for (source, system) in sources.iter().zip(SYSTEMS) {
+        assert_eq!(source.system(), system.name());
     }
     let global = Global { hold_new_series: MINUTE, openmetrics_created: false };
     let storage = Storage { path: folder.path().join("./data") };
     assert_eq!(config, Config { global, storage, sources, warnings: Vec::new() });
-    let Service::Activid(activid) = &config.sources[2].service else { panic!("activid") };
+    let activid: &activid::Settings = own(&config.sources[2]);
     assert_eq!(activid.client_secret.read().unwrap().expose_secret(), "activid-secret");
 }
 
@@ -241,30 +272,43 @@ fn the_example_of_the_reference_is_accepted() {
 
 #[test]
 fn the_reference_names_every_key_and_every_default() {
-    let keys: BTreeSet<&str> = read::all_keys().collect();
-    for key in keys {
-        assert!(REFERENCE.contains(&format!("`{key}`")), "docs/configuration.md says nothing about `{key}`");
+    let row_of = |part: &str, key: &Key| {
+        let (_, part) = REFERENCE
+            .split_once(&format!("\n### `{part}`\n"))
+            .or_else(|| REFERENCE.split_once(&format!("\n## `{part}`\n")))?;
+        let part = part.split("\n## ").next().and_then(|part| part.split("\n### ").next()).unwrap_or_default();
+        part.lines().find(|line| line.starts_with(&format!("| `{}`", key.name))).map(str::to_owned)
+    };
+    for (key, part) in all_keys() {
+        for name in key.names() {
+            assert!(REFERENCE.contains(&format!("`{name}`")), "docs/configuration.md says nothing about `{name}`");
+        }
+        let is_table = ["global", "storage"].contains(&part.as_str()) || registry::find(&part).is_some();
+        if !is_table {
+            continue;
+        }
+        let row =
+            row_of(&part, &key).unwrap_or_else(|| panic!("docs/configuration.md: no row `{}` in {part}", key.name));
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let names: Vec<String> = key.names().map(|name| format!("`{name}`")).collect();
+        assert_eq!(cells[0], format!("| {}", names.join(" or ")), "{part}");
+        let default = match key.absent {
+            Absent::Refused => "required".to_owned(),
+            Absent::Nothing => "none".to_owned(),
+            Absent::Is(value) => format!("`{value}`"),
+            Absent::Means(words) => words.to_owned(),
+            Absent::Usual => continue,
+        };
+        assert_eq!(cells[1], default, "the default of `{}` in {part}", key.name);
     }
-    let show = |f: &dyn Fn(Common) -> String| System::ALL.map(|system| f(Common::defaults(system))).join(" | ");
-    for (key, row) in [
-        ("poll_interval", show(&|c| duration_text(c.poll_interval))),
-        ("overlap", show(&|c| duration_text(c.overlap))),
-        ("initial_lookback", show(&|c| duration_text(c.initial_lookback))),
-        ("max_catch_up", show(&|c| duration_text(c.max_catch_up))),
-        (
-            "rate_limit",
-            show(&|c| {
-                let RateLimit { requests, per, burst } = c.rate_limit;
-                format!("{requests} per {}, burst {burst}", duration_text(per))
-            }),
-        ),
-        ("timeout", show(&|c| duration_text(c.timeout))),
-        ("poll_timeout", show(&|c| duration_text(c.poll_timeout))),
-        ("max_response_bytes", show(&|c| format!("{}MiB", c.max_response_bytes / MIB))),
-    ] {
-        let row = format!("| `{key}` | {row} |");
+    let shown = SYSTEMS.map(|system| system.defaults().shown());
+    for (n, (key, _)) in shown[0].iter().enumerate() {
+        let row = format!("| `{key}` | {} |", shown.clone().map(|shown| shown[n].1.clone()).join(" | "));
         assert!(REFERENCE.contains(&row), "docs/configuration.md lacks {row}");
     }
+    let usual: BTreeSet<&str> =
+        common::KEYS.iter().filter(|key| key.absent == Absent::Usual).map(|key| key.name).collect();
+    assert_eq!(usual, shown[0].iter().map(|(key, _)| *key).collect());
 }
 
 #[test]
@@ -277,7 +321,7 @@ fn every_key_that_all_sources_accept_is_read() {
          proxy_url: http://proxy:3128\nproxy_username: me\nproxy_password_file: losant.token\nno_proxy: .example.com\n\
          user_agent: audit (me@example.com)\nheaders: [{name: X-Gateway, value: abc}, {name: x-key, value_file: ix.key}]\nallow_plain_http: true\nbase_url: http://api.internal/prefix/",
     ));
-    let common = source.common;
+    let common = source.common.clone();
     assert_eq!(common.poll_interval, 90 * SECOND);
     assert_eq!(common.overlap, 90 * SECOND);
     assert_eq!(only(&losant("overlap: 0s")).common.overlap, MINUTE, "the least there is");
@@ -308,7 +352,7 @@ fn every_key_that_all_sources_accept_is_read() {
         !common.proxy_from_environment && only(&losant("proxy_from_environment: true")).common.proxy_from_environment
     );
     assert!(common.allow_plain_http);
-    let Service::Losant(losant) = source.service else { panic!("losant") };
+    let losant: &losant_source::Settings = own(&source);
     assert_eq!(endpoint(&losant.base_url, &["a b", "c"]).as_str(), "http://api.internal/prefix/a%20b/c");
 }
 
@@ -335,10 +379,10 @@ fn sources_stand_in_the_order_of_the_file() {
     let config = parsed(text).unwrap();
     let names: Vec<&str> = config.sources.iter().map(|source| source.name.as_str()).collect();
     assert_eq!(names, ["b", "a", "0"]);
-    let Service::Losant(losant) = &config.sources[1].service else { panic!("losant") };
+    let losant: &losant_source::Settings = own(&config.sources[1]);
     assert_eq!(losant.instance_id, "1e5", "what looks like a number is taken as it is written");
     assert_eq!(losant.api_token.read().unwrap().expose_secret(), "007");
-    let Service::Canvas(canvas) = &config.sources[2].service else { panic!("canvas") };
+    let canvas: &canvas::Settings = own(&config.sources[2]);
     assert_eq!(canvas.users, ["12~3", "4"]);
 }
 
@@ -356,7 +400,8 @@ fn a_reload_sees_which_sources_changed() {
 fn the_token_url_of_activid_follows_the_base_url() {
     let text = "sources:\n  activid:\n    - {name: a, base_url: 'https://h/x/', tenant: Ä b, client_id: c, client_secret: s}\n";
     assert_eq!(problems(text), ["3:51: `tenant` has characters that no id has; accepted: a text"]);
-    let Service::Activid(activid) = only(&text.replace("Ä b", "Äb")).service else { panic!("activid") };
+    let source = only(&text.replace("Ä b", "Äb"));
+    let activid: &activid::Settings = own(&source);
     assert_eq!(activid.token_url.as_str(), "https://h/x/idp/%C3%84b/authn/token");
     assert!(activid.verify);
 }
@@ -367,7 +412,7 @@ const URL: &str = "https:// with a host, without user, password, query and fragm
                    `allow_plain_http: true`";
 const SIZE: &str = "a whole number of bytes above 0, alone or with B, KiB, MiB, GiB, kB, MB or GB, such as 8MiB";
 const FILES: &str = "a path from `/` or from the config file's folder, DIR (`~` is not expanded)";
-const SYSTEMS: &str = "canvas, informatica, activid, losant, index_exchange";
+const NAMES: &str = "canvas, informatica, activid, losant, index_exchange";
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
@@ -675,7 +720,7 @@ fn a_machine_without_authorities_is_told_of_where_some_are_needed() {
 fn a_file_without_a_usable_source_is_refused() {
     let not_yaml = "accepted: YAML 1.2, with quotes around values with special characters";
     let empty = "1:1: the file is empty; accepted: a mapping with the key `sources`".to_owned();
-    let none = format!("1:1: there is no source; accepted: `sources` with at least one in {SYSTEMS}");
+    let none = format!("1:1: there is no source; accepted: `sources` with at least one in {NAMES}");
     for (text, message) in [
         ("", empty.clone()),
         ("# nothing\n", empty.clone()),
@@ -684,10 +729,10 @@ fn a_file_without_a_usable_source_is_refused() {
         ("sources:\n", none.clone()),
         ("sources: {canvas: [], losant: }\n", none),
         ("- a\n", "1:1: the file is a list; accepted: a mapping with the keys global, storage, sources".to_owned()),
-        ("sources: []\n", format!("1:10: `sources` is a list; accepted: a mapping with the keys {SYSTEMS}")),
+        ("sources: []\n", format!("1:10: `sources` is a list; accepted: a mapping with the keys {NAMES}")),
         (
             "sources:\n  canvass: []\n",
-            format!("2:3: unknown key `canvass` in `sources` (did you mean `canvas`?); accepted: {SYSTEMS}"),
+            format!("2:3: unknown key `canvass` in `sources` (did you mean `canvas`?); accepted: {NAMES}"),
         ),
         (
             "sources:\n  canvas:\n    name: a\n",
@@ -1034,7 +1079,8 @@ fn where_informatica_s_log_is_can_be_said_and_is_held_to_the_rules_for_urls() {
              password: hunter2\n      base_url: {base}\n{more}"
         )
     };
-    let Service::Informatica(service) = only(&text("https://b.example/saas", "")).service else { panic!() };
+    let source = only(&text("https://b.example/saas", ""));
+    let service: &informatica::Settings = own(&source);
     assert_eq!(service.base_url, Some(url("https://b.example/saas")));
     assert!(parsed(&text("http://b.example/saas", "")).is_err());
     assert!(parsed(&text("http://b.example/saas", "      allow_plain_http: true\n")).is_ok());
@@ -1042,8 +1088,10 @@ fn where_informatica_s_log_is_can_be_said_and_is_held_to_the_rules_for_urls() {
 
 /// Pieces from which almost-configs are made.
 fn piece() -> impl Strategy<Value = String> {
-    let words: Vec<String> = read::all_keys()
-        .map(|key| format!("{key}: "))
+    let words: Vec<String> = all_keys()
+        .iter()
+        .flat_map(|(key, _)| key.names())
+        .map(|name| format!("{name}: "))
         .chain(
             [
                 "\n", "\n  ", "\n    - ", "\n      ", "{", "}", "[", "]", ", ", "- ", "&a ", "*a", "!!str ", "? ",

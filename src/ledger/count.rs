@@ -257,7 +257,7 @@ struct Events {
     held_back: u64,
 }
 
-impl<'a> Counting<'a> {
+impl Counting<'_> {
     fn tally(&mut self) -> Tally<'_> {
         Tally { categories: &mut self.categories, actions: &mut self.actions, series: std::mem::take(&mut self.series) }
     }

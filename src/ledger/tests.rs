@@ -59,7 +59,7 @@ fn name() -> SourceName {
 }
 
 async fn register(ledger: &Ledger) -> Arc<Book> {
-    ledger.register(&name(), System::Activid, catalogue(), at(0)).await.unwrap()
+    ledger.register(&name(), System::named("activid"), catalogue(), at(0)).await.unwrap()
 }
 
 /// Commits a page without moving the checkpoint.

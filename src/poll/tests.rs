@@ -10,7 +10,7 @@ use crate::api::{Dialect, Limits, Session, Wire};
 use crate::event::{Class, EventLabels, Item, Label, Outcome, System, What};
 use crate::ledger::Counter;
 use crate::page::Catalogue;
-use crate::source::Signals;
+use crate::source::{Reading, Signals};
 use crate::transport::InMemory;
 
 struct Open;
@@ -34,10 +34,11 @@ struct Scripted {
 impl Source for Scripted {
     fn spec(&self) -> Spec {
         Spec {
-            cell: Duration::from_millis(1),
-            step_max: Duration::from_hours(24),
-            ahead: Duration::ZERO,
-            is_feed: false,
+            reading: Reading::History(crate::source::History {
+                cell: Duration::from_millis(1),
+                step_max: Duration::from_hours(24),
+                ahead: Duration::ZERO,
+            }),
             signals: Signals::default(),
             catalogue: Catalogue::default(),
         }
@@ -100,7 +101,7 @@ async fn bench(
     let clock = Clock::starting_at(DateTime::from_timestamp(1_800_000_000, 0).unwrap());
     let ledger = Ledger::open(folder.path()).unwrap();
     let name: SourceName = "test".parse().unwrap();
-    let book = ledger.register(&name, System::Losant, Catalogue::default(), clock.now()).await.unwrap();
+    let book = ledger.register(&name, System::named("losant"), Catalogue::default(), clock.now()).await.unwrap();
     let stats = Arc::new(SourceStats::default());
     let second = Duration::from_secs(1);
     let limits = Limits { requests: 1, per: second, burst: 1, timeout: second, max_response_bytes: 1 };
@@ -267,7 +268,7 @@ async fn a_panic_of_a_reader_is_counted_and_another_takes_its_place() {
     poller.name = "other".parse().unwrap();
     poller.ledger = bench.poller.ledger.clone();
     let now = bench.clock.now();
-    let book = poller.ledger.register(&poller.name, System::Losant, Catalogue::default(), now).await.unwrap();
+    let book = poller.ledger.register(&poller.name, System::named("losant"), Catalogue::default(), now).await.unwrap();
     poller.book = Arc::clone(&book);
     poller.cadence.initial_lookback = Duration::from_mins(10);
 
@@ -473,7 +474,7 @@ async fn where_nothing_could_be_read_yet_a_restart_does_not_move_where_reading_b
         let register = async |folder: &tempfile::TempDir, at| {
             let ledger = Ledger::open(folder.path()).unwrap();
             let name: SourceName = "test".parse().unwrap();
-            let book = ledger.register(&name, System::Losant, Catalogue::default(), at).await.unwrap();
+            let book = ledger.register(&name, System::named("losant"), Catalogue::default(), at).await.unwrap();
             (ledger, book)
         };
         let folder = tempfile::tempdir().unwrap();
@@ -499,14 +500,16 @@ async fn a_feed_reports_what_its_list_no_longer_shows_but_not_of_the_look_back()
         tokio::time::sleep(Duration::from_hours(away)).await;
         let Bench { mut poller, .. } = bench(|_| (Duration::ZERO, Vec::new(), Ok(()))).await;
         poller.ledger = Ledger::open(folder.path()).unwrap();
-        let registered = poller.ledger.register(&poller.name, System::Losant, Catalogue::default(), clock.now()).await;
+        let registered =
+            poller.ledger.register(&poller.name, System::named("losant"), Catalogue::default(), clock.now()).await;
         poller.book = registered.unwrap();
         poller.clock = clock.clone();
         poller.cadence.initial_lookback = poller.cadence.max_catch_up;
         if process == 0 {
             continue;
         }
-        let spec = Spec { is_feed: true, ..poller.source.spec() };
+        let reading = Reading::Feed { retention: Duration::from_hours(24), when_empty: "" };
+        let spec = Spec { reading, ..poller.source.spec() };
         poller.poll(&spec, Instant::now(), &mut History::new(GAP_STEP_FIRST)).await.unwrap();
         let state = poller.book.state();
         assert_eq!(state.total(Counter::LostSeconds), lost * 3600, "process {process}");

@@ -31,7 +31,7 @@ use super::service::{
 use super::truth::{Expect, Placed, Timeline, Truth, TruthOf};
 use crate::event::{Class, Outcome, Principal, System};
 
-const SYSTEM: System = System::Activid;
+const SYSTEM: System = System::named("activid");
 
 pub(super) const SERVICE: Simulated = Simulated {
     system: SYSTEM,

@@ -25,7 +25,7 @@ use super::service::{
 use super::truth::{Expect, Placed, Timeline, Truth, TruthOf};
 use crate::event::{Class, Outcome, Principal, System};
 
-const SYSTEM: System = System::Canvas;
+const SYSTEM: System = System::named("canvas");
 
 pub(super) const SERVICE: Simulated = Simulated {
     system: SYSTEM,

@@ -27,7 +27,7 @@ use super::service::{
 use super::truth::{Expect, Truth, TruthOf};
 use crate::event::{Class, Outcome, System};
 
-const SYSTEM: System = System::IndexExchange;
+const SYSTEM: System = System::named("index_exchange");
 
 pub(super) const SERVICE: Simulated = Simulated {
     system: SYSTEM,

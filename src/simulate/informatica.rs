@@ -27,7 +27,7 @@ use super::service::{
 use super::truth::{Expect, Placed, Timeline, Truth, TruthOf};
 use crate::event::{Class, Outcome, Principal, System};
 
-const SYSTEM: System = System::Informatica;
+const SYSTEM: System = System::named("informatica");
 
 pub(super) const SERVICE: Simulated = Simulated {
     system: SYSTEM,

@@ -23,7 +23,7 @@ use super::service::{
 use super::truth::{Expect, Placed, Timeline, Truth, TruthOf};
 use crate::event::{Class, Outcome, System};
 
-const SYSTEM: System = System::Losant;
+const SYSTEM: System = System::named("losant");
 
 pub(super) const SERVICE: Simulated = Simulated {
     system: SYSTEM,

@@ -1,13 +1,6 @@
 use std::path::Path;
 
 use super::*;
-use crate::event::System;
-
-#[test]
-fn every_system_is_simulated_and_nothing_else_is() {
-    let simulated: Vec<&str> = SERVICES.iter().map(|service| service.system.as_str()).collect();
-    assert_eq!(simulated, System::ALL.map(System::as_str));
-}
 
 #[test]
 fn a_service_says_all_that_its_readers_need() {

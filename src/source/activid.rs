@@ -18,6 +18,7 @@
 //! What it cannot report: when an event happened (unless a token says so), and so how late it was.
 
 mod labels;
+mod setup;
 mod token;
 
 use std::collections::BTreeMap;
@@ -33,18 +34,19 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use url::Url;
 
+pub use self::setup::{SYSTEM, Settings, Setup};
 use self::token::{ATTRIBUTES, Bag, Record, may_be_token};
-use super::kit::{Ignore, unread};
+use super::kit::{Ignore, credential, unread};
 use super::list::{Raw, RawEvents};
 use super::text::{self, Envelope};
-use super::{Signals, Sink, Source, Spec, oauth};
+use super::{History, Signals, Sink, Source, Spec, oauth};
 use crate::api::{Api, Call, Dialect, Reply, Session, Verdict, Wire};
 use crate::clock::delta;
-use crate::config::{self, Common, Secret};
 use crate::event::{Class, EventKey, Item, Outcome, Principal, What};
 use crate::failure::{ErrorKind, Failure};
 use crate::ledger::TALLY_CELL;
 use crate::page::{Catalogue, Facts, Page};
+use crate::settings::Secret;
 use crate::window::{Window, floor};
 
 /// Keys hold the start of the cell: another length counts everything in the overlap once more.
@@ -70,29 +72,16 @@ const CELLS_REMEMBERED_MAX: usize = 512;
 
 const OUTCOMES: [Outcome; 3] = [Outcome::Success, Outcome::Failure, Outcome::Unknown];
 
+/// How the log is asked for.
+const READING: super::Reading =
+    super::Reading::History(History { cell: CELL, step_max: Duration::from_hours(4), ahead: AHEAD });
+
 /// Reads one tenant's log.
 pub struct Activid {
     search: Search,
     learnt: Learnt,
     /// Cells that are not asked for in one piece, by their start.
     cells: BTreeMap<DateTime<Utc>, Vec<Piece>>,
-}
-
-/// The source and its dialect.
-pub fn build(service: &config::Activid, common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
-    let search = Search {
-        url: config::endpoint(&service.base_url, &["scim", &service.tenant, "v2", "Event", ".search"]),
-        count: common.page_size.map_or(COUNT, std::num::NonZeroU32::get),
-        verify: service.verify,
-        ignore: Ignore::new(&common.ignore_actors),
-    };
-    let dialect = ActividDialect {
-        base: service.base_url.clone(),
-        token_url: service.token_url.clone(),
-        client_id: service.client_id.clone(),
-        client_secret: service.client_secret.clone(),
-    };
-    (Box::new(Activid { search, learnt: Learnt::default(), cells: BTreeMap::new() }), Box::new(dialect))
 }
 
 struct ActividDialect {
@@ -105,10 +94,7 @@ struct ActividDialect {
 #[async_trait]
 impl Dialect for ActividDialect {
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
-        let secret = self
-            .client_secret
-            .read()
-            .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
+        let secret = credential(&self.client_secret)?;
         let basic = oauth::basic(&self.client_id, secret.expose_secret());
         oauth::client_credentials(wire, &self.token_url, &basic, &self.base).await
     }
@@ -136,10 +122,7 @@ impl Source for Activid {
             catalogue.add(&[labels.category.as_str()], &[labels.action.as_str()], &OUTCOMES, labels.class);
         }
         Spec {
-            cell: CELL,
-            step_max: Duration::from_hours(4),
-            ahead: AHEAD,
-            is_feed: false,
+            reading: READING,
             signals: Signals { login: true, login_failure: true, logout: true, change: true, integrity },
             catalogue,
         }

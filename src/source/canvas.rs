@@ -18,6 +18,8 @@
 //!
 //! What it cannot report: failed logins and changes, which the log does not hold. It keeps a year.
 
+mod setup;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,16 +31,17 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use url::Url;
 
+pub use self::setup::{SYSTEM, Settings, Setup};
 use super::kit::{Ignore, StaticToken, decode_base64url, may_be_own, parse_time, rejected, unread};
 use super::link;
 use super::list::{Raw, RawEvents};
 use super::text::{Envelope, Field, Inner, Understood, id_bytes, understand};
-use super::{Signals, Sink, Source, Spec};
+use super::{History, Signals, Sink, Source, Spec};
 use crate::api::{Api, Budget, Call, Dialect, Reply, Session, Verdict, Wire, judge_by_status};
-use crate::config::{self, Common};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
 use crate::failure::{ErrorKind, Failure};
 use crate::page::{Catalogue, Page};
+use crate::settings::{Common, endpoint};
 use crate::window::Window;
 
 /// What clients ask for; the service's maximum is "unspecified" in its documentation, and it takes
@@ -59,6 +62,13 @@ const RESERVE: f64 = 50.0;
 const OUTFLOW: f64 = 10.0;
 /// The longest pause for the service's budget.
 const PAUSE_MAX_SECONDS: f64 = 30.0;
+
+/// How the log is asked for.
+const READING: super::Reading = super::Reading::History(History {
+    cell: Duration::from_secs(1),
+    step_max: Duration::from_hours(24),
+    ahead: Duration::from_mins(10),
+});
 
 /// Reads the logs of one institution.
 pub struct Canvas {
@@ -81,12 +91,6 @@ enum Of {
     Account,
     User,
     Login,
-}
-
-/// The source and its dialect.
-pub fn build(service: &config::Canvas, common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
-    let token = StaticToken { token: service.access_token.clone(), base: service.base_url.clone() };
-    (Box::new(Canvas::new(service, common)), Box::new(CanvasDialect(token)))
 }
 
 struct CanvasDialect(StaticToken);
@@ -137,14 +141,7 @@ impl Source for Canvas {
         let outcomes = [Outcome::Success];
         catalogue.add(&["authentication"], &["login"], &outcomes, Class::Login(Principal::User));
         catalogue.add(&["authentication"], &["logout"], &outcomes, Class::Logout);
-        Spec {
-            cell: Duration::from_secs(1),
-            step_max: Duration::from_hours(24),
-            ahead: Duration::from_mins(10),
-            is_feed: false,
-            signals: Signals { login: true, logout: true, ..Signals::default() },
-            catalogue,
-        }
+        Spec { reading: READING, signals: Signals { login: true, logout: true, ..Signals::default() }, catalogue }
     }
 
     async fn read(&mut self, window: Window, api: &Api, sink: &mut dyn Sink) -> Result<(), Failure> {
@@ -227,11 +224,12 @@ impl Span {
 }
 
 impl Canvas {
-    fn new(service: &config::Canvas, common: &Common) -> Self {
-        let kinds = [(Of::Account, &service.accounts), (Of::User, &service.users), (Of::Login, &service.pseudonyms)];
-        let scopes = kinds.into_iter().flat_map(|(of, ids)| ids.iter().map(move |id| Scope { of, id: id.clone() }));
+    /// `scopes`: the ids of accounts, users and logins.
+    fn new(base: &Url, scopes: [&Vec<String>; 3], common: &Common) -> Self {
+        let kinds = [Of::Account, Of::User, Of::Login].into_iter().zip(scopes);
+        let scopes = kinds.flat_map(|(of, ids)| ids.iter().map(move |id| Scope { of, id: id.clone() }));
         Self {
-            base: service.base_url.clone(),
+            base: base.clone(),
             scopes: scopes.collect(),
             page_size: common.page_size.map_or(PAGE_SIZE, std::num::NonZeroU32::get),
             ignore: Ignore::new(&common.ignore_actors),
@@ -381,7 +379,7 @@ impl Canvas {
             Of::Login if self.logins_by_old_name => "pseudonyms",
             Of::Login => "logins",
         };
-        config::endpoint(&self.base, &["api", "v1", "audit", "authentication", of, &scope.id])
+        endpoint(&self.base, &["api", "v1", "audit", "authentication", of, &scope.id])
     }
 
     fn url(&self, scope: &Scope, span: Span, finer: bool) -> Url {

@@ -13,6 +13,7 @@
 
 mod list;
 mod rows;
+mod setup;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,12 +32,14 @@ use url::Url;
 
 use self::list::{File, Listing};
 pub use self::rows::{BadFile, RECORD_BYTES_MAX, RowCounter, Rows, Unpacker};
-use super::{Signals, Sink, Source, Spec, oauth};
+pub use self::setup::{SYSTEM, Settings, Setup};
+use super::kit::credential;
+use super::{Reading, Signals, Sink, Source, Spec, oauth};
 use crate::api::{Api, Call, Dialect, Download, Reply, Session, Verdict, Wire};
-use crate::config::{self, Common};
 use crate::event::{Class, EventKey, Label, Outcome};
 use crate::failure::{ErrorKind, Failure};
 use crate::page::{Catalogue, Document, DocumentRecord, Facts, Page};
+use crate::settings::{Secret, endpoint};
 use crate::threads::run_blocking;
 use crate::window::Window;
 
@@ -63,6 +66,15 @@ const AHEAD_MAX: TimeDelta = TimeDelta::days(1);
 /// Files are of whole hours.
 const HOUR: TimeDelta = TimeDelta::hours(1);
 
+/// For how long a file is listed.
+const RETENTION: Duration = Duration::from_hours(14 * 24);
+
+/// How the files are read.
+const READING: Reading = Reading::Feed {
+    retention: RETENTION,
+    when_empty: "files are made within 36 hours; after 35 days without a call, the next calls make the service resume",
+};
+
 /// Reads the files of one client.
 pub struct IndexExchange {
     base: Url,
@@ -75,32 +87,12 @@ pub struct IndexExchange {
     warned_of_column: bool,
 }
 
-/// The source and its dialect.
-pub fn build(service: &config::IndexExchange, _common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
-    let source = IndexExchange {
-        base: service.base_url.clone(),
-        subscriptions: service.subscriptions.clone(),
-        categories: service.subscriptions.iter().map(|name| Label::from_words(name)).collect(),
-        parts: HashMap::new(),
-        failed: HashSet::new(),
-        warned_of_column: false,
-    };
-    let dialect = IndexExchangeDialect {
-        base: service.base_url.clone(),
-        token_url: service.token_url.clone(),
-        client_key: service.client_key.clone(),
-        form_encoded: AtomicBool::new(false),
-        refused: Mutex::default(),
-    };
-    (Box::new(source), Box::new(dialect))
-}
-
 // === the session ===
 
 struct IndexExchangeDialect {
     base: Url,
     token_url: Url,
-    client_key: config::Secret,
+    client_key: Secret,
     /// Which way of writing the key was accepted last, or is to be tried next.
     form_encoded: AtomicBool,
     /// A hash of the key that was refused in both.
@@ -110,10 +102,7 @@ struct IndexExchangeDialect {
 #[async_trait]
 impl Dialect for IndexExchangeDialect {
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
-        let key = self
-            .client_key
-            .read()
-            .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
+        let key = credential(&self.client_key)?;
         let issued = SecretString::from(key.expose_secret().trim().to_owned());
         let Some(encoded) = form_encoded(&issued) else {
             return oauth::client_credentials(wire, &self.token_url, &issued, &self.base).await;
@@ -172,14 +161,7 @@ impl Source for IndexExchange {
             let actions = if named.is_empty() { &actions[..] } else { &named };
             catalogue.add(&[category.as_str()], actions, &[Outcome::Unknown], Class::Row);
         }
-        Spec {
-            cell: Duration::from_millis(1),
-            step_max: Duration::from_hours(14 * 24),
-            ahead: Duration::ZERO,
-            is_feed: true,
-            signals: Signals::default(),
-            catalogue,
-        }
+        Spec { reading: READING, signals: Signals::default(), catalogue }
     }
 
     async fn read(&mut self, window: Window, api: &Api, sink: &mut dyn Sink) -> Result<(), Failure> {
@@ -270,7 +252,7 @@ impl IndexExchange {
     async fn list(&self, api: &Api, sink: &mut dyn Sink, troubles: &mut Troubles) -> Result<Listing, Failure> {
         let mut listing = Listing::default();
         for (index, name) in self.subscriptions.iter().enumerate() {
-            let mut url = config::endpoint(&self.base, &["api", "cal", "v1", "downloads"]);
+            let mut url = endpoint(&self.base, &["api", "cal", "v1", "downloads"]);
             // a space is %20, as in the service's examples
             let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
             url.set_query(Some(&format!("subscriptionName={}", name.replace('+', "%20"))));
@@ -280,7 +262,7 @@ impl IndexExchange {
         let bids: Vec<usize> =
             (0..self.categories.len()).filter(|index| self.categories[*index].as_str().contains("bid")).collect();
         if !bids.is_empty() {
-            let url = config::endpoint(&self.base, &["api", "cal", "v1", "downloads", "bidevents"]);
+            let url = endpoint(&self.base, &["api", "cal", "v1", "downloads", "bidevents"]);
             let only = (bids.len() == 1).then(|| bids[0]);
             let added = self.list_one(&url, only, api, &mut listing).await;
             added.or_else(|failure| troubles.take(failure, sink))?;
@@ -371,7 +353,7 @@ impl IndexExchange {
     /// Downloads a file and counts it; again, where its body breaks.
     async fn read_file(&mut self, file: &File, hour: &Hour, api: &Api, sink: &mut dyn Sink) -> Result<Rows, Failure> {
         // whatever host the list names: the token goes to the one that was configured
-        let url = config::endpoint(&self.base, &["api", "cal", "v1", "files", &file.id]);
+        let url = endpoint(&self.base, &["api", "cal", "v1", "files", &file.id]);
         let what = format!("reading file {} ({}, {})", file.id, hour.category, hour.begins.format("%Y-%m-%d %H:%MZ"));
         let mut attempt = 1;
         let rows = loop {

@@ -27,19 +27,20 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use url::Url;
 
-use self::session::InformaticaDialect;
+pub use self::setup::{SYSTEM, Settings, Setup};
 use super::kit::{Ignore, may_be_own, parse_time, rejected, unread};
 use super::list::{BadList, List, Raw, RawEvents};
 use super::text::{Envelope, id_bytes, looks_like_one_of, mended};
-use super::{Signals, Sink, Source, Spec};
-use crate::api::{Api, Call, Dialect, Session};
-use crate::config::{self, Common};
+use super::{History, Reading, Signals, Sink, Source, Spec};
+use crate::api::{Api, Call, Session};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
 use crate::failure::{ErrorKind, Failure};
 use crate::page::{Catalogue, Page};
+use crate::settings::endpoint;
 use crate::window::{Window, floor};
 
 mod session;
+mod setup;
 
 /// The documented maximum of `limit`.
 const PAGE_SIZE: u32 = 1000;
@@ -59,26 +60,14 @@ const SMALL_BYTES: usize = 8 << 10;
 const KNOWN_MAX: usize = 1000;
 /// Longer names are not remembered.
 const KNOWN_BYTES_MAX: usize = 256;
+/// How the log is asked for.
+const READING: Reading =
+    Reading::History(History { cell: Duration::from_millis(1), step_max: RANGE_MAX, ahead: Duration::from_mins(10) });
+
 /// Reads one organization's log.
 pub struct Informatica {
     limit: u32,
     decoder: Decoder,
-}
-
-/// The source and its dialect.
-pub fn build(service: &config::Informatica, common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
-    let source = Informatica {
-        limit: common.page_size.map_or(PAGE_SIZE, std::num::NonZeroU32::get),
-        decoder: Decoder::new(Ignore::new(&common.ignore_actors)),
-    };
-    let dialect = InformaticaDialect {
-        login: config::endpoint(&service.login_url, &["saas", "public", "core", "v3", "login"]),
-        base: service.base_url.clone(),
-        username: service.username.clone(),
-        password: service.password.clone(),
-        allow_plain_http: common.allow_plain_http,
-    };
-    (Box::new(source), Box::new(dialect))
 }
 
 #[async_trait]
@@ -93,10 +82,7 @@ impl Source for Informatica {
         catalogue.add_logins(&["Authentication"], Principal::Agent, &success);
         catalogue.add(&["Authentication"], &["logout"], &success, Class::Logout);
         Spec {
-            cell: Duration::from_millis(1),
-            step_max: RANGE_MAX,
-            ahead: Duration::from_mins(10),
-            is_feed: false,
+            reading: READING,
             signals: Signals { login: true, logout: true, change: true, ..Signals::default() },
             catalogue,
         }
@@ -255,7 +241,7 @@ fn whole_seconds(window: Window) -> Window {
 /// The operator is `>=`: the documentation's table prints `=>`, all its examples `>=`.
 fn url(session: &Session, asked: Window, limit: u32, skip: usize) -> Url {
     let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Millis, true);
-    let mut url = config::endpoint(&session.base, &["public", "core", "v3", "securityLog"]);
+    let mut url = endpoint(&session.base, &["public", "core", "v3", "securityLog"]);
     let q = format!("entryTime>=\"{}\";entryTime<=\"{}\"", time(asked.from), time(asked.to));
     // there is no space in it, which form encoding would make a plus sign
     url.query_pairs_mut()

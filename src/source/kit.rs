@@ -10,14 +10,14 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Datelike, Utc};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::list::{BadList, ENTRIES_MAX};
 use super::text;
 use crate::api::{Dialect, Reply, Session, Wire};
-use crate::config::Secret;
 use crate::event::{EventKey, Item, RejectReason, Rejection, What};
 use crate::failure::{ErrorKind, Failure};
+use crate::settings::Secret;
 
 /// The actors whose events are not counted.
 #[derive(Clone, Debug, Default)]
@@ -132,6 +132,11 @@ pub fn unread(bad: BadList, reply: &Reply) -> Failure {
     }
 }
 
+/// A credential as it is now.
+pub fn credential(secret: &Secret) -> Result<SecretString, Failure> {
+    secret.read().map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))
+}
+
 /// The dialect of a service whose credential is a token in a file or in the configuration: read anew
 /// for every request, so that a new one is used at once.
 pub struct StaticToken {
@@ -144,10 +149,7 @@ pub struct StaticToken {
 #[async_trait]
 impl Dialect for StaticToken {
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
-        let token = self
-            .token
-            .read()
-            .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
+        let token = credential(&self.token)?;
         wire.note_credential_expiry(token_expiry(token.expose_secret()));
         Ok(Session { token, base: self.base.clone(), renew_at: None })
     }

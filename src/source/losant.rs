@@ -18,6 +18,8 @@
 //! What it cannot report: logins of any kind (authentication is not recorded), and requests that
 //! failed before they reached a resource. It keeps a year.
 
+mod setup;
+
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -26,15 +28,16 @@ use chrono::{DateTime, TimeDelta, Utc};
 use http::StatusCode;
 use serde::Deserialize;
 
+pub use self::setup::{SYSTEM, Settings, Setup};
 use super::kit::{Ignore, StaticToken, is_believable, may_be_own, parse_time, rejected, unread};
 use super::list::{Raw, RawEvents};
 use super::text::{Envelope, Field, Understood, id_bytes, looks_like_one_of, understand};
-use super::{Signals, Sink, Source, Spec};
+use super::{History, Signals, Sink, Source, Spec};
 use crate::api::{Api, Call, Dialect, Reply, Session, Verdict, Wire, judge_by_status};
-use crate::config::{self, Common};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, RejectReason, What};
 use crate::failure::{ErrorKind, Failure};
 use crate::page::{Catalogue, Page};
+use crate::settings::endpoint;
 use crate::window::Window;
 
 /// The service's own default page size; its maximum is not documented.
@@ -48,24 +51,19 @@ const READINGS_MAX: u32 = 2;
 /// The same where pages of another length are asked for.
 const LENGTHS_MAX: u32 = 3;
 
+/// How the log is asked for.
+const READING: super::Reading = super::Reading::History(History {
+    cell: Duration::from_millis(1),
+    step_max: Duration::from_hours(7 * 24),
+    ahead: Duration::from_mins(10),
+});
+
 /// Reads one instance's log.
 pub struct Losant {
     base: url::Url,
     instance: String,
     page_size: u32,
     ignore: Ignore,
-}
-
-/// The source and its dialect.
-pub fn build(service: &config::Losant, common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
-    let source = Losant {
-        base: service.base_url.clone(),
-        instance: service.instance_id.clone(),
-        page_size: common.page_size.map_or(PAGE_SIZE, std::num::NonZeroU32::get),
-        ignore: Ignore::new(&common.ignore_actors),
-    };
-    let token = StaticToken { token: service.api_token.clone(), base: service.base_url.clone() };
-    (Box::new(source), Box::new(LosantDialect(token)))
 }
 
 struct LosantDialect(StaticToken);
@@ -96,14 +94,7 @@ impl Source for Losant {
         let targets = ["Organization", "ApiToken", "User", "InstanceCustomNode", "NotificationRule"];
         let outcomes = [Outcome::Success, Outcome::Failure];
         catalogue.add(&targets, &["create", "update", "delete"], &outcomes, Class::Change);
-        Spec {
-            cell: Duration::from_millis(1),
-            step_max: Duration::from_hours(7 * 24),
-            ahead: Duration::from_mins(10),
-            is_feed: false,
-            signals: Signals { change: true, ..Signals::default() },
-            catalogue,
-        }
+        Spec { reading: READING, signals: Signals { change: true, ..Signals::default() }, catalogue }
     }
 
     async fn read(&mut self, window: Window, api: &Api, sink: &mut dyn Sink) -> Result<(), Failure> {
@@ -306,7 +297,7 @@ impl Losant {
     }
 
     fn url_sorted(&self, direction: &str, window: Window, page: u32, per_page: u32) -> url::Url {
-        let mut url = config::endpoint(&self.base, &["instance", &self.instance, "audit-logs"]);
+        let mut url = endpoint(&self.base, &["instance", &self.instance, "audit-logs"]);
         // whether the ends are inside is not documented: ask for a millisecond more on each side
         let start = (window.from - TimeDelta::milliseconds(1)).timestamp_millis();
         let end = window.to.timestamp_millis();

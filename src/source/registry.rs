@@ -1,17 +1,15 @@
-//! The list of systems.
+//! The services, one line each. Nothing else of the program knows which there are.
 
-use super::{Source, activid, canvas, index_exchange, informatica, losant};
-use crate::api::Dialect;
-use crate::config::{Service, SourceConfig};
+use super::{System, activid, canvas, index_exchange, informatica, losant};
 
-/// The source and the dialect of its client for one entry of the configuration.
-pub fn build(config: &SourceConfig) -> (Box<dyn Source>, Box<dyn Dialect>) {
-    let common = &config.common;
-    match &config.service {
-        Service::Canvas(service) => canvas::build(service, common),
-        Service::Informatica(service) => informatica::build(service, common),
-        Service::Activid(service) => activid::build(service, common),
-        Service::Losant(service) => losant::build(service, common),
-        Service::IndexExchange(service) => index_exchange::build(service, common),
-    }
+/// Every service, in the order in which they are shown.
+pub static SYSTEMS: [&dyn System; 5] =
+    [&canvas::Setup, &informatica::Setup, &activid::Setup, &losant::Setup, &index_exchange::Setup];
+
+/// The service of this name.
+pub fn find(name: &str) -> Option<&'static dyn System> {
+    SYSTEMS.into_iter().find(|system| system.name().as_str() == name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,9 +24,11 @@ use super::error::{NetworkError, TransportError};
 use super::shared::Shared;
 use super::{tls, tunnel};
 use crate::clock::Clock;
-use crate::config::{Common, PEM_BYTES_MAX, Secret, SecretError, read_at_most};
 use crate::pem::{self, NoPair};
 use crate::proxy::Proxies;
+use crate::settings::fields::{PEM_BYTES_MAX, read_at_most};
+use crate::settings::secret::SecretError;
+use crate::settings::{Common, Secret};
 
 /// Longest wait for a connection, including its handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,7 +61,7 @@ impl Way {
             ca_file: tls.ca_file,
             identity_files: tls.cert_file.zip(tls.key_file),
             server_name: tls.server_name,
-            proxies: Proxies::of(common).map_err(NetworkError::Client)?,
+            proxies: common.proxies().map_err(NetworkError::Client)?,
             proxy_login: common.proxy_username.clone().zip(common.proxy_password.clone()),
             user_agent: common.user_agent.clone(),
         })
@@ -314,11 +316,10 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::config::Tls;
-    use crate::event::System;
+    use crate::settings::Tls;
 
     fn defaults() -> Common {
-        Common::defaults(System::Losant)
+        Common::usual(Duration::from_hours(1))
     }
 
     /// Settings with a certificate in `ca_file`.

@@ -78,7 +78,7 @@ mod tests {
 
     use super::super::{Network, Transport};
     use super::*;
-    use crate::config::Common;
+    use crate::settings::Common;
     use crate::simulate::raw::{RawService, answer};
 
     async fn told(answer: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> (TransportError, usize) {
@@ -89,7 +89,7 @@ mod tests {
         .unwrap();
         let common = Common {
             proxy_url: Some(proxy.origin().parse().unwrap()),
-            ..Common::defaults(crate::event::System::Losant)
+            ..Common::usual(std::time::Duration::from_hours(1))
         };
         let request = Request::get("https://service.test/log?token=hunter2").body(Bytes::new()).unwrap();
         let error = Network::new(&common).unwrap().send(request).await.err().unwrap();

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::source::{History, Reading};
 
 fn at(minute: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + minute * 60, 0).unwrap()
@@ -85,10 +86,12 @@ proptest! {
 
 fn spec(is_feed: bool) -> Spec {
     Spec {
-        cell: Duration::from_millis(1),
-        step_max: Duration::from_hours(1),
-        ahead: Duration::ZERO,
-        is_feed,
+        reading: if is_feed {
+            Reading::Feed { retention: Duration::from_hours(1), when_empty: "" }
+        } else {
+            let cell = Duration::from_millis(1);
+            Reading::History(History { cell, step_max: Duration::from_hours(1), ahead: Duration::ZERO })
+        },
         signals: crate::source::Signals::default(),
         catalogue: crate::page::Catalogue::default(),
     }

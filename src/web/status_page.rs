@@ -154,7 +154,7 @@ mod tests {
         let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
         let source = SourceStatus {
             name: "iot".into(),
-            system: System::Losant,
+            system: System::named("losant"),
             state: "error",
             last_success: None,
             last_event: Some(now),

@@ -301,7 +301,7 @@ async fn other_times(service: &'static Simulated) {
     assert!(truth.total(service.system) > 500, "there was traffic");
     assert_exact(&exposed(&exporter).await, &truth, service.system);
     // and the tallies by which `verify` compares are where the service says that the events are now
-    let subject = exporter.subject(run.config().sources[0].name.as_str()).unwrap();
+    let subject = audit_exporter::control::verify_input(&exporter, run.config().sources[0].name.as_str()).unwrap();
     let (say, _said) = tokio::sync::mpsc::unbounded_channel();
     let from = run.clock.now() - TimeDelta::hours(3);
     let report = verify(&subject, from, None, &say).await.unwrap();

@@ -547,13 +547,12 @@ pub(super) fn register(
     let mut last = last_number(&sources)?;
     let mut ids = Vec::with_capacity(wanted.len());
     for Wanted { who, id, series: missing } in wanted {
-        let id = match id {
-            Some(id) => *id,
-            None => {
-                last += 1;
-                sources.insert(who.path().as_str(), (last, record.as_slice()))?;
-                last
-            }
+        let id = if let Some(id) = id {
+            *id
+        } else {
+            last += 1;
+            sources.insert(who.path().as_str(), (last, record.as_slice()))?;
+            last
         };
         for key in missing {
             series.insert(key.to_bytes(id).as_slice(), (0, now.timestamp_millis(), false))?;

@@ -262,7 +262,7 @@ async fn generation(folder: &Path, now: DateTime<Utc>) -> i64 {
     let ledger = Ledger::open(folder).unwrap();
     assert_eq!(ledger.register_all(vec![], now).await.unwrap().len(), 0, "also where nothing is configured yet");
     let generation = ledger.generation().unwrap();
-    ledger.register(&name(), System::Activid, catalogue(), now + TimeDelta::seconds(7)).await.unwrap();
+    ledger.register(&name(), System::named("activid"), catalogue(), now + TimeDelta::seconds(7)).await.unwrap();
     assert_eq!(ledger.generation(), Some(generation));
     (generation - at(0)).num_milliseconds()
 }
@@ -294,7 +294,7 @@ async fn a_restored_backup_has_a_greater_generation_once_each_time_it_is_restore
     // looking at it is not putting it to use
     for _ in 0..2 {
         let ledger = Ledger::open(copy.path()).unwrap();
-        assert!(ledger.find(&name(), System::Activid, catalogue()).await.unwrap().is_some());
+        assert!(ledger.find(&name(), System::named("activid"), catalogue()).await.unwrap().is_some());
     }
     let again = backup_of(copy.path()).await;
     for restored in [&copy, &again] {
@@ -403,7 +403,7 @@ async fn a_loss_of_power_at_any_moment_leaves_a_whole_number_of_pages() {
                 disk.lose_power(&mut random);
                 continue;
             };
-            let Ok(source) = ledger.register(&name(), System::Activid, catalogue(), at(0)).await else {
+            let Ok(source) = ledger.register(&name(), System::named("activid"), catalogue(), at(0)).await else {
                 drop(ledger);
                 disk.lose_power(&mut random);
                 continue;
@@ -515,7 +515,7 @@ impl SlowDisk {
 async fn register_many(ledger: &Ledger, count: usize) -> Vec<Arc<Book>> {
     let registration = |n| Registration {
         name: format!("source{n}").parse().unwrap(),
-        system: System::Losant,
+        system: System::named("losant"),
         catalogue: catalogue(),
     };
     ledger.register_all((0..count).map(registration).collect(), at(0)).await.unwrap()

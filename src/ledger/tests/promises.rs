@@ -350,7 +350,7 @@ async fn what_is_ignored_or_rejected_does_not_become_an_event_with_another_time(
 
 async fn keys_of_two_sources_are_not_taken_for_each_other(maker: &dyn Maker) {
     let (ledger, source) = opened(maker).await;
-    let other = ledger.register(&"other".parse().unwrap(), System::Losant, catalogue(), at(0)).await.unwrap();
+    let other = ledger.register(&"other".parse().unwrap(), System::named("losant"), catalogue(), at(0)).await.unwrap();
     for (source, second) in [(&source, 1), (&other, 2), (&source, 3), (&other, 4)] {
         count(&ledger, source, page(vec![dated(1, Some(second))])).await.unwrap();
     }
@@ -389,7 +389,7 @@ async fn what_was_counted_is_tallied_by_five_minutes_and_labels_once(maker: &dyn
         commit(&ledger, &source, Some(read_to(0)), page(items())).await.unwrap();
     }
     let ledger = maker.open();
-    let source = ledger.find(&name(), System::Activid, catalogue()).await.unwrap().unwrap();
+    let source = ledger.find(&name(), System::named("activid"), catalogue()).await.unwrap().unwrap();
     count(&ledger, &source, page(items().into_iter().chain([event(5, 2, "user", "create"), timeless]).collect()))
         .await
         .unwrap();
@@ -398,7 +398,10 @@ async fn what_was_counted_is_tallied_by_five_minutes_and_labels_once(maker: &dyn
     assert_eq!(tallied(&ledger, &source, 0, 600).await, [first.clone(), second]);
     assert_eq!(tallied(&ledger, &source, 0, 300).await, [first]);
     assert_eq!(source.state().tallied_from(), Some(at(-3600)), "from where counting began");
-    assert!(ledger.find(&name(), System::Losant, catalogue()).await.unwrap().is_none(), "nothing was made known");
+    assert!(
+        ledger.find(&name(), System::named("losant"), catalogue()).await.unwrap().is_none(),
+        "nothing was made known"
+    );
     count(&ledger, &source, file(1, &[("impression", 10)])).await.unwrap();
     count(&ledger, &source, file(2, &[("impression", 12)])).await.unwrap();
     assert!(tallied(&ledger, &source, 0, 300).await.contains(&(0, "impressions,impression,unknown".into(), 12)));

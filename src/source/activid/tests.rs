@@ -13,12 +13,14 @@ use super::token::tests::token;
 use super::*;
 use crate::api::Limits;
 use crate::clock::Clock;
-use crate::event::{EventLabels, System};
+use crate::event::{self, EventLabels};
 use crate::page::DocumentRecord;
+use crate::settings::{Common, Secret};
 use crate::simulate::{
     EventCall, Faults, Injection, Options, Scenario, ScenarioCall, TruthOf, World, credentials as sim,
 };
 use crate::source::Taken;
+use crate::source::{Entry as _, System as _};
 use crate::stats::SourceStats;
 use crate::transport::InMemory;
 
@@ -228,8 +230,8 @@ struct Rig {
     book: Book,
 }
 
-fn config(client_id: &str, secret: Secret) -> config::Activid {
-    config::Activid {
+fn config(client_id: &str, secret: Secret) -> Settings {
+    Settings {
         base_url: "http://activid.example.com/".parse().unwrap(),
         tenant: "ACME".into(),
         token_url: "http://activid.example.com/idp/ACME/authn/token".parse().unwrap(),
@@ -251,12 +253,12 @@ fn client(router: Router, dialect: Box<dyn Dialect>) -> Api {
     Api::new(Arc::new(InMemory(router)), dialect, limits, stats, Clock::starting_at(noon()), 1)
 }
 
-fn rig_with(change: impl FnOnce(&mut config::Activid, &mut Common)) -> Rig {
+fn rig_with(change: impl FnOnce(&mut Settings, &mut Common)) -> Rig {
     let service = Shared::default();
     let mut activid = config("audit", Secret::text("s:cret%"));
-    let mut common = Common::defaults(System::Activid);
+    let mut common = Setup.defaults();
     change(&mut activid, &mut common);
-    let (source, dialect) = build(&activid, &common);
+    let (source, dialect) = activid.build(&common);
     Rig { api: client(router(&service), dialect), service, source, book: Book::default() }
 }
 
@@ -583,7 +585,7 @@ async fn a_tainted_record_is_found_and_counted_once() {
         assert_eq!((rig.book.total(), rig.book.tainted, rig.book.last_tainted), (61, 1, Some(true)));
     }
     // after a restart, too
-    let (source, _) = build(&config("audit", Secret::text("s:cret%")), &Common::defaults(System::Activid));
+    let (source, _) = config("audit", Secret::text("s:cret%")).build(&Setup.defaults());
     rig.source = source;
     rig.other(at(123_457));
     rig.read(cells(1)).await;
@@ -771,8 +773,8 @@ async fn parsed(body: &'static str) -> Result<Answer, ErrorKind> {
     let router = Router::new()
         .route("/scim/ACME/v2/Event/.search", post(move || async move { body }))
         .route("/idp/ACME/authn/token", post(|| async { r#"{"access_token":"x"}"# }));
-    let common = Common::defaults(System::Activid);
-    let (_, dialect) = build(&config("audit", Secret::text("x")), &common);
+    let common = Setup.defaults();
+    let (_, dialect) = config("audit", Secret::text("x")).build(&common);
     let api = client(router, dialect);
     let search = Search {
         url: "http://activid.example.com/scim/ACME/v2/Event/.search".parse().unwrap(),
@@ -820,7 +822,7 @@ async fn only_an_event_list_is_an_answer() {
 
 #[test]
 fn every_documented_label_set_exists_from_the_start() {
-    let (source, _) = build(&config("audit", Secret::text("x")), &Common::defaults(System::Activid));
+    let (source, _) = config("audit", Secret::text("x")).build(&Setup.defaults());
     let spec = source.spec();
     let has = |category: &str, action: &str, outcome| {
         spec.catalogue.events.iter().any(|labels| {
@@ -862,7 +864,7 @@ fn simulated(rate: f64, faults: &str) -> (World, Box<dyn Source>, Api) {
     });
     let mut activid = config(sim::ACTIVID_CLIENT_ID, Secret::text(sim::ACTIVID_CLIENT_SECRET));
     activid.tenant = sim::TENANT.into();
-    let (source, dialect) = build(&activid, &Common::defaults(System::Activid));
+    let (source, dialect) = activid.build(&Setup.defaults());
     (world.clone(), source, client(world.router(), dialect))
 }
 
@@ -906,31 +908,30 @@ async fn conserves(rate: f64, skew_seconds: i64, faults: &str) {
     source.read(window, &api, &mut book).await.unwrap();
     let truth =
         world.truth_of(&TruthOf { from: Some(window.from - skew), to: Some(window.to - skew), ..TruthOf::default() });
-    let counted: BTreeMap<(System, String, String, Outcome), u64> = book
+    let counted: BTreeMap<(event::System, String, String, Outcome), u64> = book
         .events
         .iter()
         .map(|(labels, count)| {
             let (category, action) = (labels.category.to_string(), labels.action.to_string());
-            ((System::Activid, category, action, labels.outcome), *count)
+            ((SYSTEM, category, action, labels.outcome), *count)
         })
         .fold(BTreeMap::new(), |mut all, (key, count)| {
             *all.entry(key).or_default() += count;
             all
         });
-    let expected: BTreeMap<_, _> =
-        truth.events.into_iter().filter(|((system, ..), _)| *system == System::Activid).collect();
+    let expected: BTreeMap<_, _> = truth.events.into_iter().filter(|((system, ..), _)| *system == SYSTEM).collect();
     assert!(expected.values().sum::<u64>() > 100);
     assert_eq!(counted, expected, "{rate} {faults}");
     let logins: BTreeMap<_, u64> = book.events.iter().fold(BTreeMap::new(), |mut all, (labels, count)| {
         if let Class::Login(principal) = labels.class {
-            *all.entry((System::Activid, principal, labels.outcome)).or_default() += count;
+            *all.entry((SYSTEM, principal, labels.outcome)).or_default() += count;
         }
         all
     });
     let expected_logins: BTreeMap<_, _> =
-        truth.logins.into_iter().filter(|((system, ..), _)| *system == System::Activid).collect();
+        truth.logins.into_iter().filter(|((system, ..), _)| *system == SYSTEM).collect();
     assert_eq!(logins, expected_logins);
-    assert_eq!(book.tainted, truth.tainted[&System::Activid], "{rate} {faults}");
+    assert_eq!(book.tainted, truth.tainted[&SYSTEM], "{rate} {faults}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -959,7 +960,7 @@ async fn a_window_that_our_clock_has_not_reached_is_read_all_the_same() {
     let mut book = Book::default();
     source.read(window, &api, &mut book).await.unwrap();
     let of = TruthOf { from: Some(window.from - skew), to: Some(window.to - skew), ..TruthOf::default() };
-    let happened = world.truth_of(&of).total(System::Activid);
+    let happened = world.truth_of(&of).total(SYSTEM);
     assert!(happened > 50);
     assert_eq!(book.events.values().sum::<u64>(), happened);
 }
@@ -982,7 +983,7 @@ async fn ordinary_polls_take_few_more_searches_than_there_are_cells() {
         source.read(Window { from, to }, &api, &mut book).await.unwrap();
         tokio::time::sleep(Duration::from_mins(1)).await;
     }
-    let searches = world.requests(System::Activid).iter().filter(|request| !request.login).count();
+    let searches = world.requests(SYSTEM).iter().filter(|request| !request.login).count();
     let probes = 60;
     assert!(searches < probes + cells * 3 / 2, "{searches} searches for {cells} cells");
 }

@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::Limits;
 use crate::clock::Clock;
-use crate::config::Secret;
-use crate::event::System;
 use crate::page::DocumentRecord;
+use crate::settings::Secret;
 use crate::simulate::{Faults, Options, TruthOf, World, credentials};
 use crate::source::Taken;
+use crate::source::{Entry as _, System as _};
 use crate::stats::SourceStats;
 use crate::transport::InMemory;
 
@@ -229,17 +229,17 @@ const ACCOUNT: Setup<'static> = Setup { scopes: [&["1"], &[], &[]], page_size: 1
 impl Reader {
     fn new(setup: &Setup<'_>, router: Router, log: Arc<Mutex<Vec<String>>>, clock: Clock) -> Self {
         let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
-        let service = config::Canvas {
+        let service = Settings {
             base_url: "http://canvas.test".parse().unwrap(),
             access_token: Secret::text(setup.token),
             accounts: ids(setup.scopes[0]),
             users: ids(setup.scopes[1]),
             pseudonyms: ids(setup.scopes[2]),
         };
-        let mut common = Common::defaults(System::Canvas);
+        let mut common = Setup.defaults();
         common.page_size = NonZeroU32::new(setup.page_size);
         common.ignore_actors = vec!["99".into()];
-        let (source, dialect) = build(&service, &common);
+        let (source, dialect) = service.build(&common);
         let stats = Arc::new(SourceStats::default());
         let limits = Limits {
             requests: 120,
@@ -401,14 +401,15 @@ async fn equal_events_without_an_id_that_fit_no_page_are_never_too_many() {
 
 #[test]
 fn ids_are_alike_as_text_and_as_number_and_keep_all_digits() {
-    let service = config::Canvas {
+    let service = Settings {
         base_url: "http://canvas.test".parse().unwrap(),
         access_token: Secret::text("t"),
         accounts: vec!["1".to_owned()],
         users: Vec::new(),
         pseudonyms: Vec::new(),
     };
-    let canvas = Canvas::new(&service, &Common::defaults(System::Canvas));
+    let canvas =
+        Canvas::new(&service.base_url, [&service.accounts, &service.users, &service.pseudonyms], &Setup.defaults());
     let key = |mut json: Value| {
         json["created_at"] = "2026-11-22T10:00:00Z".into();
         let entry = canvas.entry(json.to_string().as_bytes());
@@ -733,7 +734,7 @@ async fn whatever_the_service_does_wrong_every_event_counts_once() {
         reader.read(window.clone()).await.unwrap();
         let at = |second| DateTime::from_timestamp(T + second, 0);
         let of = TruthOf { from: at(window.start), to: at(window.end), ..TruthOf::default() };
-        let truth = world.truth_of(&of).total(System::Canvas);
+        let truth = world.truth_of(&of).total(SYSTEM);
         let events = reader.sink.items.iter().filter(|item| matches!(item.what, What::Event(_))).count();
         assert!(truth > 300, "{truth}");
         assert_eq!(events as u64, truth, "{faults}");

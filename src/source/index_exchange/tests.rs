@@ -17,13 +17,14 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::Limits;
 use crate::clock::Clock;
-use crate::config::Secret;
-use crate::event::{Item, SourceName, System, What};
+use crate::event::{Item, SourceName, What};
 use crate::ledger::{Book, Commit, Counter, Ledger, SeriesKey};
 use crate::page::Feed;
+use crate::settings::Secret;
 use crate::simulate::{Faults, Injection, Options, Scenario, ScenarioCall, TruthOf, World};
 use crate::source::Taken;
 use crate::source::list::Raw;
+use crate::source::{Entry as _, System as _};
 use crate::stats::SourceStats;
 use crate::transport::InMemory;
 
@@ -221,13 +222,13 @@ impl Sink for Counted {
 
 impl Reader {
     async fn new(router: Router, origin: &str, token_path: &str, key: &str, clock: Clock) -> Self {
-        let service = config::IndexExchange {
+        let service = Settings {
             base_url: origin.parse().unwrap(),
             token_url: format!("{origin}{token_path}").parse().unwrap(),
             client_key: Secret::text(key),
             subscriptions: vec!["impressions".into(), "bid events".into()],
         };
-        let (source, dialect) = build(&service, &Common::defaults(System::IndexExchange));
+        let (source, dialect) = service.build(&Setup.defaults());
         let stats = Arc::new(SourceStats::default());
         let limits = Limits {
             requests: 1000,
@@ -240,8 +241,7 @@ impl Reader {
         let folder = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(folder.path()).unwrap();
         let name: SourceName = "ads".parse().unwrap();
-        let registered =
-            ledger.register(&name, System::IndexExchange, source.spec().catalogue, clock.now()).await.unwrap();
+        let registered = ledger.register(&name, SYSTEM, source.spec().catalogue, clock.now()).await.unwrap();
         let (rejected, reported) = (Vec::new(), Vec::new());
         let sink = Counted { ledger, source: registered, clock, documents: 0, rejected, reported, checks: false };
         Self { source, api, stats, sink, _folder: folder }
@@ -324,7 +324,7 @@ async fn an_ended_session_is_renewed_in_the_middle_of_a_poll() {
     let world = world(0.02, "index_exchange:expire_every=7");
     let mut reader = Reader::simulated(&world).await;
     reader.read_from(at("2026-01-01T00:00:00Z")).await.unwrap();
-    assert_eq!(reader.total(), world.truth().total(System::IndexExchange));
+    assert_eq!(reader.total(), world.truth().total(SYSTEM));
 }
 
 // === the lists ===
@@ -825,7 +825,7 @@ async fn whatever_the_service_does_every_row_is_counted_once_in_the_end() {
             // the next poll mends what this one could not read
             let _ = reader.read_from(from).await;
             let truth = world.truth_of(&TruthOf { from: Some(from), ..TruthOf::default() });
-            assert!(reader.total() <= truth.total(System::IndexExchange), "{faults}: never too many");
+            assert!(reader.total() <= truth.total(SYSTEM), "{faults}: never too many");
             if step % 8 == 3 {
                 let name = Scenario::UpdatedFile;
                 let call = ScenarioCall { name, system: None, count: Some(5), at: None, seconds: 0 };
@@ -841,11 +841,11 @@ async fn whatever_the_service_does_every_row_is_counted_once_in_the_end() {
         reader.read_from(from).await.unwrap();
         let truth = world.truth_of(&TruthOf { from: Some(from), ..TruthOf::default() });
         for ((system, category, action, _), rows) in &truth.events {
-            if *system == System::IndexExchange {
+            if *system == SYSTEM {
                 assert_eq!(reader.count(category, action), *rows, "{faults}: {category} {action}");
             }
         }
-        assert_eq!(reader.total(), truth.total(System::IndexExchange), "{faults}");
+        assert_eq!(reader.total(), truth.total(SYSTEM), "{faults}");
         assert!(reader.total() > 100, "{faults}: {}", reader.total());
     }
 }

@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::{Host, Url};
 
-use super::super::kit::token_claims;
+use super::super::kit::{credential, token_claims};
 use super::super::text;
 use crate::api::{
     Call, Dialect, Reply, Session, Verdict, Wire, cannot_be_carried, judge_by_status, renewal, secret_header,
 };
-use crate::config::{self, Secret};
 use crate::failure::{ErrorKind, Failure};
+use crate::settings::{Secret, is_loopback};
 
 /// The longest body that is looked at as an error.
 const ERROR_BODY_MAX: usize = 64 << 10;
@@ -46,10 +46,7 @@ pub(super) struct InformaticaDialect {
 #[async_trait]
 impl Dialect for InformaticaDialect {
     async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
-        let password = self
-            .password
-            .read()
-            .map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))?;
+        let password = credential(&self.password)?;
         let body = self.login_body(password.expose_secret());
         let call = Call::post(self.login.clone(), "application/json", body).hiding(&password);
         self.opened(&wire.login_exchange(&call).await?, wire.now())
@@ -153,7 +150,7 @@ impl InformaticaDialect {
     /// Whether the session may go where an answer says the log is: to the machine of the login, one
     /// below it, or one of Informatica's own, and no less protected on its way than the login was.
     fn may_go(&self, base: &Url) -> Result<(), String> {
-        let here = config::is_loopback(base);
+        let here = is_loopback(base);
         if base.scheme() != "https" && (self.login.scheme() == "https" || !(self.allow_plain_http || here)) {
             return Err(
                 "is plain http://, where the session could be read on the way; if that is right, set base_url \
@@ -164,7 +161,7 @@ impl InformaticaDialect {
         let same_port = base.port_or_known_default() == self.login.port_or_known_default();
         let known = match (self.login.host(), base.host()) {
             // both on this machine: a simulator, or a tunnel
-            _ if here && config::is_loopback(&self.login) => true,
+            _ if here && is_loopback(&self.login) => true,
             (Some(login), Some(base_host)) if login == base_host => same_port || base.scheme() == "https",
             (Some(login), Some(Host::Domain(name))) => {
                 let below = |domain: &str| name.strip_suffix(domain).is_some_and(|left| left.ends_with('.'));

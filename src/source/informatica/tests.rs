@@ -11,11 +11,12 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::Limits;
 use crate::clock::Clock;
-use crate::config::{Secret, Service};
-use crate::event::System;
+use crate::event;
 use crate::page::DocumentRecord;
+use crate::settings::{Common, Secret};
 use crate::simulate::{Faults, Options, TruthOf, World, credentials};
 use crate::source::Taken;
+use crate::source::{Entry as _, System as _};
 use crate::stats::SourceStats;
 use crate::transport::InMemory;
 
@@ -159,8 +160,8 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(router: Router, service: &config::Informatica, common: &Common, clock: Clock) -> Self {
-        let (source, dialect) = super::build(service, common);
+    fn new(router: Router, service: &Settings, common: &Common, clock: Clock) -> Self {
+        let (source, dialect) = service.build(common);
         let limits = Limits {
             requests: 60,
             per: Duration::from_mins(1),
@@ -177,14 +178,14 @@ impl Reader {
         Self::with(script, |_, _| {})
     }
 
-    fn with(script: &Script, change: impl FnOnce(&mut config::Informatica, &mut Common)) -> Self {
-        let mut service = config::Informatica {
+    fn with(script: &Script, change: impl FnOnce(&mut Settings, &mut Common)) -> Self {
+        let mut service = Settings {
             base_url: None,
             login_url: "https://dm-us.informaticacloud.com/".parse().unwrap(),
             username: "audit@example.com".into(),
             password: Secret::text("p\"w"),
         };
-        let mut common = Common::defaults(System::Informatica);
+        let mut common = Setup.defaults();
         change(&mut service, &mut common);
         Self::new(script.router(), &service, &common, Clock::starting_at(at(0)))
     }
@@ -375,7 +376,7 @@ async fn the_session_goes_only_where_a_login_may_send_it() {
 async fn the_log_is_read_where_the_configuration_says_it_is() {
     let body = welcome("s").replace("https://usw3.dm-us.informaticacloud.com", "http://evil.example");
     let script = Script::new(move |_| (200, body.clone()), |_, _| empty());
-    let set = |service: &mut config::Informatica, _: &mut Common| {
+    let set = |service: &mut Settings, _: &mut Common| {
         service.base_url = Some("https://gateway.example/saas".parse().unwrap());
     };
     assert_eq!(Reader::with(&script, set).ends().await, "ok");
@@ -867,18 +868,14 @@ fn codes_become_labels_by_their_words() {
 
 #[test]
 fn every_documented_label_set_is_in_the_catalogue() {
-    let (source, _) = crate::source::registry::build(&crate::config::SourceConfig {
-        name: "etl".parse().unwrap(),
-        common: Common::defaults(System::Informatica),
-        service: Service::Informatica(config::Informatica {
-            base_url: None,
-            login_url: "https://dm-us.informaticacloud.com".parse().unwrap(),
-            username: "u".into(),
-            password: Secret::text("p"),
-        }),
-    });
-    let spec = source.spec();
-    assert!(spec.step_max < Duration::from_hours(14 * 24));
+    let settings = Settings {
+        base_url: None,
+        login_url: "https://dm-us.informaticacloud.com".parse().unwrap(),
+        username: "u".into(),
+        password: Secret::text("p"),
+    };
+    let spec = settings.build(&Setup.defaults()).0.spec();
+    assert!(spec.reading.step_max() < Duration::from_hours(14 * 24));
     for category in ["Organization", "User", "User group", "Role", "Authentication"] {
         for event in ["CREATE", "UPDATE", "DELETE", "DISABLE", "PASSWORD_RESET"] {
             assert!(spec.catalogue.events.contains(&labels(category, event)), "{category} {event}");
@@ -1008,10 +1005,10 @@ proptest! {
 
 // === against the simulated service ===
 
-fn counts(events: &HashMap<EventKey, EventLabels>) -> BTreeMap<(System, String, String, Outcome), u64> {
+fn counts(events: &HashMap<EventKey, EventLabels>) -> BTreeMap<(event::System, String, String, Outcome), u64> {
     let mut counts = BTreeMap::new();
     for labels in events.values() {
-        let key = (System::Informatica, labels.category.to_string(), labels.action.to_string(), labels.outcome);
+        let key = (SYSTEM, labels.category.to_string(), labels.action.to_string(), labels.outcome);
         *counts.entry(key).or_default() += 1;
     }
     counts
@@ -1050,16 +1047,16 @@ async fn the_simulated_log_is_counted_exactly_whatever_goes_wrong() {
             faults: switched,
             quiet: false,
         });
-        let service = config::Informatica {
+        let service = Settings {
             base_url: None,
             login_url: "http://localhost:10813".parse().unwrap(),
             username: credentials::INFORMATICA_USERNAME.to_owned(),
             password: Secret::text(credentials::INFORMATICA_PASSWORD),
         };
-        let mut common = Common::defaults(System::Informatica);
+        let mut common = Setup.defaults();
         common.ignore_actors = vec![credentials::INFORMATICA_USERNAME.to_lowercase()];
         let mut reader = Reader::new(world.router(), &service, &common, clock.clone());
-        let skew = TimeDelta::seconds(world.faults().of(System::Informatica).clock_skew_seconds);
+        let skew = TimeDelta::seconds(world.faults().of(super::SYSTEM).clock_skew_seconds);
         let window = Window { from: at(-3 * 3_600_000) + skew, to: at(-600_000) + skew };
         let mut collected = Collected { window: Some(window), ..Collected::default() };
         let mut polls = 0;
@@ -1074,11 +1071,11 @@ async fn the_simulated_log_is_counted_exactly_whatever_goes_wrong() {
             ..TruthOf::default()
         };
         let truth = world.truth_of(&of);
-        assert!(truth.total(System::Informatica) > 1000, "{faults}: too quiet to tell");
-        let truth: BTreeMap<_, _> = truth.events.into_iter().filter(|(key, _)| key.0 == System::Informatica).collect();
+        assert!(truth.total(SYSTEM) > 1000, "{faults}: too quiet to tell");
+        let truth: BTreeMap<_, _> = truth.events.into_iter().filter(|(key, _)| key.0 == SYSTEM).collect();
         assert_eq!(counts(&collected.events), truth, "{faults}");
         assert!(collected.reports.is_empty(), "{faults}");
-        let logins = world.requests(System::Informatica).iter().filter(|seen| seen.login).count();
+        let logins = world.requests(SYSTEM).iter().filter(|seen| seen.login).count();
         if !faults.contains("expire") && !faults.contains("throttle") {
             assert_eq!(logins, 1, "{faults}");
         }
@@ -1101,14 +1098,14 @@ async fn a_wrong_password_costs_one_login() {
             quiet: true,
         };
         let world = World::new(options);
-        let service = config::Informatica {
+        let service = Settings {
             base_url: None,
             login_url: "http://localhost:10813".parse().unwrap(),
             username: credentials::INFORMATICA_USERNAME.to_owned(),
             password: Secret::text("wrong"),
         };
-        let mut reader = Reader::new(world.router(), &service, &Common::defaults(System::Informatica), clock);
+        let mut reader = Reader::new(world.router(), &service, &Setup.defaults(), clock);
         assert_eq!(reader.ends().await, "auth at login");
-        assert_eq!(world.requests(System::Informatica).len(), 1);
+        assert_eq!(world.requests(SYSTEM).len(), 1);
     }
 }

@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::Limits;
 use crate::clock::Clock;
-use crate::event::System;
 use crate::page::DocumentRecord;
+use crate::settings::Secret;
 use crate::simulate::{Faults, Options, TruthOf, World, credentials};
 use crate::source::Taken;
+use crate::source::{Entry as _, System as _};
 use crate::stats::SourceStats;
 use crate::transport::InMemory;
 
@@ -143,14 +144,14 @@ async fn read(page_size: u32, answer: impl Fn(&HashMap<String, String>) -> Answe
         let (status, body) = answer(&query);
         async move { (status, body.to_string()) }
     });
-    let service = config::Losant {
+    let service = Settings {
         base_url: "https://losant.test".parse().unwrap(),
         instance_id: "1".into(),
-        api_token: config::Secret::text("t"),
+        api_token: Secret::text("t"),
     };
-    let mut common = Common::defaults(System::Losant);
+    let mut common = Setup.defaults();
     common.page_size = std::num::NonZeroU32::new(page_size);
-    let (mut source, dialect) = build(&service, &common);
+    let (mut source, dialect) = service.build(&common);
     let stats = Arc::new(SourceStats::default());
     let clock = Clock::starting_at(DateTime::UNIX_EPOCH);
     let api = Api::new(Arc::new(InMemory(router)), dialect, limits(), Arc::clone(&stats), clock, 1);
@@ -352,23 +353,23 @@ async fn the_simulated_log_is_counted_exactly_whatever_it_says_about_its_end() {
             faults: switched,
             quiet: false,
         });
-        let service = config::Losant {
+        let service = Settings {
             base_url: "http://losant.test".parse().unwrap(),
             instance_id: credentials::LOSANT_INSTANCE_ID.to_owned(),
-            api_token: config::Secret::text(credentials::LOSANT_API_TOKEN),
+            api_token: Secret::text(credentials::LOSANT_API_TOKEN),
         };
-        let (mut source, dialect) = build(&service, &Common::defaults(System::Losant));
+        let (mut source, dialect) = service.build(&Setup.defaults());
         let transport = Arc::new(InMemory(world.router()));
         let api = Api::new(transport, dialect, limits(), Arc::default(), clock.clone(), 1);
         let window = Window { from: clock.now() - TimeDelta::hours(2), to: clock.now() - TimeDelta::minutes(15) };
         let mut sink = Counting { window: Some(window), ..Counting::default() };
         source.read(window, &api, &mut sink).await.unwrap();
         let of = TruthOf { from: Some(window.from), to: Some(window.to), ..TruthOf::default() };
-        let truth = world.truth_of(&of).total(System::Losant);
+        let truth = world.truth_of(&of).total(SYSTEM);
         assert!(truth > 200, "{truth}");
         assert_eq!(sink.keys.len() as u64, truth, "{faults}");
         assert_eq!(sink.reported, [], "{faults}");
-        let requests = world.requests(System::Losant).len() as u64;
+        let requests = world.requests(SYSTEM).len() as u64;
         assert!(requests < 6 * (truth / 60 + 2), "{faults}: {requests} for {truth}");
     }
 }

@@ -37,7 +37,7 @@ fn event(n: u64) -> Item {
 
 async fn register(ledger: &Ledger) -> Arc<Book> {
     let name = "test".parse().unwrap();
-    ledger.register(&name, System::Activid, Catalogue::default(), time(0)).await.unwrap()
+    ledger.register(&name, System::named("activid"), Catalogue::default(), time(0)).await.unwrap()
 }
 
 /// Counts some events, and a file, and moves the checkpoint.

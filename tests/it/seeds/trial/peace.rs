@@ -130,7 +130,7 @@ impl Trial {
         if lost > 0.0 && (entry.catch_up.is_some_and(|catch_up| lived < catch_up) || lost > lived.as_secs_f64()) {
             return Err(format!("{name}: {lost} s are given up without need"));
         }
-        let subject = exporter.subject(name).ok_or("gone")?;
+        let subject = audit_exporter::control::verify_input(exporter, name).ok_or("gone")?;
         let (from, to) = {
             let state = subject.book.state();
             let read = state.checkpoint().ok_or("nothing was read")?;

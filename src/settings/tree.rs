@@ -3,32 +3,41 @@
 //! Promises: never panics; work and memory are bounded by [`NODES_MAX`] and [`DEPTH_MAX`] whatever
 //! the aliases say; no message contains a piece of the text, because any piece may be a secret.
 //!
-//! Leaves to others: what the keys mean (`config.rs`). Stands on the event parser beneath
+//! Leaves to others: what the keys mean (`keys.rs`). Stands on the event parser beneath
 //! `serde-saphyr`, because serde stops at the first problem and forgets positions of keys.
 
 use std::collections::HashMap;
 
 use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, ScanError, Span, Tag};
 
-use super::Problem;
-
 /// Most nodes in a file, those that aliases repeat included: room for about a thousand sources.
-pub(super) const NODES_MAX: usize = 50_000;
+pub(crate) const NODES_MAX: usize = 50_000;
 
 /// Deepest nesting, aliases included. The format itself needs 6.
-pub(super) const DEPTH_MAX: usize = 32;
+pub(crate) const DEPTH_MAX: usize = 32;
+
+/// One thing that is wrong with a config file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// What is wrong, and what is accepted. One line.
+    pub message: String,
+}
 
 /// A place in the file, both from 1; the column counts characters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct At {
-    pub(super) line: usize,
-    pub(super) column: usize,
+pub(crate) struct At {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
 }
 
 impl At {
-    pub(super) const START: At = At { line: 1, column: 1 };
+    pub(crate) const START: At = At { line: 1, column: 1 };
 
-    pub(super) fn problem(self, message: impl Into<String>) -> Problem {
+    pub(crate) fn problem(self, message: impl Into<String>) -> Problem {
         Problem { line: self.line, column: self.column, message: message.into() }
     }
 
@@ -40,9 +49,9 @@ impl At {
 
 /// A value and where it begins. No `Debug`: it may hold a secret.
 #[derive(Clone)]
-pub(super) struct Node {
-    pub(super) at: At,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) at: At,
+    pub(crate) value: Value,
     /// Nodes in this tree, itself included.
     size: usize,
     /// Levels in this tree, itself included.
@@ -50,7 +59,7 @@ pub(super) struct Node {
 }
 
 #[derive(Clone)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// Nothing, `~` or `null`.
     Null,
     /// A scalar as it is written. `plain` is one without quotes: a candidate for a number or `true`.
@@ -63,9 +72,9 @@ pub(super) enum Value {
 }
 
 #[derive(Clone)]
-pub(super) struct Key {
-    pub(super) at: At,
-    pub(super) text: String,
+pub(crate) struct Key {
+    pub(crate) at: At,
+    pub(crate) text: String,
 }
 
 impl Node {
@@ -76,7 +85,7 @@ impl Node {
 
 /// The one document of `text`. Problems that leave a usable tree are added to `problems`; `None`
 /// means that there is no tree, and that `problems` says why.
-pub(super) fn read(text: &str, problems: &mut Vec<Problem>) -> Option<Node> {
+pub(crate) fn read(text: &str, problems: &mut Vec<Problem>) -> Option<Node> {
     let mut builder = Builder { open: Vec::new(), root: None, anchors: HashMap::new(), nodes: 0, problems };
     let options = granit_parser::options! {
         emit_comments: false,

@@ -17,11 +17,11 @@ const UNITS: [(&str, u64); 7] = [
 
 /// Longest duration, in milliseconds: about 292 years, so that its nanoseconds fit an `i64`, which
 /// is what Prometheus accepts too.
-pub(super) const DURATION_MS_MAX: u64 = i64::MAX.unsigned_abs() / 1_000_000;
+pub(crate) const DURATION_MS_MAX: u64 = i64::MAX.unsigned_abs() / 1_000_000;
 
 /// Why a text is no duration.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum BadDuration {
+pub(crate) enum BadDuration {
     /// It is not numbers with units.
     Form,
     /// A number has no unit.
@@ -39,7 +39,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 
 /// Reads a duration such as `1h30m`: whole numbers with the units y, w, d, h, m, s and ms, each at
 /// most once, larger units first. `0` needs no unit.
-pub(super) fn duration(text: &str) -> Result<Duration, BadDuration> {
+pub(crate) fn duration(text: &str) -> Result<Duration, BadDuration> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -92,7 +92,7 @@ pub fn duration_text(duration: Duration) -> String {
 
 /// Reads a number of bytes: `1048576`, or a whole number with B, KiB, MiB, GiB (powers of 1024) or
 /// kB, KB, MB, GB (powers of 1000). `None` for anything else, zero and overflow included.
-pub(super) fn bytes(text: &str) -> Option<u64> {
+pub(crate) fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = split_digits(text);
     let factor: u64 = match unit {
         "" | "B" => 1,

@@ -60,7 +60,7 @@ pub struct SecretError {
 
 /// What is wrong with a file, without its path, which might be a secret in the wrong place.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Why {
+pub(crate) enum Why {
     #[error("cannot be read: {0}")]
     Io(io::Error),
     #[error("is not a regular file")]
@@ -80,7 +80,7 @@ pub(super) enum Why {
 /// Why a text cannot be the secret it should be. Says what kind of character is in the way and
 /// nothing of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadForm {
+pub(crate) enum BadForm {
     #[error("begins with a byte order mark (U+FEFF): save it as UTF-8 without one")]
     ByteOrderMark,
     #[error("has a line end inside; only one at its end is left out")]
@@ -177,13 +177,13 @@ fn read_file(path: &Path, form: Form) -> Result<SecretString, Why> {
 }
 
 /// Whether the secret file at `path` could be read now, and holds a secret of this form.
-pub(super) fn check_secret_file(path: &Path, form: Form) -> Result<(), Why> {
+pub(crate) fn check_secret_file(path: &Path, form: Form) -> Result<(), Why> {
     read_file(path, form).map(drop)
 }
 
 /// Whether a text can be a secret of this form. It is never sent otherwise: a login with a password
 /// that was pasted badly counts as a failed one, and accounts lock.
-pub(super) fn check_form(text: &str, form: Form) -> Result<(), BadForm> {
+pub(crate) fn check_form(text: &str, form: Form) -> Result<(), BadForm> {
     if text.starts_with('\u{feff}') {
         return Err(BadForm::ByteOrderMark);
     }
@@ -267,7 +267,7 @@ fn is_variable(name: &str) -> bool {
 }
 
 /// Opens a file, if it is a regular one.
-pub(super) fn open_file(path: &Path) -> Result<File, Why> {
+pub(crate) fn open_file(path: &Path) -> Result<File, Why> {
     // Asked before opening: to open a pipe without a writer would wait for ever.
     if !std::fs::metadata(path).map_err(Why::Io)?.is_file() {
         return Err(Why::NotAFile);

@@ -1,0 +1,150 @@
+//! The JSON Schema of the config file, made of the same lists of keys that the parser reads by: what editors complete and
+//! check while somebody writes. It is `docs/config.schema.json`.
+//!
+//! Promises: whatever the parser accepts is valid. Not all that is valid is accepted: what hangs together, and what stands in
+//! files, only the parser sees.
+
+use serde_json::{Map, Value, json};
+
+use super::{Absent, Common, Key, Kind, SYSTEMS, System, TOP, Zero, keys_of};
+
+/// The schema of the file.
+pub fn schema() -> Value {
+    let mut file = mapping(TOP, None);
+    let list = |system: &&dyn System| {
+        let entry = mapping(&keys_of(*system), Some(&system.defaults()));
+        (system.name().as_str().to_owned(), json!({"type": ["array", "null"], "items": entry}))
+    };
+    let lists: Map<String, Value> = SYSTEMS.iter().map(list).collect();
+    file["properties"]["sources"]["properties"] = Value::Object(lists);
+    file["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    file["title"] = json!("audit-exporter");
+    file
+}
+
+/// A mapping with these keys and no others; `usual`: what those are that are not given.
+fn mapping(keys: &[Key], usual: Option<&Common>) -> Value {
+    let usual: Vec<_> = usual.into_iter().flat_map(Common::shown).collect();
+    let mut properties = Map::new();
+    let mut needed = Vec::new();
+    for key in keys {
+        let mut value = value_of(key.kind);
+        value["description"] = json!(key.says);
+        let default = match key.absent {
+            Absent::Is(default) => Some(default),
+            Absent::Usual if matches!(key.kind, Kind::Section(_)) => None,
+            Absent::Usual => usual.iter().find(|(name, _)| *name == key.name).map(|(_, value)| value.as_str()),
+            Absent::Refused | Absent::Nothing | Absent::Means(_) => None,
+        };
+        if let Some(default) = default {
+            value["default"] = match key.kind {
+                Kind::Flag => json!(default == "true"),
+                Kind::Count { .. } => default.parse::<u32>().map_or(Value::Null, Value::from),
+                _ => json!(default),
+            };
+        }
+        properties.insert(key.name.to_owned(), value);
+        let file = format!("{}_file", key.name);
+        if let Kind::Secret(_) = key.kind {
+            let says = format!("{} In a file.", key.says);
+            properties.insert(file.clone(), json!({"type": "string", "description": says}));
+        }
+        match (key.absent, key.kind) {
+            (Absent::Refused, Kind::Secret(_)) => {
+                needed.push(json!({"oneOf": [{"required": [key.name]}, {"required": [file]}]}));
+            }
+            (Absent::Refused, _) => needed.push(json!({"required": [key.name]})),
+            _ => {}
+        }
+    }
+    let mut mapping = json!({"type": "object", "properties": properties, "additionalProperties": false});
+    if !needed.is_empty() {
+        mapping["allOf"] = Value::Array(needed);
+    }
+    mapping
+}
+
+fn value_of(kind: Kind) -> Value {
+    match kind {
+        // an id is what is written
+        Kind::Text | Kind::Secret(_) => json!({"type": ["string", "number", "boolean"]}),
+        Kind::Flag => json!({"type": "boolean"}),
+        Kind::Count { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
+        Kind::Bytes => json!({"type": ["integer", "string"]}),
+        Kind::Duration(Zero::Accepted) => json!({"anyOf": [{"type": "string"}, {"const": 0}]}),
+        Kind::Path | Kind::Url | Kind::ProxyUrl | Kind::Duration(Zero::Refused) => json!({"type": "string"}),
+        Kind::Texts => {
+            json!({"type": ["array", "null"], "items": {"type": ["string", "number", "boolean"]}, "uniqueItems": true})
+        }
+        Kind::Section(keys) => {
+            let mut section = mapping(keys, None);
+            section["type"] = json!(["object", "null"]);
+            section
+        }
+        Kind::Sections(keys) => json!({"type": ["array", "null"], "items": mapping(keys, None)}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::tree::{self, Node, Value as Yaml};
+
+    const WRITTEN: &str = include_str!("../../docs/config.schema.json");
+    const EXAMPLE: &str = include_str!("../../docs/example.yml");
+
+    #[test]
+    fn the_schema_in_the_docs_is_the_one_of_the_keys() {
+        let made = format!("{:#}\n", schema());
+        if std::env::var_os("AUDIT_EXPORTER_WRITE_SCHEMA").is_some() {
+            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.schema.json"), &made).unwrap();
+            return;
+        }
+        assert!(
+            made == WRITTEN,
+            "docs/config.schema.json is of other keys: run this test with AUDIT_EXPORTER_WRITE_SCHEMA=1"
+        );
+    }
+
+    /// Whether a value is one of the schema's, as far as this schema says anything.
+    fn check(node: &Node, schema: &Value, place: &str) {
+        match &node.value {
+            Yaml::Map(entries) => {
+                for (key, value) in entries {
+                    let place = format!("{place}.{}", key.text);
+                    let known = &schema["properties"][key.text.as_str()];
+                    assert!(known.is_object(), "{place} is not in the schema");
+                    check(value, known, &place);
+                }
+                let given = |name: &Value| entries.iter().any(|(key, _)| *name == key.text.as_str());
+                for needed in schema["allOf"].as_array().into_iter().flatten() {
+                    let one = |needed: &Value| given(&needed["required"][0]);
+                    let either = needed["oneOf"].as_array().is_some_and(|all| all.iter().any(one));
+                    assert!(one(needed) || either, "{place} has none of {needed}");
+                }
+            }
+            Yaml::List(items) => {
+                assert!(schema["items"].is_object(), "{place} is a list");
+                for item in items {
+                    check(item, &schema["items"], place);
+                }
+            }
+            Yaml::Scalar { .. } => assert!(schema["properties"].is_null() && schema["items"].is_null(), "{place}"),
+            Yaml::Null => {}
+        }
+    }
+
+    #[test]
+    fn the_shipped_example_is_one_of_the_schema_its_commented_keys_included() {
+        let uncommented: Vec<String> = EXAMPLE
+            .lines()
+            .map(|line| line.strip_prefix("      # ").map_or(line.to_owned(), |key| format!("      {key}")))
+            .filter(|line| !line.contains("      The keys"))
+            .collect();
+        for text in [EXAMPLE.to_owned(), uncommented.join("\n")] {
+            let mut problems = Vec::new();
+            let root = tree::read(&text, &mut problems).unwrap();
+            check(&root, &schema(), "");
+        }
+    }
+}

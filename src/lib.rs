@@ -10,7 +10,7 @@
 //! - [`window`]: which history has been read and what is next, as plain functions;
 //! - [`api`]: every request passes one gate; sessions, retries, bounds, errors;
 //! - [`poll`]: one task per source, newest window first, gaps with the time left;
-//! - [`source`]: five services, each in one file, each knowing nothing but its service;
+//! - [`source`]: five services, each in one place, each knowing nothing but its service;
 //! - [`metrics`] and [`exposition`]: what `/metrics` shows, and its bytes;
 //! - [`exporter`] and [`web`]: the running program, its reload, its pages;
 //! - [`verify`] and [`doctor`]: what an operator asks about numbers and sources; [`control`]: where

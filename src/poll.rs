@@ -408,13 +408,14 @@ impl Poller {
     /// Gives up what is older than `max_catch_up`, by the clock of the service that has just answered.
     async fn give_up(&self, spec: &Spec) -> Result<(), Failure> {
         let Some(checkpoint) = self.book.state().checkpoint().cloned() else { return Ok(()) };
+        let is_feed = spec.reading.is_feed();
         // of a feed, when the list was asked for: reading the files may take hours
-        let now = if spec.reading.is_feed() { checkpoint.head } else { self.api.service_now() };
+        let now = if is_feed { checkpoint.head } else { self.api.service_now() };
         let never_read = checkpoint.gaps.first().is_some_and(|gap| gap.from <= checkpoint.origin);
         // and what its list no longer showed of the look-back is not lost
-        let since = if spec.reading.is_feed() && never_read { self.first_start(now) } else { checkpoint.origin };
+        let since = if is_feed && never_read { self.first_start(now) } else { checkpoint.origin };
         let (kept, lost) = give_up(&checkpoint, since, now, &self.cadence);
-        let kept = if spec.reading.is_feed() { feed_was_read(kept) } else { kept };
+        let kept = if is_feed { feed_was_read(kept) } else { kept };
         if kept == checkpoint {
             return Ok(());
         }
@@ -461,21 +462,22 @@ impl Poller {
         let now = local + clock_skew;
         let mut known = self.book.state().checkpoint().cloned();
         let mut stored = self.beginning(known.as_ref(), now);
-        let plan = if spec.reading.is_feed() {
+        let is_feed = spec.reading.is_feed();
+        let plan = if is_feed {
             plan_feed(&stored, now, &self.cadence, self.interval)
         } else {
             plan(&stored, now, &self.cadence)
         };
         // the rows that an outage held back are not of the present, which must be known while they are counted
-        if spec.reading.is_feed() && plan.checkpoint.catching_up() && !stored.catching_up() {
+        if is_feed && plan.checkpoint.catching_up() && !stored.catching_up() {
             self.move_checkpoint(known, plan.checkpoint.clone(), TimeDelta::zero()).await?;
             stored = plan.checkpoint.clone();
             known = Some(plan.checkpoint);
         }
-        let (overlap, is_feed) = (self.cadence.overlap, spec.reading.is_feed());
+        let overlap = self.cadence.overlap;
         let (before, after) = (stored.clone(), plan.after_live);
         let mut borne_out = true;
-        self.read(known, stored, plan.live, Facts::Present, spec.reading.is_feed(), |api| {
+        self.read(known, stored, plan.live, Facts::Present, is_feed, |api| {
             borne_out = api.clock_skew() >= clock_skew - SKEW_SURPRISE;
             if !borne_out {
                 return before;

@@ -30,7 +30,7 @@ use crate::failure::Failure;
 use crate::ledger::{Book, CommitError, Counter, Ledger, SeriesKey, TALLY_CELL, Tallies};
 use crate::page::{DocumentRecord, Page};
 use crate::settings::duration_text;
-use crate::source::{Sink, Spec, Taken};
+use crate::source::{Reading, Sink, Spec, Taken};
 use crate::stats::SourceStats;
 use crate::window::{Checkpoint, Window, floor};
 
@@ -154,7 +154,10 @@ pub async fn verify(
     let tell = |text: String| _ = say.send(text); // nobody may be listening any more
     let (mut source, _) = config.service.build(&config.common);
     let spec = source.spec();
-    let cell = if spec.reading.is_feed() { HOUR } else { TALLY_CELL };
+    let (cell, step_max) = match spec.reading {
+        Reading::History(history) => (TALLY_CELL, STEP_MAX.min(history.step_max)),
+        Reading::Feed { .. } => (HOUR, Duration::MAX),
+    };
     let (tallied_from, checkpoint) = {
         let state = subject.book.state();
         (state.tallied_from(), state.checkpoint().cloned())
@@ -167,9 +170,7 @@ pub async fn verify(
 
     let mut recount = Recount::new(Arc::clone(&subject.book), spec.reading.is_feed());
     let before = subject.ledger.tallies(&subject.book, window).await?;
-    for step in
-        steps(window, if spec.reading.is_feed() { Duration::MAX } else { STEP_MAX.min(spec.reading.step_max()) })
-    {
+    for step in steps(window, step_max) {
         tell(format!("reading {} to {}", rfc3339_seconds(step.from), rfc3339_seconds(step.to)));
         recount.begin(step);
         let read = source.read(step, &subject.api, &mut recount).await;

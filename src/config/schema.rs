@@ -6,17 +6,25 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Absent, Common, Key, Kind, SYSTEMS, System, TOP, Zero, keys_of};
+use super::{Absent, Common, Key, Kind, SYSTEMS, System, TOP, Zero, common, keys_of};
 
 /// The schema of the file.
 pub fn schema() -> Value {
     let mut file = mapping(TOP, None);
+    // what is the same for all is said once
+    let is_shared = |key: &&Key| key.absent != Absent::Usual && key.name != common::PAGE_SIZE;
+    let shared: Vec<Key> = common::KEYS.iter().filter(is_shared).copied().collect();
+    let shared = mapping(&shared, None)["properties"].take();
     let list = |system: &&dyn System| {
-        let entry = mapping(&keys_of(*system), Some(&system.defaults()));
+        let mut entry = mapping(&keys_of(*system), Some(&system.defaults()));
+        for name in shared.as_object().into_iter().flat_map(Map::keys) {
+            entry["properties"][name] = json!({"$ref": format!("#/$defs/{name}")});
+        }
         (system.name().as_str().to_owned(), json!({"type": ["array", "null"], "items": entry}))
     };
     let lists: Map<String, Value> = SYSTEMS.iter().map(list).collect();
     file["properties"]["sources"]["properties"] = Value::Object(lists);
+    file["$defs"] = shared;
     file["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     file["title"] = json!("audit-exporter");
     file
@@ -26,7 +34,7 @@ pub fn schema() -> Value {
 fn mapping(keys: &[Key], usual: Option<&Common>) -> Value {
     let usual: Vec<_> = usual.into_iter().flat_map(Common::shown).collect();
     let mut properties = Map::new();
-    let mut needed = Vec::new();
+    let (mut needed, mut either) = (Vec::new(), Vec::new());
     for key in keys {
         let mut value = value_of(key.kind);
         value["description"] = json!(key.says);
@@ -51,15 +59,18 @@ fn mapping(keys: &[Key], usual: Option<&Common>) -> Value {
         }
         match (key.absent, key.kind) {
             (Absent::Refused, Kind::Secret(_)) => {
-                needed.push(json!({"oneOf": [{"required": [key.name]}, {"required": [file]}]}));
+                either.push(json!({"oneOf": [{"required": [key.name]}, {"required": [file]}]}));
             }
-            (Absent::Refused, _) => needed.push(json!({"required": [key.name]})),
+            (Absent::Refused, _) => needed.push(key.name),
             _ => {}
         }
     }
     let mut mapping = json!({"type": "object", "properties": properties, "additionalProperties": false});
     if !needed.is_empty() {
-        mapping["allOf"] = Value::Array(needed);
+        mapping["required"] = json!(needed);
+    }
+    if !either.is_empty() {
+        mapping["allOf"] = Value::Array(either);
     }
     mapping
 }
@@ -107,26 +118,30 @@ mod tests {
     }
 
     /// Whether a value is one of the schema's, as far as this schema says anything.
-    fn check(node: &Node, schema: &Value, place: &str) {
+    fn check(node: &Node, schema: &Value, whole: &Value, place: &str) {
+        let shared = schema["$ref"].as_str().and_then(|place| whole.pointer(place.trim_start_matches('#')));
+        let schema = shared.unwrap_or(schema);
         match &node.value {
             Yaml::Map(entries) => {
                 for (key, value) in entries {
                     let place = format!("{place}.{}", key.text);
                     let known = &schema["properties"][key.text.as_str()];
                     assert!(known.is_object(), "{place} is not in the schema");
-                    check(value, known, &place);
+                    check(value, known, whole, &place);
                 }
-                let given = |name: &Value| entries.iter().any(|(key, _)| *name == key.text.as_str());
-                for needed in schema["allOf"].as_array().into_iter().flatten() {
-                    let one = |needed: &Value| given(&needed["required"][0]);
-                    let either = needed["oneOf"].as_array().is_some_and(|all| all.iter().any(one));
-                    assert!(one(needed) || either, "{place} has none of {needed}");
+                let is_given = |name: &Value| entries.iter().any(|(key, _)| *name == key.text.as_str());
+                for needed in schema["required"].as_array().into_iter().flatten() {
+                    assert!(is_given(needed), "{place} has no {needed}");
+                }
+                for either in schema["allOf"].as_array().into_iter().flatten() {
+                    let one = ["/oneOf/0/required/0", "/oneOf/1/required/0"].map(|place| either.pointer(place));
+                    assert!(one.into_iter().flatten().any(is_given), "{place} has none of {either}");
                 }
             }
             Yaml::List(items) => {
                 assert!(schema["items"].is_object(), "{place} is a list");
                 for item in items {
-                    check(item, &schema["items"], place);
+                    check(item, &schema["items"], whole, place);
                 }
             }
             Yaml::Scalar { .. } => assert!(schema["properties"].is_null() && schema["items"].is_null(), "{place}"),
@@ -144,7 +159,7 @@ mod tests {
         for text in [EXAMPLE.to_owned(), uncommented.join("\n")] {
             let mut problems = Vec::new();
             let root = tree::read(&text, &mut problems).unwrap();
-            check(&root, &schema(), "");
+            check(&root, &schema(), &schema(), "");
         }
     }
 }

@@ -22,6 +22,12 @@ use crate::event::{EventKey, Item, System, What};
 use crate::failure::ErrorKind;
 use crate::failure::Failure;
 use crate::page::{DocumentRecord, Page};
+use crate::source::activid::SYSTEM as ACTIVID;
+use crate::source::canvas::SYSTEM as CANVAS;
+use crate::source::index_exchange::SYSTEM as INDEX_EXCHANGE;
+use crate::source::informatica::SYSTEM as INFORMATICA;
+use crate::source::losant::SYSTEM as LOSANT;
+use crate::source::registry::SYSTEMS;
 use crate::source::{Sink, Taken};
 use crate::transport::{Body, Transport, TransportError};
 use crate::window::Window;
@@ -98,8 +104,8 @@ impl Became {
     }
 }
 
-fn systems() -> Vec<System> {
-    crate::source::registry::SYSTEMS.into_iter().map(crate::source::System::name).collect()
+fn every_system() -> [System; SYSTEMS.len()] {
+    SYSTEMS.map(crate::source::System::name)
 }
 
 fn read(system: System, body: impl Into<Vec<u8>>) -> Became {
@@ -107,24 +113,20 @@ fn read(system: System, body: impl Into<Vec<u8>>) -> Became {
 }
 
 fn read_with(system: System, status: u16, body: impl Into<Vec<u8>>, mark: &'static [u8]) -> Became {
-    let keys = match system.as_str() {
-        "canvas" => "base_url: https://service.example\n      access_token: t\n      accounts: [1]",
-        "informatica" => "login_url: https://service.example\n      username: audit\n      password: p",
-        "activid" => {
+    let keys = match system {
+        CANVAS => "base_url: https://service.example\n      access_token: t\n      accounts: [1]",
+        INFORMATICA => "login_url: https://service.example\n      username: audit\n      password: p",
+        ACTIVID => {
             "base_url: https://service.example\n      tenant: T\n      client_id: audit\n      client_secret: s\n      verify: false"
         }
-        "losant" => "base_url: https://service.example\n      instance_id: i\n      api_token: t",
-        "index_exchange" => {
+        LOSANT => "base_url: https://service.example\n      instance_id: i\n      api_token: t",
+        INDEX_EXCHANGE => {
             "base_url: https://service.example\n      token_url: https://service.example/token\n      client_key: aTpr\n      subscriptions: [impressions]"
         }
-        _ => unreachable!("{system}"),
+        _ => unreachable!("{system} is read by nobody here"),
     };
     let text = format!("sources:\n  {system}:\n    - name: read\n      ignore_actors: [robot]\n      {keys}\n");
-    let text = if system == System::named("index_exchange") {
-        text.replace("      ignore_actors: [robot]\n", "")
-    } else {
-        text
-    };
+    let text = if system == INDEX_EXCHANGE { text.replace("      ignore_actors: [robot]\n", "") } else { text };
     let config = crate::config::parse(&text, Path::new("text.yml")).unwrap().sources.remove(0);
     let (mut source, dialect) = config.service.build(&config.common);
     let limits = Limits {
@@ -144,11 +146,7 @@ fn read_with(system: System, status: u16, body: impl Into<Vec<u8>>, mark: &'stat
     runtime.block_on(async {
         let api = Api::new(transport, dialect, limits, Arc::default(), clock, 1);
         let mut sink = Collected::default();
-        let days = if system == System::named("index_exchange") {
-            chrono::TimeDelta::days(2)
-        } else {
-            chrono::TimeDelta::zero()
-        };
+        let days = if system == INDEX_EXCHANGE { chrono::TimeDelta::days(2) } else { chrono::TimeDelta::zero() };
         let window = Window { from: from - days, to: from + length };
         let end = source.read(window, &api, &mut sink).await.map_err(|failure| failure.kind);
         let what = |item: &Item| match &item.what {
@@ -169,33 +167,33 @@ fn read_with(system: System, status: u16, body: impl Into<Vec<u8>>, mark: &'stat
 fn event(system: System, n: usize, unread: &[u8]) -> Vec<u8> {
     let at = DateTime::<Utc>::from_timestamp(BEGIN + i64::try_from(n).unwrap(), 0).unwrap();
     let at = at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
-    let (before, after) = match system.as_str() {
-        "canvas" => (
+    let (before, after) = match system {
+        CANVAS => (
             format!(r#"{{"id":"e{n}","links":{{"user":{n},"page_view":"#),
             format!(r#"}},"created_at":"{at}","event_type":"login"}}"#),
         ),
-        "informatica" => (
+        INFORMATICA => (
             format!(r#"{{"id":"e{n}","actor":"ada","other":"#),
             format!(r#","entryTime":"{at}","actionCategory":"User","actionEvent":"CREATE"}}"#),
         ),
-        "activid" => (
+        ACTIVID => (
             format!(r#"{{"type":"deleteUser","values":{{"n":{n},"message":"#),
             r#","status":"RESPONSE_SUCCESS"}}"#.to_owned(),
         ),
-        "losant" => (
+        LOSANT => (
             format!(r#"{{"id":"e{n}","requestBody":{{"a":["#),
             format!(
                 r#"]}},"creationDate":"{at}","primaryTargetType":"User","requestAction":"post","responseStatus":201}}"#
             ),
         ),
-        "index_exchange" => (
+        INDEX_EXCHANGE => (
             r#"{"subscriptionName":"impressions","note":"#.to_owned(),
             format!(r#","hour":"2027-01-14T{n:02}:00:00Z","downloadURL":"/files/{n}","size":{n}}}"#),
         ),
-        _ => unreachable!("{system}"),
+        _ => unreachable!("{system} is read by nobody here"),
     };
     let event = [before.as_bytes(), unread, after.as_bytes()].concat();
-    if system == System::named("activid") { token(&event) } else { event }
+    if system == ACTIVID { token(&event) } else { event }
 }
 
 fn token(payload: &[u8]) -> Vec<u8> {
@@ -204,18 +202,16 @@ fn token(payload: &[u8]) -> Vec<u8> {
 
 fn page(system: System, entries: &[Vec<u8>]) -> Vec<u8> {
     let list = [b"[", entries.join(&b","[..]).as_slice(), b"]"].concat();
-    let (before, after) = match system.as_str() {
-        "canvas" => (r#"{"links":{},"events":"#.to_owned(), r#","linked":{"users":[]}}"#),
-        "informatica" => (r#"{"entries":"#.to_owned(), "}"),
-        "activid" => {
-            (r#"{"schemas":["urn:ietf:params:scim:api:messages:2.0:EventList"],"eventTokens":"#.to_owned(), "}")
-        }
-        "losant" => (
+    let (before, after) = match system {
+        CANVAS => (r#"{"links":{},"events":"#.to_owned(), r#","linked":{"users":[]}}"#),
+        INFORMATICA => (r#"{"entries":"#.to_owned(), "}"),
+        ACTIVID => (r#"{"schemas":["urn:ietf:params:scim:api:messages:2.0:EventList"],"eventTokens":"#.to_owned(), "}"),
+        LOSANT => (
             format!(r#"{{"totalCount":{},"perPage":100,"page":0,"items":"#, entries.len()),
             r#","sortDirection":"asc"}"#,
         ),
-        "index_exchange" => (r#"{"availableDownloads":"#.to_owned(), "}"),
-        _ => unreachable!("{system}"),
+        INDEX_EXCHANGE => (r#"{"availableDownloads":"#.to_owned(), "}"),
+        _ => unreachable!("{system} is read by nobody here"),
     };
     [before.as_bytes(), &list, after.as_bytes()].concat()
 }
@@ -251,7 +247,7 @@ fn whatever_bytes_a_text_holds_every_event_counts() {
     .into();
     // a backslash would make the quote behind it part of the text
     texts[3].push(b' ');
-    for system in systems() {
+    for system in every_system() {
         let clean = read(system, page(system, &nine(system, b"null")));
         assert_eq!((clean.end, clean.counted.len(), clean.rejected()), (Ok(()), 9, 0), "{system}");
         for text in &texts {
@@ -260,7 +256,7 @@ fn whatever_bytes_a_text_holds_every_event_counts() {
             assert_eq!((became.end, became.counted.len(), became.rejected()), (Ok(()), 9, 0), "{system} {shown}");
             let same = became.counted.intersection(&clean.counted).count();
             // ActivID knows an event by all it says
-            assert!(same == 9 || (same == 8 && system == System::named("activid")), "{system} {shown}: {same}");
+            assert!(same == 9 || (same == 8 && system == ACTIVID), "{system} {shown}: {same}");
         }
     }
 }
@@ -298,7 +294,7 @@ fn whatever_stands_where_nobody_looks_every_event_counts() {
         &deep_and_bad,
         "{\"\\ud83d\":1}",
     ];
-    for system in systems() {
+    for system in every_system() {
         for value in values {
             let became = read(system, page(system, &nine(system, value.as_bytes())));
             assert_eq!((became.end, became.counted.len(), became.rejected()), (Ok(()), 9, 0), "{system} {value:.60}");
@@ -308,12 +304,7 @@ fn whatever_stands_where_nobody_looks_every_event_counts() {
 
 #[test]
 fn an_entry_that_breaks_its_border_costs_no_other() {
-    for system in [
-        System::named("canvas"),
-        System::named("informatica"),
-        System::named("losant"),
-        System::named("index_exchange"),
-    ] {
+    for system in [CANVAS, INFORMATICA, LOSANT, INDEX_EXCHANGE] {
         let clean = read(system, page(system, &nine(system, b"null"))).counted;
         let broken: [&[u8]; 5] = [b"\"C:\\dir\\\"", b"{\"a\":1", b"[1", b"\"C:\\\",\"x\":\"y\"", b"\"unclosed"];
         for value in broken {
@@ -334,7 +325,7 @@ fn an_entry_that_breaks_its_border_costs_no_other() {
 
 #[test]
 fn an_entry_that_is_none_is_rejected_beside_good_ones() {
-    for system in systems() {
+    for system in every_system() {
         for bad in ["NaN", "null", "17", "\"x\"", "[1]", "undefined", "true", "\"\\ud83d\""] {
             let mut entries = nine(system, b"null");
             entries.insert(3, bad.as_bytes().to_vec());
@@ -350,7 +341,7 @@ fn an_entry_that_is_none_is_rejected_beside_good_ones() {
 
 #[test]
 fn half_a_page_is_none_whatever_it_holds() {
-    for system in systems() {
+    for system in every_system() {
         let whole = page(system, &nine(system, b"\"}]} \xFC \\ud83d \\\"}]}\""));
         assert_eq!(read(system, whole.clone()).end, Ok(()), "{system}");
         for cut in (1..whole.len()).step_by(13).chain([whole.len() - 1]) {
@@ -366,7 +357,7 @@ fn half_a_page_is_none_whatever_it_holds() {
 
 #[test]
 fn a_byte_order_mark_or_utf_16_changes_nothing() {
-    for system in systems() {
+    for system in every_system() {
         for unread in [&b"\"\xC3\xBC\""[..], b"NaN"] {
             let plain = page(system, &nine(system, unread));
             let text = String::from_utf8(plain.clone()).unwrap();
@@ -397,50 +388,50 @@ fn nothing_in_any_spelling_is_empty() {
     let scim_without = format!(r#"{{"schemas":["{list}"]}}"#);
     let (all, none) = (Ok(()), Err(ErrorKind::Decode));
     for (system, body, end) in [
-        (System::named("canvas"), r#"{"events":null}"#, all),
-        (System::named("canvas"), r#"{"links":{},"linked":{}}"#, all),
-        (System::named("canvas"), "null", all),
-        (System::named("canvas"), "[]", all),
-        (System::named("canvas"), r#"{"count":0}"#, all),
-        (System::named("informatica"), r#"{"entries":null}"#, all),
-        (System::named("informatica"), r#"{"totalCount":"0"}"#, all),
-        (System::named("informatica"), "[ ]", all),
-        (System::named("informatica"), "null", all),
-        (System::named("activid"), &scim, all),
-        (System::named("activid"), &scim_without, all),
-        (System::named("activid"), r#"{"eventTokens":null}"#, all),
-        (System::named("activid"), r#"{"totalResults":0}"#, all),
-        (System::named("losant"), r#"{"items":null}"#, all),
-        (System::named("losant"), r#"{"items":null,"totalCount":null}"#, all),
-        (System::named("losant"), r#"{"totalCount":0}"#, all),
-        (System::named("losant"), r#"{"totalCount":0.0,"perPage":100}"#, all),
-        (System::named("losant"), r#"{"perPage":100,"page":0,"sortField":"creationDate"}"#, all),
-        (System::named("index_exchange"), r#"{"availableDownloads":null}"#, all),
-        (System::named("index_exchange"), "{}", all),
-        (System::named("index_exchange"), "null", all),
-        (System::named("index_exchange"), r#"{"count":0}"#, all),
+        (CANVAS, r#"{"events":null}"#, all),
+        (CANVAS, r#"{"links":{},"linked":{}}"#, all),
+        (CANVAS, "null", all),
+        (CANVAS, "[]", all),
+        (CANVAS, r#"{"count":0}"#, all),
+        (INFORMATICA, r#"{"entries":null}"#, all),
+        (INFORMATICA, r#"{"totalCount":"0"}"#, all),
+        (INFORMATICA, "[ ]", all),
+        (INFORMATICA, "null", all),
+        (ACTIVID, &scim, all),
+        (ACTIVID, &scim_without, all),
+        (ACTIVID, r#"{"eventTokens":null}"#, all),
+        (ACTIVID, r#"{"totalResults":0}"#, all),
+        (LOSANT, r#"{"items":null}"#, all),
+        (LOSANT, r#"{"items":null,"totalCount":null}"#, all),
+        (LOSANT, r#"{"totalCount":0}"#, all),
+        (LOSANT, r#"{"totalCount":0.0,"perPage":100}"#, all),
+        (LOSANT, r#"{"perPage":100,"page":0,"sortField":"creationDate"}"#, all),
+        (INDEX_EXCHANGE, r#"{"availableDownloads":null}"#, all),
+        (INDEX_EXCHANGE, "{}", all),
+        (INDEX_EXCHANGE, "null", all),
+        (INDEX_EXCHANGE, r#"{"count":0}"#, all),
         // what says of itself that it is an error, and what says nothing, are no empty lists
-        (System::named("canvas"), r#"{"events":null,"errors":[{"message":"x"}]}"#, none),
-        (System::named("canvas"), "{}", none),
-        (System::named("canvas"), "17", none),
-        (System::named("canvas"), r#"{"events":{}}"#, none),
-        (System::named("informatica"), "{}", none),
-        (System::named("informatica"), r#"{"entries":"x"}"#, none),
-        (System::named("informatica"), r#"{"total":3}"#, none),
-        (System::named("activid"), "{}", none),
-        (System::named("activid"), "null", none),
-        (System::named("activid"), "[]", none),
-        (System::named("losant"), "{}", none),
-        (System::named("losant"), "null", none),
-        (System::named("losant"), r#"{"totalCount":5,"perPage":100,"page":0}"#, none),
-        (System::named("losant"), r#"{"type":"NotFound","message":"x","count":0}"#, none),
-        (System::named("losant"), r#"{"items":null,"error":{"message":"x"}}"#, none),
-        (System::named("index_exchange"), r#"{"message":"no"}"#, none),
+        (CANVAS, r#"{"events":null,"errors":[{"message":"x"}]}"#, none),
+        (CANVAS, "{}", none),
+        (CANVAS, "17", none),
+        (CANVAS, r#"{"events":{}}"#, none),
+        (INFORMATICA, "{}", none),
+        (INFORMATICA, r#"{"entries":"x"}"#, none),
+        (INFORMATICA, r#"{"total":3}"#, none),
+        (ACTIVID, "{}", none),
+        (ACTIVID, "null", none),
+        (ACTIVID, "[]", none),
+        (LOSANT, "{}", none),
+        (LOSANT, "null", none),
+        (LOSANT, r#"{"totalCount":5,"perPage":100,"page":0}"#, none),
+        (LOSANT, r#"{"type":"NotFound","message":"x","count":0}"#, none),
+        (LOSANT, r#"{"items":null,"error":{"message":"x"}}"#, none),
+        (INDEX_EXCHANGE, r#"{"message":"no"}"#, none),
     ] {
         let became = read(system, body);
         assert_eq!((became.end, became.what.len()), (end, 0), "{system} {body}");
     }
-    for system in systems() {
+    for system in every_system() {
         assert_eq!(read_with(system, 204, "", b"").end, Ok(()), "{system}");
         assert_eq!(read(system, "").end, Err(ErrorKind::Decode), "{system}: 200 and nothing at all");
     }
@@ -458,11 +449,11 @@ fn a_list_in_which_nothing_is_the_services_own_keeps_the_window_open() {
         "[NaN]",
         "[{}]",
     ];
-    for system in systems() {
+    for system in every_system() {
         for list in lists {
             let around = String::from_utf8(page(system, &[])).unwrap().replace("[]", list);
             let mut bodies = vec![around];
-            if matches!(system.as_str(), "canvas" | "informatica" | "index_exchange") {
+            if matches!(system, CANVAS | INFORMATICA | INDEX_EXCHANGE) {
                 bodies.push(list.to_owned());
             }
             for body in bodies {
@@ -476,11 +467,11 @@ fn a_list_in_which_nothing_is_the_services_own_keeps_the_window_open() {
 #[test]
 fn a_single_event_that_cannot_be_understood_closes_its_window() {
     for (system, body) in [
-        (System::named("canvas"), r#"{"events":[{"id":"a","created_at":"soon"}]}"#),
-        (System::named("informatica"), r#"{"entries":[{"id":"a","entryTime":{}}]}"#),
-        (System::named("activid"), r#"{"eventTokens":["eyJhbGciOiJub25lIn0.bm90IGpzb24."]}"#),
-        (System::named("losant"), r#"{"items":[{"id":"a","creationDate":"soon"}],"totalCount":1}"#),
-        (System::named("index_exchange"), r#"{"availableDownloads":[{"hour":1,"subscriptionName":"impressions"}]}"#),
+        (CANVAS, r#"{"events":[{"id":"a","created_at":"soon"}]}"#),
+        (INFORMATICA, r#"{"entries":[{"id":"a","entryTime":{}}]}"#),
+        (ACTIVID, r#"{"eventTokens":["eyJhbGciOiJub25lIn0.bm90IGpzb24."]}"#),
+        (LOSANT, r#"{"items":[{"id":"a","creationDate":"soon"}],"totalCount":1}"#),
+        (INDEX_EXCHANGE, r#"{"availableDownloads":[{"hour":1,"subscriptionName":"impressions"}]}"#),
     ] {
         let became = read(system, body);
         assert_eq!((became.end, became.rejected(), became.counted.len()), (Ok(()), 1, 0), "{system}");
@@ -490,10 +481,10 @@ fn a_single_event_that_cannot_be_understood_closes_its_window() {
 #[test]
 fn a_field_of_another_type_says_nothing_and_costs_nothing() {
     let time = r#""2027-01-15T08:00:00Z""#;
-    let canvas = |fields: &str| (System::named("canvas"), format!(r#"{{"created_at":{time},{fields}}}"#));
-    let informatica = |fields: &str| (System::named("informatica"), format!(r#"{{"entryTime":{time},{fields}}}"#));
-    let losant = |fields: &str| (System::named("losant"), format!(r#"{{"creationDate":{time},{fields}}}"#));
-    let activid = |payload: &str| (System::named("activid"), String::from_utf8(token(payload.as_bytes())).unwrap());
+    let canvas = |fields: &str| (CANVAS, format!(r#"{{"created_at":{time},{fields}}}"#));
+    let informatica = |fields: &str| (INFORMATICA, format!(r#"{{"entryTime":{time},{fields}}}"#));
+    let losant = |fields: &str| (LOSANT, format!(r#"{{"creationDate":{time},{fields}}}"#));
+    let activid = |payload: &str| (ACTIVID, String::from_utf8(token(payload.as_bytes())).unwrap());
     for ((system, entry), expected) in [
         (canvas(r#""id":"a","event_type":"login","links":[]"#), "authentication login success"),
         (canvas(r#""id":"a","event_type":"login","links":[1,2,3]"#), "authentication login success"),
@@ -545,7 +536,7 @@ fn a_field_of_another_type_says_nothing_and_costs_nothing() {
 
 #[test]
 fn events_that_differ_only_in_bytes_that_are_no_text_are_two() {
-    for system in [System::named("canvas"), System::named("informatica"), System::named("losant")] {
+    for system in [CANVAS, INFORMATICA, LOSANT] {
         let ids: [&[u8]; 6] = [b"caf\xE8", b"caf\xE9", b"\\ud83d", b"\\ud83e", b"\xFF", b"\xFE"];
         let entry = |id: &[u8]| {
             let event = String::from_utf8(event(system, 1, b"null")).unwrap();
@@ -574,7 +565,7 @@ fn events_that_differ_only_in_bytes_that_are_no_text_are_two() {
 
 #[test]
 fn a_list_that_stands_twice_is_read_whole() {
-    for system in systems() {
+    for system in every_system() {
         let entries = nine(system, b"null");
         let expected = read(system, page(system, &entries)).counted;
         let halves = [page(system, &entries[..4]), page(system, &entries[4..])];
@@ -592,15 +583,15 @@ fn a_list_that_stands_twice_is_read_whole() {
 
 #[test]
 fn a_total_that_is_no_number_is_unknown() {
-    let entries = nine(System::named("losant"), b"null");
-    let body = String::from_utf8(page(System::named("losant"), &entries)).unwrap();
+    let entries = nine(LOSANT, b"null");
+    let body = String::from_utf8(page(LOSANT, &entries)).unwrap();
     for total in
         ["\"9\"", "9.0", "-1", "null", "\"many\"", "\"\"", "[]", "{}", "1e999", "NaN", "true", "9.5", "\" 9 \""]
     {
         for per_page in ["100", "\"100\"", "100.0", "-1", "{}", "1e30"] {
             let body = body.replace("\"totalCount\":9", &format!("\"totalCount\":{total}"));
             let body = body.replace("\"perPage\":100", &format!("\"perPage\":{per_page}"));
-            let became = read(System::named("losant"), body);
+            let became = read(LOSANT, body);
             assert_eq!((became.end, became.counted.len()), (Ok(()), 9), "{total} {per_page}");
         }
     }
@@ -654,7 +645,7 @@ proptest! {
     #[test]
     fn one_text_of_any_bytes_costs_no_other_event(
         bytes in prop::collection::vec(any::<u8>().prop_filter("no borders", |byte| !b"\"\\".contains(byte)), 0..60),
-        system in prop::sample::select(systems()),
+        system in prop::sample::select(every_system().to_vec()),
         at in 0_usize..9,
     ) {
         let clean = read(system, page(system, &nine(system, b"null"))).counted;
@@ -664,7 +655,7 @@ proptest! {
         prop_assert_eq!(became.end, Ok(()));
         prop_assert_eq!((became.counted.len(), became.rejected()), (9, 0));
         let same = became.counted.intersection(&clean).count();
-        prop_assert!(same == 9 || (same == 8 && system == System::named("activid")), "{}", same);
+        prop_assert!(same == 9 || (same == 8 && system == ACTIVID), "{}", same);
     }
 
     /// No bytes at all make it panic, or take long.

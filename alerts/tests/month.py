@@ -442,7 +442,7 @@ def attacks(promtool, folder, names, seed, step):
             make(shape)
             what(shape, ATTACK_DAY + at)
             shapes.append(shape)
-    path = folder / "attacks.yml"
+    path = folder / f"attacks-{names[0]}.yml"
     end = (days * DAY // step - 1) * step
     fired = f'min_over_time((ALERTS{{alertstate="firing"}} * 0 + time())[{2 * DAY - step}m:{step}m])'
     write(path, shapes, step, [(end, fired)])
@@ -489,7 +489,9 @@ def main():
             pending = [pool.submit(month, options.promtool, folder, half, options.seed, step, days) for half in halves if half]
             # ten minutes are too coarse for what happens within five, except at night
             fine = step if options.short else min(step, 5)
-            attacked = pool.submit(attacks, options.promtool, folder, chosen, options.seed, fine) if chosen else None
+            # a few at a time: promtool holds no more than so many samples
+            batches = [chosen[n : n + 4] for n in range(0, len(chosen), 4)]
+            attacked = [pool.submit(attacks, options.promtool, folder, batch, options.seed, fine) for batch in batches]
             if shapes:
                 print(f"{'shape':16} {'logins':>10} {'failed':>8} {'critical':>8} {'warnings':>8}")
             for row, told, wrong in (one for future in pending for one in future.result()):
@@ -498,9 +500,9 @@ def main():
                     print(f"    {line}")
                 sys.stdout.flush()
                 problems += wrong
-            if attacked:
-                rows, wrong = attacked.result()
+            for rows, wrong in (batch.result() for batch in attacked):
                 print("\n".join(rows))
+                sys.stdout.flush()
                 problems += wrong
     if problems:
         sys.exit("\n".join(f"month: {problem}" for problem in problems))

@@ -34,7 +34,7 @@ def main():
     uses = {}
     for rule in everything:
         words = " ".join([rule["expr"], *rule.get("annotations", {}).values()])
-        uses.setdefault(rule.get("alert") or rule["record"], set()).update(RECORDED.findall(words))
+        uses.setdefault(rule.get("alert") or rule["record"], set()).update(RECORDED.findall(words), ALERT.findall(rule["expr"]))
     todo = list(needed)
     while todo:
         more = (uses[todo.pop()] & known) - needed

@@ -80,24 +80,19 @@ const STORAGE: &[Key] =
 const NAME: Key = Key::required("name", Kind::Text, "The label `source`; unique over all lists.");
 
 /// The keys of a source of this system, in the order in which they are told.
-fn keys_of(system: &dyn System) -> Vec<Key> {
-    let common = common::KEYS.iter().copied().filter_map(|key| match system.page_sizes() {
+fn keys_of(system: &System) -> Vec<Key> {
+    let common = common::KEYS.iter().copied().filter_map(|key| match system.page_sizes {
         Some((min, max)) if key.name == common::PAGE_SIZE => Some(Key { kind: Kind::Count { min, max }, ..key }),
         None if key.name == common::PAGE_SIZE => None,
         _ => Some(key),
     });
-    std::iter::once(NAME).chain(system.keys().iter().copied()).chain(common).collect()
+    std::iter::once(NAME).chain(system.keys.iter().copied()).chain(common).collect()
 }
 
 /// The lists of sources.
 fn lists() -> Vec<Key> {
-    let list = |system: &&dyn System| {
-        Key::optional(
-            system.name().as_str(),
-            Kind::Sections(system.keys()),
-            Absent::Nothing,
-            "The sources of this system.",
-        )
+    let list = |system: &&System| {
+        Key::optional(system.name.as_str(), Kind::Sections(system.keys), Absent::Nothing, "The sources of this system.")
     };
     SYSTEMS.iter().map(list).collect()
 }
@@ -184,12 +179,12 @@ impl PartialEq for SourceConfig {
 impl SourceConfig {
     /// The list it stands in.
     pub fn system(&self) -> event::System {
-        self.service.system().name()
+        self.service.system().name
     }
 
     /// The longest outage that is read back.
     pub fn max_catch_up(&self) -> Duration {
-        self.service.system().reading().catch_up(self.common.max_catch_up)
+        self.service.system().reading.catch_up(self.common.max_catch_up)
     }
 
     /// Where its requests go, as far as the configuration says.
@@ -199,7 +194,7 @@ impl SourceConfig {
 
     /// Its credential.
     pub fn secret(&self) -> &Secret {
-        self.service.credential().1
+        self.service.credential()
     }
 }
 
@@ -347,7 +342,7 @@ impl Sources<'_, '_> {
                 Value::Map(_) | Value::Scalar { .. } => {
                     let message = format!(
                         "`{}` is {}; accepted: a list of sources, each beginning with `- name:`",
-                        system.name(),
+                        system.name,
                         kind(node)
                     );
                     self.reader.problems.push(node.at.problem(message));
@@ -362,7 +357,7 @@ impl Sources<'_, '_> {
         // A list or key that could not be read is reason enough.
         if !given && self.reader.problems.len() == before {
             let at = top.key_at("sources").unwrap_or(top.at);
-            let names: Vec<&str> = SYSTEMS.iter().map(|system| system.name().as_str()).collect();
+            let names: Vec<&str> = SYSTEMS.iter().map(|system| system.name.as_str()).collect();
             let message =
                 format!("there is no source; accepted: `sources` with at least one in {}", join_words(&names));
             self.reader.problems.push(at.problem(message));
@@ -370,14 +365,14 @@ impl Sources<'_, '_> {
         sources
     }
 
-    fn source(&mut self, system: &dyn System, node: &Node) -> Option<SourceConfig> {
-        let what = format!("a source of `{}`", system.name());
+    fn source(&mut self, system: &System, node: &Node) -> Option<SourceConfig> {
+        let what = format!("a source of `{}`", system.name);
         let fields = self.reader.map(node, &what, Cow::Owned(keys_of(system)))?;
         let name = self.name(&fields);
-        let has_pages = system.page_sizes().is_some();
-        let common = self.reader.common(&fields, &system.defaults(), self.poll_interval, has_pages);
+        let has_pages = system.page_sizes.is_some();
+        let common = self.reader.common(&fields, &(system.defaults)(), self.poll_interval, has_pages);
         self.shorter_counts(system, &fields, &common);
-        let service = system.read(self.reader, &fields, &common);
+        let service = (system.read)(self.reader, &fields, &common);
         let source = SourceConfig { name: name?, common, service: service? };
         self.authorities_where_needed(&fields, &source);
         self.no_plain_http_through(&fields, &source);
@@ -433,9 +428,9 @@ impl Sources<'_, '_> {
     }
 
     /// Says which one counts where reading would begin earlier than it may go back.
-    fn shorter_counts(&mut self, system: &dyn System, fields: &Fields<'_>, common: &Common) {
+    fn shorter_counts(&mut self, system: &System, fields: &Fields<'_>, common: &Common) {
         let Some(at) = fields.key_at("initial_lookback").or(fields.key_at("max_catch_up")) else { return };
-        let (lookback, catch_up) = (common.initial_lookback, system.reading().catch_up(common.max_catch_up));
+        let (lookback, catch_up) = (common.initial_lookback, system.reading.catch_up(common.max_catch_up));
         if lookback > catch_up {
             let [lookback, catch_up] = [lookback, catch_up].map(duration_text);
             let message = format!(

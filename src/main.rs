@@ -17,7 +17,6 @@ use audit_exporter::exporter::{ApplyError, Edges, Exporter};
 use audit_exporter::fault::{catch_panic, log_panics};
 use audit_exporter::ledger::{Copied, Ledger, OpenError, Unusable, usable};
 use audit_exporter::simulate::{Faults, Options, World};
-use audit_exporter::source::System;
 use audit_exporter::source::registry::SYSTEMS;
 use audit_exporter::threads::run_blocking;
 use audit_exporter::web::listen::{self, ListenAddress};
@@ -473,7 +472,7 @@ fn seen_from_here(mut address: SocketAddr) -> SocketAddr {
 /// The one line that says what runs here.
 fn tell_what_starts(config: &Config, file: Option<&PathBuf>) {
     let mut systems = Vec::new();
-    for system in SYSTEMS.map(System::name) {
+    for system in SYSTEMS.map(|system| system.name) {
         match config.sources.iter().filter(|source| source.system() == system).count() {
             0 => {}
             count => systems.push(format!("{system} {count}")),

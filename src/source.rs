@@ -24,7 +24,7 @@ use crate::api::{Api, Dialect};
 use crate::event::{self, EventKey};
 use crate::failure::{ErrorKind, Failure};
 use crate::page::{Catalogue, DocumentRecord, Page};
-use crate::settings::{Common, Fields, Key, Reader, Secret};
+use crate::settings::{Common, Fields, Key, Kind, Reader, Secret};
 use crate::window::Window;
 
 pub mod activid;
@@ -40,35 +40,38 @@ pub mod registry;
 pub mod text;
 
 /// A service, before there is an entry of it in a configuration.
-pub trait System: Sync {
+pub struct System {
     /// Its name.
-    fn name(&self) -> event::System;
-
-    /// The keys that only its sources have, after `name`.
-    fn keys(&self) -> &'static [Key];
-
+    pub name: event::System,
+    /// The keys that only its sources have, after `name`; one of them is the credential's.
+    pub keys: &'static [Key],
     /// How it is read.
-    fn reading(&self) -> Reading;
-
+    pub reading: Reading,
     /// The least and the most that may be asked for per page; `None` where there are no pages.
-    fn page_sizes(&self) -> Option<(u32, u32)> {
-        Some((1, 10_000))
-    }
-
+    pub page_sizes: Option<(u32, u32)>,
     /// What the keys of every source are where they are not given.
-    fn defaults(&self) -> Common;
-
+    pub defaults: fn() -> Common,
     /// The entry that the configuration describes.
-    fn read(&self, reader: &mut Reader<'_>, fields: &Fields<'_>, common: &Common) -> Option<Arc<dyn Entry>>;
+    pub read: fn(&mut Reader<'_>, &Fields<'_>, &Common) -> Option<Arc<dyn Entry>>,
+}
+
+/// Page sizes of a service that does not say what it takes.
+pub const USUAL_PAGE_SIZES: Option<(u32, u32)> = Some((1, 10_000));
+
+impl System {
+    /// The key of the credential.
+    pub fn credential_key(&self) -> &'static str {
+        self.keys.iter().find(|key| matches!(key.kind, Kind::Secret(_))).map_or("", |key| key.name)
+    }
 }
 
 /// What only one kind of service needs of an entry of the configuration.
 pub trait Entry: Any + Debug + Send + Sync + Alike {
     /// Whose entry it is.
-    fn system(&self) -> &'static dyn System;
+    fn system(&self) -> &'static System;
 
-    /// The key of its credential, and that.
-    fn credential(&self) -> (&'static str, &Secret);
+    /// Its credential.
+    fn credential(&self) -> &Secret;
 
     /// Where its requests go, as far as the configuration says.
     fn addresses(&self) -> Vec<&Url>;

@@ -15,12 +15,12 @@ pub fn schema() -> Value {
     let is_shared = |key: &&Key| key.absent != Absent::Usual && key.name != common::PAGE_SIZE;
     let shared: Vec<Key> = common::KEYS.iter().filter(is_shared).copied().collect();
     let shared = mapping(&shared, None)["properties"].take();
-    let list = |system: &&dyn System| {
-        let mut entry = mapping(&keys_of(*system), Some(&system.defaults()));
+    let list = |system: &&System| {
+        let mut entry = mapping(&keys_of(system), Some(&(system.defaults)()));
         for name in shared.as_object().into_iter().flat_map(Map::keys) {
             entry["properties"][name] = json!({"$ref": format!("#/$defs/{name}")});
         }
-        (system.name().as_str().to_owned(), json!({"type": ["array", "null"], "items": entry}))
+        (system.name.as_str().to_owned(), json!({"type": ["array", "null"], "items": entry}))
     };
     let lists: Map<String, Value> = SYSTEMS.iter().map(list).collect();
     file["properties"]["sources"]["properties"] = Value::Object(lists);

@@ -145,7 +145,7 @@ fn all_keys() -> Vec<(Key, String)> {
     for system in SYSTEMS {
         add(&lists(), "", &mut all);
         add(&keys_of(system), "", &mut all);
-        add(system.keys(), system.name().as_str(), &mut all);
+        add(system.keys, system.name.as_str(), &mut all);
     }
     all
 }
@@ -162,7 +162,7 @@ fn the_example_of_the_interface_means_what_it_says() {
     let source = |name: &str, service: Arc<dyn Entry>| SourceConfig {
         name: name.parse().unwrap(),
         // `global.poll_interval` is given, so it holds for the feeds too.
-        common: Common { poll_interval: MINUTE, ..service.system().defaults() },
+        common: Common { poll_interval: MINUTE, ..(service.system().defaults)() },
         service,
     };
     let sources = vec![
@@ -215,7 +215,7 @@ fn the_example_of_the_interface_means_what_it_says() {
         ),
     ];
     for (source, system) in sources.iter().zip(SYSTEMS) {
-        assert_eq!(source.system(), system.name());
+        assert_eq!(source.system(), system.name);
     }
     let global = Global { hold_new_series: MINUTE, openmetrics_created: false };
     let storage = Storage { path: folder.path().join("./data") };
@@ -301,7 +301,7 @@ fn the_reference_names_every_key_and_every_default() {
         };
         assert_eq!(cells[1], default, "the default of `{}` in {part}", key.name);
     }
-    let shown = SYSTEMS.map(|system| system.defaults().shown());
+    let shown = SYSTEMS.map(|system| (system.defaults)().shown());
     for (n, (key, _)) in shown[0].iter().enumerate() {
         let row = format!("| `{key}` | {} |", shown.clone().map(|shown| shown[n].1.clone()).join(" | "));
         assert!(REFERENCE.contains(&row), "docs/configuration.md lacks {row}");

@@ -25,7 +25,7 @@ const EXPIRY_MIN: TimeDelta = TimeDelta::days(14);
 
 /// Whether the credential can be read, and by whom.
 pub(super) fn check_secret(config: &SourceConfig) -> Option<Finding> {
-    let (key, secret) = config.service.credential();
+    let (key, secret) = (config.service.system().credential_key(), config.service.credential());
     if let Err(error) = secret.read() {
         return Some(Finding::wrong(format!("{error}. Fix: put the credential into that file")));
     }
@@ -87,7 +87,7 @@ fn fix(failure: &Failure, config: &SourceConfig) -> String {
     if let Some(remedy) = failure.remedy() {
         return remedy.into();
     }
-    let (key, secret) = config.service.credential();
+    let (key, secret) = (config.service.system().credential_key(), config.service.credential());
     let place = secret.path().map_or_else(|| format!("`{key}`"), |path| path.display().to_string());
     if let Some(remedy) = config.service.remedy(failure.kind, &place) {
         return remedy;

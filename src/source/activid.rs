@@ -34,7 +34,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use url::Url;
 
-pub use self::setup::{SYSTEM, Settings, Setup};
+pub use self::setup::{SERVICE, SYSTEM, Settings};
 use self::token::{ATTRIBUTES, Bag, Record, may_be_token};
 use super::kit::{Ignore, credential, unread};
 use super::list::{Raw, RawEvents};

@@ -31,7 +31,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use url::Url;
 
-pub use self::setup::{SYSTEM, Settings, Setup};
+pub use self::setup::{SERVICE, SYSTEM, Settings};
 use super::kit::{Ignore, StaticToken, decode_base64url, may_be_own, parse_time, rejected, unread};
 use super::link;
 use super::list::{Raw, RawEvents};

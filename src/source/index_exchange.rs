@@ -32,7 +32,7 @@ use url::Url;
 
 use self::list::{File, Listing};
 pub use self::rows::{BadFile, RECORD_BYTES_MAX, RowCounter, Rows, Unpacker};
-pub use self::setup::{SYSTEM, Settings, Setup};
+pub use self::setup::{SERVICE, SYSTEM, Settings};
 use super::kit::credential;
 use super::{Reading, Signals, Sink, Source, Spec, oauth};
 use crate::api::{Api, Call, Dialect, Download, Reply, Session, Verdict, Wire};

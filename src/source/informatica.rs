@@ -27,7 +27,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use url::Url;
 
-pub use self::setup::{SYSTEM, Settings, Setup};
+pub use self::setup::{SERVICE, SYSTEM, Settings};
 use super::kit::{Ignore, may_be_own, parse_time, rejected, unread};
 use super::list::{BadList, List, Raw, RawEvents};
 use super::text::{Envelope, id_bytes, looks_like_one_of, mended};

@@ -28,7 +28,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use http::StatusCode;
 use serde::Deserialize;
 
-pub use self::setup::{SYSTEM, Settings, Setup};
+pub use self::setup::{SERVICE, SYSTEM, Settings};
 use super::kit::{Ignore, StaticToken, is_believable, may_be_own, parse_time, rejected, unread};
 use super::list::{Raw, RawEvents};
 use super::text::{Envelope, Field, Understood, id_bytes, looks_like_one_of, understand};

@@ -14,13 +14,14 @@ use crate::failure::ErrorKind;
 use crate::settings::fields::{ANY, any_text, segment};
 use crate::settings::{Absent, Common, Fields, Form, Key, Kind, RateLimit, Reader, Secret, endpoint};
 use crate::source::kit::Ignore;
-use crate::source::{Entry, Look, Part, Reading, Source, System};
+use crate::source::{Entry, Look, Part, Source, System, USUAL_PAGE_SIZES};
 
 /// Its name.
 pub const SYSTEM: event::System = event::System::named("activid");
 
 /// The service.
-pub struct Setup;
+pub static SERVICE: System =
+    System { name: SYSTEM, keys: KEYS, reading: READING, page_sizes: USUAL_PAGE_SIZES, defaults, read };
 
 const KEYS: &[Key] = &[
     Key::required("base_url", Kind::Url, "The appliance; /scim/{tenant}/v2/Event/.search is added."),
@@ -36,39 +37,25 @@ const KEYS: &[Key] = &[
     Key::optional("verify", Kind::Flag, Absent::Is("true"), "Ask for the integrity check."),
 ];
 
-impl System for Setup {
-    fn name(&self) -> event::System {
-        SYSTEM
-    }
+/// What its operator keeps is not known; 30 days is the vendor's advice for the online log.
+fn defaults() -> Common {
+    Common { rate_limit: RateLimit::a_minute(120), ..Common::usual(Duration::from_hours(30 * 24)) }
+}
 
-    fn keys(&self) -> &'static [Key] {
-        KEYS
-    }
-
-    fn reading(&self) -> Reading {
-        READING
-    }
-
-    /// What its operator keeps is not known; 30 days is the vendor's advice for the online log.
-    fn defaults(&self) -> Common {
-        Common { rate_limit: RateLimit::a_minute(120), ..Common::usual(Duration::from_hours(30 * 24)) }
-    }
-
-    fn read(&self, reader: &mut Reader<'_>, fields: &Fields<'_>, common: &Common) -> Option<Arc<dyn Entry>> {
-        let plain = common.allow_plain_http;
-        let base_url = reader.url(fields, "base_url", plain);
-        let path = ["scim", ANY, "v2", "Event", ".search"];
-        reader.holds_what_is_added(fields, "base_url", base_url.as_ref(), &path);
-        let tenant = reader.text(fields, "tenant", segment);
-        let client_id = reader.text(fields, "client_id", any_text);
-        let client_secret = reader.secret(fields, "client_secret");
-        let verify = reader.flag(fields, "verify");
-        let token_url = reader.url(fields, "token_url", plain);
-        let (base_url, tenant) = (base_url?, tenant?);
-        let token_url = token_url.unwrap_or_else(|| endpoint(&base_url, &["idp", &tenant, "authn", "token"]));
-        let (client_id, client_secret) = (client_id?, client_secret?);
-        Some(Arc::new(Settings { base_url, tenant, token_url, client_id, client_secret, verify }))
-    }
+fn read(reader: &mut Reader<'_>, fields: &Fields<'_>, common: &Common) -> Option<Arc<dyn Entry>> {
+    let plain = common.allow_plain_http;
+    let base_url = reader.url(fields, "base_url", plain);
+    let path = ["scim", ANY, "v2", "Event", ".search"];
+    reader.holds_what_is_added(fields, "base_url", base_url.as_ref(), &path);
+    let tenant = reader.text(fields, "tenant", segment);
+    let client_id = reader.text(fields, "client_id", any_text);
+    let client_secret = reader.secret(fields, "client_secret");
+    let verify = reader.flag(fields, "verify");
+    let token_url = reader.url(fields, "token_url", plain);
+    let (base_url, tenant) = (base_url?, tenant?);
+    let token_url = token_url.unwrap_or_else(|| endpoint(&base_url, &["idp", &tenant, "authn", "token"]));
+    let (client_id, client_secret) = (client_id?, client_secret?);
+    Some(Arc::new(Settings { base_url, tenant, token_url, client_id, client_secret, verify }))
 }
 
 /// An entry of the list `activid`.
@@ -89,12 +76,12 @@ pub struct Settings {
 }
 
 impl Entry for Settings {
-    fn system(&self) -> &'static dyn System {
-        &Setup
+    fn system(&self) -> &'static System {
+        &SERVICE
     }
 
-    fn credential(&self) -> (&'static str, &Secret) {
-        ("client_secret", &self.client_secret)
+    fn credential(&self) -> &Secret {
+        &self.client_secret
     }
 
     fn addresses(&self) -> Vec<&Url> {

@@ -19,8 +19,8 @@ use crate::settings::{Common, Secret};
 use crate::simulate::{
     EventCall, Faults, Injection, Options, Scenario, ScenarioCall, TruthOf, World, credentials as sim,
 };
+use crate::source::Entry as _;
 use crate::source::Taken;
-use crate::source::{Entry as _, System as _};
 use crate::stats::SourceStats;
 use crate::transport::InMemory;
 
@@ -256,7 +256,7 @@ fn client(router: Router, dialect: Box<dyn Dialect>) -> Api {
 fn rig_with(change: impl FnOnce(&mut Settings, &mut Common)) -> Rig {
     let service = Shared::default();
     let mut activid = config("audit", Secret::text("s:cret%"));
-    let mut common = Setup.defaults();
+    let mut common = (SERVICE.defaults)();
     change(&mut activid, &mut common);
     let (source, dialect) = activid.build(&common);
     Rig { api: client(router(&service), dialect), service, source, book: Book::default() }
@@ -585,7 +585,7 @@ async fn a_tainted_record_is_found_and_counted_once() {
         assert_eq!((rig.book.total(), rig.book.tainted, rig.book.last_tainted), (61, 1, Some(true)));
     }
     // after a restart, too
-    let (source, _) = config("audit", Secret::text("s:cret%")).build(&Setup.defaults());
+    let (source, _) = config("audit", Secret::text("s:cret%")).build(&(SERVICE.defaults)());
     rig.source = source;
     rig.other(at(123_457));
     rig.read(cells(1)).await;
@@ -773,7 +773,7 @@ async fn parsed(body: &'static str) -> Result<Answer, ErrorKind> {
     let router = Router::new()
         .route("/scim/ACME/v2/Event/.search", post(move || async move { body }))
         .route("/idp/ACME/authn/token", post(|| async { r#"{"access_token":"x"}"# }));
-    let common = Setup.defaults();
+    let common = (SERVICE.defaults)();
     let (_, dialect) = config("audit", Secret::text("x")).build(&common);
     let api = client(router, dialect);
     let search = Search {
@@ -822,7 +822,7 @@ async fn only_an_event_list_is_an_answer() {
 
 #[test]
 fn every_documented_label_set_exists_from_the_start() {
-    let (source, _) = config("audit", Secret::text("x")).build(&Setup.defaults());
+    let (source, _) = config("audit", Secret::text("x")).build(&(SERVICE.defaults)());
     let spec = source.spec();
     let has = |category: &str, action: &str, outcome| {
         spec.catalogue.events.iter().any(|labels| {
@@ -864,7 +864,7 @@ fn simulated(rate: f64, faults: &str) -> (World, Box<dyn Source>, Api) {
     });
     let mut activid = config(sim::ACTIVID_CLIENT_ID, Secret::text(sim::ACTIVID_CLIENT_SECRET));
     activid.tenant = sim::TENANT.into();
-    let (source, dialect) = activid.build(&Setup.defaults());
+    let (source, dialect) = activid.build(&(SERVICE.defaults)());
     (world.clone(), source, client(world.router(), dialect))
 }
 

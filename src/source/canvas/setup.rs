@@ -12,13 +12,14 @@ use crate::failure::ErrorKind;
 use crate::settings::fields::segment;
 use crate::settings::{Absent, Common, Fields, Form, Key, Kind, RateLimit, Reader, Secret};
 use crate::source::kit::StaticToken;
-use crate::source::{Entry, Look, Part, Reading, Source, System};
+use crate::source::{Entry, Look, Part, Source, System, USUAL_PAGE_SIZES};
 
 /// Its name.
 pub const SYSTEM: event::System = event::System::named("canvas");
 
 /// The service.
-pub struct Setup;
+pub static SERVICE: System =
+    System { name: SYSTEM, keys: KEYS, reading: READING, page_sizes: USUAL_PAGE_SIZES, defaults, read };
 
 const KEYS: &[Key] = &[
     Key::required("base_url", Kind::Url, "The institution's Canvas."),
@@ -32,40 +33,26 @@ const KEYS: &[Key] = &[
     Key::optional("pseudonyms", Kind::Texts, Absent::Nothing, "Login ids."),
 ];
 
-impl System for Setup {
-    fn name(&self) -> event::System {
-        SYSTEM
-    }
+fn defaults() -> Common {
+    Common { rate_limit: RateLimit::a_minute(120), ..Common::usual(Duration::from_hours(365 * 24)) }
+}
 
-    fn keys(&self) -> &'static [Key] {
-        KEYS
+fn read(reader: &mut Reader<'_>, fields: &Fields<'_>, common: &Common) -> Option<Arc<dyn Entry>> {
+    let base_url = reader.url(fields, "base_url", common.allow_plain_http);
+    let path = ["api", "v1", "audit", "authentication"];
+    reader.holds_what_is_added(fields, "base_url", base_url.as_ref(), &path);
+    let access_token = reader.secret(fields, "access_token");
+    let scopes = ["accounts", "users", "pseudonyms"];
+    let before = reader.problems.len();
+    let [accounts, users, pseudonyms] = scopes.map(|scope| reader.texts(fields, scope, segment));
+    let none = accounts.is_empty() && users.is_empty() && pseudonyms.is_empty();
+    if none && reader.problems.len() == before {
+        let at = scopes.iter().find_map(|scope| fields.key_at(scope)).unwrap_or(fields.at);
+        let message = "there is nothing to read; accepted: at least one id in `accounts`, `users` or `pseudonyms`";
+        reader.problems.push(at.problem(message));
     }
-
-    fn reading(&self) -> Reading {
-        READING
-    }
-
-    fn defaults(&self) -> Common {
-        Common { rate_limit: RateLimit::a_minute(120), ..Common::usual(Duration::from_hours(365 * 24)) }
-    }
-
-    fn read(&self, reader: &mut Reader<'_>, fields: &Fields<'_>, common: &Common) -> Option<Arc<dyn Entry>> {
-        let base_url = reader.url(fields, "base_url", common.allow_plain_http);
-        let path = ["api", "v1", "audit", "authentication"];
-        reader.holds_what_is_added(fields, "base_url", base_url.as_ref(), &path);
-        let access_token = reader.secret(fields, "access_token");
-        let scopes = ["accounts", "users", "pseudonyms"];
-        let before = reader.problems.len();
-        let [accounts, users, pseudonyms] = scopes.map(|scope| reader.texts(fields, scope, segment));
-        let none = accounts.is_empty() && users.is_empty() && pseudonyms.is_empty();
-        if none && reader.problems.len() == before {
-            let at = scopes.iter().find_map(|scope| fields.key_at(scope)).unwrap_or(fields.at);
-            let message = "there is nothing to read; accepted: at least one id in `accounts`, `users` or `pseudonyms`";
-            reader.problems.push(at.problem(message));
-        }
-        let (base_url, access_token) = (base_url?, access_token?);
-        Some(Arc::new(Settings { base_url, access_token, accounts, users, pseudonyms }))
-    }
+    let (base_url, access_token) = (base_url?, access_token?);
+    Some(Arc::new(Settings { base_url, access_token, accounts, users, pseudonyms }))
 }
 
 /// An entry of the list `canvas`. At least one of the three scopes is not empty; ids fit into one path segment.
@@ -84,12 +71,12 @@ pub struct Settings {
 }
 
 impl Entry for Settings {
-    fn system(&self) -> &'static dyn System {
-        &Setup
+    fn system(&self) -> &'static System {
+        &SERVICE
     }
 
-    fn credential(&self) -> (&'static str, &Secret) {
-        ("access_token", &self.access_token)
+    fn credential(&self) -> &Secret {
+        &self.access_token
     }
 
     fn addresses(&self) -> Vec<&Url> {

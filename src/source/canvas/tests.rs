@@ -18,8 +18,8 @@ use crate::clock::Clock;
 use crate::page::DocumentRecord;
 use crate::settings::Secret;
 use crate::simulate::{Faults, Options, TruthOf, World, credentials};
+use crate::source::Entry as _;
 use crate::source::Taken;
-use crate::source::{Entry as _, System as _};
 use crate::stats::SourceStats;
 use crate::transport::InMemory;
 
@@ -236,7 +236,7 @@ impl Reader {
             users: ids(setup.scopes[1]),
             pseudonyms: ids(setup.scopes[2]),
         };
-        let mut common = Setup.defaults();
+        let mut common = (SERVICE.defaults)();
         common.page_size = NonZeroU32::new(setup.page_size);
         common.ignore_actors = vec!["99".into()];
         let (source, dialect) = service.build(&common);
@@ -409,7 +409,7 @@ fn ids_are_alike_as_text_and_as_number_and_keep_all_digits() {
         pseudonyms: Vec::new(),
     };
     let canvas =
-        Canvas::new(&service.base_url, [&service.accounts, &service.users, &service.pseudonyms], &Setup.defaults());
+        Canvas::new(&service.base_url, [&service.accounts, &service.users, &service.pseudonyms], &(SERVICE.defaults)());
     let key = |mut json: Value| {
         json["created_at"] = "2026-11-22T10:00:00Z".into();
         let entry = canvas.entry(json.to_string().as_bytes());

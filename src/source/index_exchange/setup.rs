@@ -14,7 +14,7 @@ use crate::failure::ErrorKind;
 use crate::settings::fields::{any_text, join_words, nearest};
 use crate::settings::tree::{Node, Value};
 use crate::settings::{Absent, Common, Fields, Form, Key, Kind, Reader, Secret};
-use crate::source::{Entry, Look, Part, Reading, Source, System};
+use crate::source::{Entry, Look, Part, Source, System};
 
 /// Its name.
 pub const SYSTEM: event::System = event::System::named("index_exchange");
@@ -23,7 +23,7 @@ pub const SYSTEM: event::System = event::System::named("index_exchange");
 const SUBSCRIPTIONS: [&str; 2] = ["impressions", "bid events"];
 
 /// The service.
-pub struct Setup;
+pub static SERVICE: System = System { name: SYSTEM, keys: KEYS, reading: READING, page_sizes: None, defaults, read };
 
 const KEYS: &[Key] = &[
     Key::optional("base_url", Kind::Url, Absent::Is("https://app.indexexchange.com"), "The API."),
@@ -37,57 +37,39 @@ const KEYS: &[Key] = &[
     Key::required("subscriptions", Kind::Texts, "Names of lists of files."),
 ];
 
-impl System for Setup {
-    fn name(&self) -> event::System {
-        SYSTEM
+fn defaults() -> Common {
+    Common {
+        poll_interval: Duration::from_mins(15),
+        // the list always shows the whole retention
+        initial_lookback: RETENTION,
+        poll_timeout: Duration::from_hours(2),
+        ..Common::usual(RETENTION)
     }
+}
 
-    fn keys(&self) -> &'static [Key] {
-        KEYS
+fn read(reader: &mut Reader<'_>, fields: &Fields<'_>, common: &Common) -> Option<Arc<dyn Entry>> {
+    let plain = common.allow_plain_http;
+    let base_url = reader.url(fields, "base_url", plain);
+    reader.holds_what_is_added(fields, "base_url", base_url.as_ref(), &["api", "cal", "v1", "downloads"]);
+    let token_url = reader.url(fields, "token_url", plain);
+    let client_key = reader.secret(fields, "client_key");
+    let before = reader.problems.len();
+    let subscriptions = reader.texts(fields, "subscriptions", any_text);
+    if let (true, true, Some(at)) =
+        (subscriptions.is_empty(), reader.problems.len() == before, fields.key_at("subscriptions"))
+    {
+        let message = "`subscriptions` is empty; accepted: at least one, such as impressions or \"bid events\"";
+        reader.problems.push(at.problem(message));
     }
-
-    fn reading(&self) -> Reading {
-        READING
+    let categories: BTreeSet<Label> = subscriptions.iter().map(|name| Label::from_words(name)).collect();
+    if categories.len() < subscriptions.len() && reader.problems.len() == before {
+        let message = "two of the `subscriptions` are counted under the same category; accepted: names that differ \
+                       in letters or digits, or two sources";
+        reader.problems.push(fields.value_at("subscriptions").problem(message));
     }
-
-    fn page_sizes(&self) -> Option<(u32, u32)> {
-        None
-    }
-
-    fn defaults(&self) -> Common {
-        Common {
-            poll_interval: Duration::from_mins(15),
-            // the list always shows the whole retention
-            initial_lookback: RETENTION,
-            poll_timeout: Duration::from_hours(2),
-            ..Common::usual(RETENTION)
-        }
-    }
-
-    fn read(&self, reader: &mut Reader<'_>, fields: &Fields<'_>, common: &Common) -> Option<Arc<dyn Entry>> {
-        let plain = common.allow_plain_http;
-        let base_url = reader.url(fields, "base_url", plain);
-        reader.holds_what_is_added(fields, "base_url", base_url.as_ref(), &["api", "cal", "v1", "downloads"]);
-        let token_url = reader.url(fields, "token_url", plain);
-        let client_key = reader.secret(fields, "client_key");
-        let before = reader.problems.len();
-        let subscriptions = reader.texts(fields, "subscriptions", any_text);
-        if let (true, true, Some(at)) =
-            (subscriptions.is_empty(), reader.problems.len() == before, fields.key_at("subscriptions"))
-        {
-            let message = "`subscriptions` is empty; accepted: at least one, such as impressions or \"bid events\"";
-            reader.problems.push(at.problem(message));
-        }
-        let categories: BTreeSet<Label> = subscriptions.iter().map(|name| Label::from_words(name)).collect();
-        if categories.len() < subscriptions.len() && reader.problems.len() == before {
-            let message = "two of the `subscriptions` are counted under the same category; accepted: names that differ \
-                           in letters or digits, or two sources";
-            reader.problems.push(fields.value_at("subscriptions").problem(message));
-        }
-        warn_of_undocumented(reader, fields);
-        let (base_url, token_url, client_key) = (base_url?, token_url?, client_key?);
-        Some(Arc::new(Settings { base_url, token_url, client_key, subscriptions }))
-    }
+    warn_of_undocumented(reader, fields);
+    let (base_url, token_url, client_key) = (base_url?, token_url?, client_key?);
+    Some(Arc::new(Settings { base_url, token_url, client_key, subscriptions }))
 }
 
 /// Warns of subscriptions that no document names: one that is misspelled lists nothing, for ever.
@@ -122,12 +104,12 @@ pub struct Settings {
 }
 
 impl Entry for Settings {
-    fn system(&self) -> &'static dyn System {
-        &Setup
+    fn system(&self) -> &'static System {
+        &SERVICE
     }
 
-    fn credential(&self) -> (&'static str, &Secret) {
-        ("client_key", &self.client_key)
+    fn credential(&self) -> &Secret {
+        &self.client_key
     }
 
     fn addresses(&self) -> Vec<&Url> {

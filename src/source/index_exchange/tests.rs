@@ -22,9 +22,9 @@ use crate::ledger::{Book, Commit, Counter, Ledger, SeriesKey};
 use crate::page::Feed;
 use crate::settings::Secret;
 use crate::simulate::{Faults, Injection, Options, Scenario, ScenarioCall, TruthOf, World};
+use crate::source::Entry as _;
 use crate::source::Taken;
 use crate::source::list::Raw;
-use crate::source::{Entry as _, System as _};
 use crate::stats::SourceStats;
 use crate::transport::InMemory;
 
@@ -228,7 +228,7 @@ impl Reader {
             client_key: Secret::text(key),
             subscriptions: vec!["impressions".into(), "bid events".into()],
         };
-        let (source, dialect) = service.build(&Setup.defaults());
+        let (source, dialect) = service.build(&(SERVICE.defaults)());
         let stats = Arc::new(SourceStats::default());
         let limits = Limits {
             requests: 1000,

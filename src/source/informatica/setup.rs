@@ -14,13 +14,21 @@ use crate::failure::ErrorKind;
 use crate::settings::fields::any_text;
 use crate::settings::{Absent, Common, Fields, Form, Key, Kind, Reader, Secret, endpoint};
 use crate::source::kit::Ignore;
-use crate::source::{Entry, Look, Part, Reading, Source, System};
+use crate::source::{Entry, Look, Part, Source, System};
 
 /// Its name.
 pub const SYSTEM: event::System = event::System::named("informatica");
 
 /// The service.
-pub struct Setup;
+pub static SERVICE: System = System {
+    name: SYSTEM,
+    keys: KEYS,
+    reading: READING,
+    // the documentation: `limit` is 100 to 1000
+    page_sizes: Some((100, 1000)),
+    defaults,
+    read,
+};
 
 const KEYS: &[Key] = &[
     Key::required("login_url", Kind::Url, "Where to log in; /saas/public/core/v3/login is added."),
@@ -34,39 +42,20 @@ const KEYS: &[Key] = &[
     Key::required("password", Kind::Secret(Form::Password), "Its password."),
 ];
 
-impl System for Setup {
-    fn name(&self) -> event::System {
-        SYSTEM
-    }
+fn defaults() -> Common {
+    Common::usual(Duration::from_hours(400 * 24))
+}
 
-    fn keys(&self) -> &'static [Key] {
-        KEYS
-    }
-
-    fn reading(&self) -> Reading {
-        READING
-    }
-
-    /// The documentation: `limit` is 100 to 1000.
-    fn page_sizes(&self) -> Option<(u32, u32)> {
-        Some((100, 1000))
-    }
-
-    fn defaults(&self) -> Common {
-        Common::usual(Duration::from_hours(400 * 24))
-    }
-
-    fn read(&self, reader: &mut Reader<'_>, fields: &Fields<'_>, common: &Common) -> Option<Arc<dyn Entry>> {
-        let plain = common.allow_plain_http;
-        let login_url = reader.url(fields, "login_url", plain);
-        let path = ["saas", "public", "core", "v3", "login"];
-        reader.holds_what_is_added(fields, "login_url", login_url.as_ref(), &path);
-        let base_url = reader.url(fields, "base_url", plain);
-        reader.holds_what_is_added(fields, "base_url", base_url.as_ref(), &["public", "core", "v3", "securityLog"]);
-        let username = reader.text(fields, "username", any_text);
-        let password = reader.secret(fields, "password");
-        Some(Arc::new(Settings { login_url: login_url?, base_url, username: username?, password: password? }))
-    }
+fn read(reader: &mut Reader<'_>, fields: &Fields<'_>, common: &Common) -> Option<Arc<dyn Entry>> {
+    let plain = common.allow_plain_http;
+    let login_url = reader.url(fields, "login_url", plain);
+    let path = ["saas", "public", "core", "v3", "login"];
+    reader.holds_what_is_added(fields, "login_url", login_url.as_ref(), &path);
+    let base_url = reader.url(fields, "base_url", plain);
+    reader.holds_what_is_added(fields, "base_url", base_url.as_ref(), &["public", "core", "v3", "securityLog"]);
+    let username = reader.text(fields, "username", any_text);
+    let password = reader.secret(fields, "password");
+    Some(Arc::new(Settings { login_url: login_url?, base_url, username: username?, password: password? }))
 }
 
 /// An entry of the list `informatica`.
@@ -83,12 +72,12 @@ pub struct Settings {
 }
 
 impl Entry for Settings {
-    fn system(&self) -> &'static dyn System {
-        &Setup
+    fn system(&self) -> &'static System {
+        &SERVICE
     }
 
-    fn credential(&self) -> (&'static str, &Secret) {
-        ("password", &self.password)
+    fn credential(&self) -> &Secret {
+        &self.password
     }
 
     fn addresses(&self) -> Vec<&Url> {

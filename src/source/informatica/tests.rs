@@ -15,8 +15,8 @@ use crate::event;
 use crate::page::DocumentRecord;
 use crate::settings::{Common, Secret};
 use crate::simulate::{Faults, Options, TruthOf, World, credentials};
+use crate::source::Entry as _;
 use crate::source::Taken;
-use crate::source::{Entry as _, System as _};
 use crate::stats::SourceStats;
 use crate::transport::InMemory;
 
@@ -185,7 +185,7 @@ impl Reader {
             username: "audit@example.com".into(),
             password: Secret::text("p\"w"),
         };
-        let mut common = Setup.defaults();
+        let mut common = (SERVICE.defaults)();
         change(&mut service, &mut common);
         Self::new(script.router(), &service, &common, Clock::starting_at(at(0)))
     }
@@ -874,7 +874,7 @@ fn every_documented_label_set_is_in_the_catalogue() {
         username: "u".into(),
         password: Secret::text("p"),
     };
-    let spec = settings.build(&Setup.defaults()).0.spec();
+    let spec = settings.build(&(SERVICE.defaults)()).0.spec();
     assert!(spec.reading.step_max() < Duration::from_hours(14 * 24));
     for category in ["Organization", "User", "User group", "Role", "Authentication"] {
         for event in ["CREATE", "UPDATE", "DELETE", "DISABLE", "PASSWORD_RESET"] {
@@ -1053,7 +1053,7 @@ async fn the_simulated_log_is_counted_exactly_whatever_goes_wrong() {
             username: credentials::INFORMATICA_USERNAME.to_owned(),
             password: Secret::text(credentials::INFORMATICA_PASSWORD),
         };
-        let mut common = Setup.defaults();
+        let mut common = (SERVICE.defaults)();
         common.ignore_actors = vec![credentials::INFORMATICA_USERNAME.to_lowercase()];
         let mut reader = Reader::new(world.router(), &service, &common, clock.clone());
         let skew = TimeDelta::seconds(world.faults().of(super::SYSTEM).clock_skew_seconds);
@@ -1104,7 +1104,7 @@ async fn a_wrong_password_costs_one_login() {
             username: credentials::INFORMATICA_USERNAME.to_owned(),
             password: Secret::text("wrong"),
         };
-        let mut reader = Reader::new(world.router(), &service, &Setup.defaults(), clock);
+        let mut reader = Reader::new(world.router(), &service, &(SERVICE.defaults)(), clock);
         assert_eq!(reader.ends().await, "auth at login");
         assert_eq!(world.requests(SYSTEM).len(), 1);
     }

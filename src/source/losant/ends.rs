@@ -14,8 +14,8 @@ use crate::clock::Clock;
 use crate::page::DocumentRecord;
 use crate::settings::Secret;
 use crate::simulate::{Faults, Options, TruthOf, World, credentials};
+use crate::source::Entry as _;
 use crate::source::Taken;
-use crate::source::{Entry as _, System as _};
 use crate::stats::SourceStats;
 use crate::transport::InMemory;
 
@@ -149,7 +149,7 @@ async fn read(page_size: u32, answer: impl Fn(&HashMap<String, String>) -> Answe
         instance_id: "1".into(),
         api_token: Secret::text("t"),
     };
-    let mut common = Setup.defaults();
+    let mut common = (SERVICE.defaults)();
     common.page_size = std::num::NonZeroU32::new(page_size);
     let (mut source, dialect) = service.build(&common);
     let stats = Arc::new(SourceStats::default());
@@ -358,7 +358,7 @@ async fn the_simulated_log_is_counted_exactly_whatever_it_says_about_its_end() {
             instance_id: credentials::LOSANT_INSTANCE_ID.to_owned(),
             api_token: Secret::text(credentials::LOSANT_API_TOKEN),
         };
-        let (mut source, dialect) = service.build(&Setup.defaults());
+        let (mut source, dialect) = service.build(&(SERVICE.defaults)());
         let transport = Arc::new(InMemory(world.router()));
         let api = Api::new(transport, dialect, limits(), Arc::default(), clock.clone(), 1);
         let window = Window { from: clock.now() - TimeDelta::hours(2), to: clock.now() - TimeDelta::minutes(15) };

@@ -13,13 +13,14 @@ use crate::failure::ErrorKind;
 use crate::settings::fields::{ANY, segment};
 use crate::settings::{Absent, Common, Fields, Form, Key, Kind, Reader, Secret};
 use crate::source::kit::{Ignore, StaticToken};
-use crate::source::{Entry, Look, Part, Reading, Source, System};
+use crate::source::{Entry, Look, Part, Source, System, USUAL_PAGE_SIZES};
 
 /// Its name.
 pub const SYSTEM: event::System = event::System::named("losant");
 
 /// The service.
-pub struct Setup;
+pub static SERVICE: System =
+    System { name: SYSTEM, keys: KEYS, reading: READING, page_sizes: USUAL_PAGE_SIZES, defaults, read };
 
 const KEYS: &[Key] = &[
     Key::optional("base_url", Kind::Url, Absent::Is("https://api.losant.com"), "The API."),
@@ -27,30 +28,16 @@ const KEYS: &[Key] = &[
     Key::required("api_token", Kind::Secret(Form::Token), "Instance API token that may read audit logs."),
 ];
 
-impl System for Setup {
-    fn name(&self) -> event::System {
-        SYSTEM
-    }
+fn defaults() -> Common {
+    Common::usual(Duration::from_hours(365 * 24))
+}
 
-    fn keys(&self) -> &'static [Key] {
-        KEYS
-    }
-
-    fn reading(&self) -> Reading {
-        READING
-    }
-
-    fn defaults(&self) -> Common {
-        Common::usual(Duration::from_hours(365 * 24))
-    }
-
-    fn read(&self, reader: &mut Reader<'_>, fields: &Fields<'_>, common: &Common) -> Option<Arc<dyn Entry>> {
-        let base_url = reader.url(fields, "base_url", common.allow_plain_http);
-        reader.holds_what_is_added(fields, "base_url", base_url.as_ref(), &["instance", ANY, "audit-logs"]);
-        let instance_id = reader.text(fields, "instance_id", segment);
-        let api_token = reader.secret(fields, "api_token");
-        Some(Arc::new(Settings { base_url: base_url?, instance_id: instance_id?, api_token: api_token? }))
-    }
+fn read(reader: &mut Reader<'_>, fields: &Fields<'_>, common: &Common) -> Option<Arc<dyn Entry>> {
+    let base_url = reader.url(fields, "base_url", common.allow_plain_http);
+    reader.holds_what_is_added(fields, "base_url", base_url.as_ref(), &["instance", ANY, "audit-logs"]);
+    let instance_id = reader.text(fields, "instance_id", segment);
+    let api_token = reader.secret(fields, "api_token");
+    Some(Arc::new(Settings { base_url: base_url?, instance_id: instance_id?, api_token: api_token? }))
 }
 
 /// An entry of the list `losant`.
@@ -65,12 +52,12 @@ pub struct Settings {
 }
 
 impl Entry for Settings {
-    fn system(&self) -> &'static dyn System {
-        &Setup
+    fn system(&self) -> &'static System {
+        &SERVICE
     }
 
-    fn credential(&self) -> (&'static str, &Secret) {
-        ("api_token", &self.api_token)
+    fn credential(&self) -> &Secret {
+        &self.api_token
     }
 
     fn addresses(&self) -> Vec<&Url> {

@@ -65,7 +65,7 @@ fn a_source_does_not_sleep_look_at_a_clock_or_see_the_ledger() {
 
 #[test]
 fn a_service_knows_no_other() {
-    let names: Vec<&str> = SYSTEMS.iter().map(|system| system.name().as_str()).collect();
+    let names: Vec<&str> = SYSTEMS.iter().map(|system| system.name.as_str()).collect();
     for (file, code) in files() {
         let own = file.split(['/', '.']).next().unwrap();
         if own == "registry" {
@@ -82,21 +82,21 @@ fn a_service_knows_no_other() {
 #[test]
 fn every_service_has_a_name_that_is_a_label_files_and_a_page() {
     for system in SYSTEMS {
-        let name = system.name().as_str();
+        let name = system.name.as_str();
         assert_eq!(Label::from_words(name).as_str(), name);
-        assert_eq!(find(name).map(System::name), Some(system.name()));
+        assert_eq!(find(name).map(|system| system.name), Some(system.name));
         let page = format!("docs/services/{}.md", name.replace('_', "-"));
         for file in [format!("src/source/{name}.rs"), format!("src/simulate/{name}.rs"), page] {
             assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file).exists(), "there is no {file}");
         }
     }
-    let names: BTreeSet<&str> = SYSTEMS.iter().map(|system| system.name().as_str()).collect();
+    let names: BTreeSet<&str> = SYSTEMS.iter().map(|system| system.name.as_str()).collect();
     assert_eq!(names.len(), SYSTEMS.len());
 }
 
 #[test]
 fn defaults_in_the_lists_of_keys_are_values_of_their_kind() {
-    for key in SYSTEMS.iter().flat_map(|system| system.keys()) {
+    for key in SYSTEMS.iter().flat_map(|system| system.keys) {
         let Absent::Is(default) = key.absent else { continue };
         match key.kind {
             Kind::Url => assert!(default.parse::<url::Url>().is_ok(), "{}", key.name),
@@ -109,6 +109,6 @@ fn defaults_in_the_lists_of_keys_are_values_of_their_kind() {
 #[test]
 fn every_system_is_simulated_and_nothing_else_is() {
     let simulated = crate::simulate::SERVICES.iter().map(|service| service.system);
-    let systems = SYSTEMS.into_iter().map(System::name);
+    let systems = SYSTEMS.into_iter().map(|system| system.name);
     assert_eq!(simulated.collect::<Vec<_>>(), systems.collect::<Vec<_>>());
 }

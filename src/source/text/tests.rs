@@ -105,7 +105,7 @@ impl Became {
 }
 
 fn every_system() -> [System; SYSTEMS.len()] {
-    SYSTEMS.map(crate::source::System::name)
+    SYSTEMS.map(|system| system.name)
 }
 
 fn read(system: System, body: impl Into<Vec<u8>>) -> Became {

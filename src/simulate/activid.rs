@@ -23,12 +23,12 @@ use self::search::Filter;
 use self::token::{Deed, Record};
 use super::chance::{Cell, Dice};
 use super::faults::ServiceFaults;
-use super::injection::{EventCall, Plays, Scenario, Scene};
+use super::injection::{Plays, Scenario, Scene};
 use super::message::{Ask, Listing, Refusal, Reply};
 use super::service::{
-    Call, Endpoint, Example, Present, Route, Service, Sessions, Simulated, SingleEvents, Told, endpoints, posted,
+    Call, Example, Injected, Present, Route, Routed, Service, Sessions, Simulated, SingleEvents, Told, posted,
 };
-use super::truth::{Expect, Placed, Timeline, Truth, TruthOf};
+use super::truth::{Events, Expect, Placed, Timeline, Wire};
 use crate::event::{Class, Outcome, Principal, System};
 
 const SYSTEM: System = System::named("activid");
@@ -116,20 +116,20 @@ struct Log {
     refused: u32,
 }
 
-const ROUTES: [Route<Log>; 2] = [
-    posted("/idp/{tenant}/authn/token", Call::Login, Log::login),
-    posted("/scim/{tenant}/v2/Event/.search", Call::Read, Log::search),
-];
+impl Wire for Record {
+    fn id(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Routed for Log {
+    const ROUTES: &'static [Route<Self>] = &[
+        posted("/idp/{tenant}/authn/token", Call::Login, Log::login),
+        posted("/scim/{tenant}/v2/Event/.search", Call::Read, Log::search),
+    ];
+}
 
 impl Service for Log {
-    fn routes(&self) -> Vec<Endpoint> {
-        endpoints(&ROUTES)
-    }
-
-    fn answer(&mut self, route: usize, present: &mut Present<'_>, ask: &Ask) -> Reply {
-        (ROUTES[route].1)(self, present, ask)
-    }
-
     fn refuse(&self, refusal: Refusal, _: &ServiceFaults, _: &Ask) -> Reply {
         refuse(refusal)
     }
@@ -140,10 +140,7 @@ impl Service for Log {
     }
 
     fn traffic(&mut self, cell: &mut Cell) {
-        for at in cell.times() {
-            let visible_at = cell.visible_at(at);
-            self.ordinary(&mut cell.dice, at, visible_at);
-        }
+        self.usual_traffic(cell);
         if cell.sometimes(1.0) {
             let start = cell.moment();
             let times: Vec<_> = (0..40).map(|n| start + TimeDelta::milliseconds(1_400 * n)).collect();
@@ -159,14 +156,8 @@ impl Service for Log {
         }
     }
 
-    fn inject(
-        &mut self,
-        dice: &mut Dice,
-        call: &EventCall,
-        expect: Expect,
-        at: DateTime<Utc>,
-        visible_at: DateTime<Utc>,
-    ) {
+    fn inject(&mut self, dice: &mut Dice, event: Injected<'_>) {
+        let Injected { call, expect, at, visible_at } = event;
         // without ids, events are equal only if all that is drawn for them is
         let mut same = dice.clone();
         let deed = Deed {
@@ -181,8 +172,8 @@ impl Service for Log {
         self.add(&deed, expect, at, visible_at);
     }
 
-    fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
-        self.events.tell(now, of, truth);
+    fn events(&mut self) -> Option<&mut dyn Events> {
+        Some(&mut self.events)
     }
 
     fn plays(&self, scenario: Scenario) -> Plays {
@@ -221,15 +212,6 @@ impl Service for Log {
     fn end_sessions(&mut self) -> bool {
         self.tokens.clear();
         true
-    }
-
-    fn forget(&mut self, before: DateTime<Utc>) {
-        self.events.forget(before);
-    }
-
-    #[cfg(test)]
-    fn remembered(&self) -> usize {
-        self.events.len()
     }
 }
 
@@ -516,16 +498,12 @@ impl Log {
 
     fn deletion_burst(&mut self, dice: &mut Dice, times: &[DateTime<Utc>], now: DateTime<Utc>) -> usize {
         for at in times {
-            let deed = Deed {
-                kind: "deleteUser",
-                resource: "Users",
-                status: Some("RESPONSE_SUCCESS"),
-                actor: "mallory".to_owned(),
-                address: "203.0.113.66".to_owned(),
-                correlation_id: dice.uuid(),
-                tainted: false,
-            };
-            self.add(&deed, Expect::new("user", "delete", Outcome::Success, Class::Change), *at, now.max(*at));
+            self.add(
+                &by_mallory("deleteUser", dice),
+                Expect::new("user", "delete", Outcome::Success, Class::Change),
+                *at,
+                now.max(*at),
+            );
         }
         times.len()
     }
@@ -533,16 +511,12 @@ impl Log {
     fn privilege_escalation(&mut self, dice: &mut Dice, at: DateTime<Utc>, now: DateTime<Utc>) -> usize {
         let steps = [("addRoleToUser", "role"), ("addUserFunctionPrivilege", "user_function_privilege")];
         for (kind, category) in steps {
-            let deed = Deed {
-                kind,
-                resource: "Users",
-                status: Some("RESPONSE_SUCCESS"),
-                actor: "mallory".to_owned(),
-                address: "203.0.113.66".to_owned(),
-                correlation_id: dice.uuid(),
-                tainted: false,
-            };
-            self.add(&deed, Expect::new(category, "create", Outcome::Success, Class::Change), at, now.max(at));
+            self.add(
+                &by_mallory(kind, dice),
+                Expect::new(category, "create", Outcome::Success, Class::Change),
+                at,
+                now.max(at),
+            );
         }
         steps.len()
     }
@@ -558,6 +532,19 @@ impl Log {
             tainted: true,
         };
         self.add(&deed, Expect::new("user_password", "update", Outcome::Success, Class::Change), at, now.max(at));
+    }
+}
+
+/// What an intruder does to users, and the service lets happen.
+fn by_mallory<'a>(kind: &'a str, dice: &mut Dice) -> Deed<'a> {
+    Deed {
+        kind,
+        resource: "Users",
+        status: Some("RESPONSE_SUCCESS"),
+        actor: "mallory".to_owned(),
+        address: "203.0.113.66".to_owned(),
+        correlation_id: dice.uuid(),
+        tainted: false,
     }
 }
 

@@ -17,12 +17,12 @@ use serde_json::{Value, json};
 
 use super::chance::{Cell, Dice, times_listed};
 use super::faults::ServiceFaults;
-use super::injection::{EventCall, Plays, Scenario, Scene};
+use super::injection::{Plays, Scenario, Scene};
 use super::message::{Ask, Listing, Refusal, Reply};
 use super::service::{
-    Endpoint, Example, Present, Route, Service, Sessions, Simulated, SingleEvents, Told, endpoints, novelty, read,
+    Example, Injected, Present, Route, Routed, Service, Sessions, Simulated, SingleEvents, Told, novelty, read,
 };
-use super::truth::{Expect, Placed, Timeline, Truth, TruthOf};
+use super::truth::{Events, Expect, Placed, Timeline, Wire};
 use crate::event::{Class, Outcome, Principal, System};
 
 const SYSTEM: System = System::named("canvas");
@@ -92,22 +92,22 @@ enum Of {
     Login,
 }
 
-const ROUTES: [Route<Log>; 4] = [
-    read("/api/v1/audit/authentication/accounts/{id}", Log::of_account),
-    read("/api/v1/audit/authentication/users/{id}", Log::of_user),
-    read("/api/v1/audit/authentication/logins/{id}", Log::of_login),
-    read("/api/v1/audit/authentication/pseudonyms/{id}", Log::of_pseudonym),
-];
+impl Wire for Login {
+    fn id(&self) -> Option<&str> {
+        Some(&self.id)
+    }
+}
+
+impl Routed for Log {
+    const ROUTES: &'static [Route<Self>] = &[
+        read("/api/v1/audit/authentication/accounts/{id}", Log::of_account),
+        read("/api/v1/audit/authentication/users/{id}", Log::of_user),
+        read("/api/v1/audit/authentication/logins/{id}", Log::of_login),
+        read("/api/v1/audit/authentication/pseudonyms/{id}", Log::of_pseudonym),
+    ];
+}
 
 impl Service for Log {
-    fn routes(&self) -> Vec<Endpoint> {
-        endpoints(&ROUTES)
-    }
-
-    fn answer(&mut self, route: usize, present: &mut Present<'_>, ask: &Ask) -> Reply {
-        (ROUTES[route].1)(self, present, ask)
-    }
-
     fn refuse(&self, refusal: Refusal, faults: &ServiceFaults, _: &Ask) -> Reply {
         refuse(refusal, faults)
     }
@@ -141,22 +141,16 @@ impl Service for Log {
         }
     }
 
-    fn inject(
-        &mut self,
-        dice: &mut Dice,
-        call: &EventCall,
-        expect: Expect,
-        at: DateTime<Utc>,
-        visible_at: DateTime<Utc>,
-    ) {
+    fn inject(&mut self, dice: &mut Dice, event: Injected<'_>) {
+        let Injected { call, expect, at, visible_at } = event;
         let known = |id: &u64| (0..USERS).any(|user| user_id(user) == *id);
         let user = call.actor.as_ref().and_then(|actor| actor.parse().ok()).filter(known);
         let user = user.unwrap_or_else(|| user_id(dice.below(USERS)));
         self.put(dice, &call.verb, user, expect, at, visible_at);
     }
 
-    fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
-        self.events.tell(now, of, truth);
+    fn events(&mut self) -> Option<&mut dyn Events> {
+        Some(&mut self.events)
     }
 
     fn plays(&self, scenario: Scenario) -> Plays {
@@ -169,19 +163,6 @@ impl Service for Log {
 
     fn play(&mut self, scene: &Scene, dice: &mut Dice) -> usize {
         self.play_common(scene, dice)
-    }
-
-    fn forget(&mut self, before: DateTime<Utc>) {
-        self.events.forget(before);
-    }
-
-    fn redate(&mut self, now: DateTime<Utc>, share: f64) {
-        self.events.redate(now, share, |event| &event.id);
-    }
-
-    #[cfg(test)]
-    fn remembered(&self) -> usize {
-        self.events.len()
     }
 }
 

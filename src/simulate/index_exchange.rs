@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 
 use super::chance::{Cell, Dice};
 use super::faults::ServiceFaults;
-use super::injection::{EventCall, Plays, Scenario, Scene};
+use super::injection::{Plays, Scenario, Scene};
 use super::message::{Ask, Content, Listing, Refusal, Reply, gzip, gzip_members};
 use super::service::{
-    Beginning, Call, Endpoint, Example, Present, Route, Service, Sessions, Simulated, Told, endpoints, posted, read,
+    Beginning, Call, Example, Injected, Present, Route, Routed, Service, Sessions, Simulated, Told, posted, read,
 };
 use super::truth::{Expect, Truth, TruthOf};
 use crate::event::{Class, Outcome, System};
@@ -116,22 +116,16 @@ struct Rows {
     expect: Expect,
 }
 
-const ROUTES: [Route<Feed>; 4] = [
-    posted(TOKEN_PATH, Call::Login, Feed::login),
-    read("/api/cal/v1/downloads", Feed::single_files),
-    read("/api/cal/v1/downloads/bidevents", Feed::bid_parts),
-    read("/api/cal/v1/files/{id}", Feed::file),
-];
+impl Routed for Feed {
+    const ROUTES: &'static [Route<Self>] = &[
+        posted(TOKEN_PATH, Call::Login, Feed::login),
+        read("/api/cal/v1/downloads", Feed::single_files),
+        read("/api/cal/v1/downloads/bidevents", Feed::bid_parts),
+        read("/api/cal/v1/files/{id}", Feed::file),
+    ];
+}
 
 impl Service for Feed {
-    fn routes(&self) -> Vec<Endpoint> {
-        endpoints(&ROUTES)
-    }
-
-    fn answer(&mut self, route: usize, present: &mut Present<'_>, ask: &Ask) -> Reply {
-        (ROUTES[route].1)(self, present, ask)
-    }
-
     fn refuse(&self, refusal: Refusal, _: &ServiceFaults, _: &Ask) -> Reply {
         refuse(refusal)
     }
@@ -153,14 +147,15 @@ impl Service for Feed {
     }
 
     /// A row of its own in the file of its hour.
-    fn inject(&mut self, _: &mut Dice, call: &EventCall, expect: Expect, at: DateTime<Utc>, visible_at: DateTime<Utc>) {
+    fn inject(&mut self, _: &mut Dice, event: Injected<'_>) {
+        let Injected { call, expect, at, visible_at } = event;
         let number = usize::from(call.kind.as_deref() == Some(SUBSCRIPTIONS[BIDS].name));
         let expect = Expect { class: Class::Row, ..expect };
         let rows = Rows { visible_at, count: 1, event_type: call.verb.clone(), expect };
         self.part(number, whole_hour(at), 0).add(rows);
     }
 
-    fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
+    fn tell(&mut self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
         let now = of.visible_by.map_or(now, |by| by.min(now));
         for ((_, hour), parts) in &self.files {
             let held =

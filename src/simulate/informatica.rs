@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 
 use super::chance::{Cell, Dice, times_listed};
 use super::faults::{ErrorShape, ServiceFaults, SessionEnd};
-use super::injection::{EventCall, Plays, Scenario, Scene};
+use super::injection::{Plays, Scenario, Scene};
 use super::message::{Ask, Listing, Refusal, Reply};
 use super::service::{
-    Call, Endpoint, Example, Present, Route, Service, Sessions, Simulated, SingleEvents, Told, endpoints, novelty,
-    posted, read,
+    Call, Example, Injected, Present, Route, Routed, Service, Sessions, Simulated, SingleEvents, Told, novelty, posted,
+    read,
 };
-use super::truth::{Expect, Placed, Timeline, Truth, TruthOf};
+use super::truth::{Events, Expect, Placed, Timeline, Wire};
 use crate::event::{Class, Outcome, Principal, System};
 
 const SYSTEM: System = System::named("informatica");
@@ -128,22 +128,22 @@ pub(super) struct Entry {
     event: String,
 }
 
-const ROUTES: [Route<Log>; 4] = [
-    posted("/saas/public/core/v3/login", Call::Login, Log::login),
-    posted("/saas/public/core/v3/logout", Call::Login, Log::logout),
-    read("/saas/public/core/v3/securityLog", Log::security_log),
-    read("/saas/public/core/v3/{*rest}", |_, _, ask| missing(ask)),
-];
+impl Wire for Entry {
+    fn id(&self) -> Option<&str> {
+        Some(&self.id)
+    }
+}
+
+impl Routed for Log {
+    const ROUTES: &'static [Route<Self>] = &[
+        posted("/saas/public/core/v3/login", Call::Login, Log::login),
+        posted("/saas/public/core/v3/logout", Call::Login, Log::logout),
+        read("/saas/public/core/v3/securityLog", Log::security_log),
+        read("/saas/public/core/v3/{*rest}", |_, _, ask| missing(ask)),
+    ];
+}
 
 impl Service for Log {
-    fn routes(&self) -> Vec<Endpoint> {
-        endpoints(&ROUTES)
-    }
-
-    fn answer(&mut self, route: usize, present: &mut Present<'_>, ask: &Ask) -> Reply {
-        (ROUTES[route].1)(self, present, ask)
-    }
-
     fn refuse(&self, refusal: Refusal, faults: &ServiceFaults, ask: &Ask) -> Reply {
         refuse(refusal, faults, ask)
     }
@@ -154,10 +154,7 @@ impl Service for Log {
     }
 
     fn traffic(&mut self, cell: &mut Cell) {
-        for at in cell.times() {
-            let visible_at = cell.visible_at(at);
-            self.ordinary(&mut cell.dice, at, visible_at);
-        }
+        self.usual_traffic(cell);
         if cell.sometimes(1.0) {
             let start = cell.moment();
             let times: Vec<_> = (0..20).map(|n| start + TimeDelta::seconds(2 * n)).collect();
@@ -169,20 +166,14 @@ impl Service for Log {
         }
     }
 
-    fn inject(
-        &mut self,
-        dice: &mut Dice,
-        call: &EventCall,
-        expect: Expect,
-        at: DateTime<Utc>,
-        visible_at: DateTime<Utc>,
-    ) {
+    fn inject(&mut self, dice: &mut Dice, event: Injected<'_>) {
+        let Injected { call, expect, at, visible_at } = event;
         let what = (call.kind.as_deref().unwrap_or(AUTHENTICATION.0), call.verb.as_str());
         self.put(dice, call.actor.as_deref().unwrap_or("admin"), "injected", what, expect, at, visible_at);
     }
 
-    fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
-        self.events.tell(now, of, truth);
+    fn events(&mut self) -> Option<&mut dyn Events> {
+        Some(&mut self.events)
     }
 
     fn plays(&self, scenario: Scenario) -> Plays {
@@ -207,19 +198,6 @@ impl Service for Log {
     fn end_sessions(&mut self) -> bool {
         self.sessions.clear();
         true
-    }
-
-    fn forget(&mut self, before: DateTime<Utc>) {
-        self.events.forget(before);
-    }
-
-    fn redate(&mut self, now: DateTime<Utc>, share: f64) {
-        self.events.redate(now, share, |event| &event.id);
-    }
-
-    #[cfg(test)]
-    fn remembered(&self) -> usize {
-        self.events.len()
     }
 }
 

@@ -15,12 +15,12 @@ use serde_json::{Map, Value, json};
 
 use super::chance::{Cell, Dice, times_listed};
 use super::faults::{ServiceFaults, TotalCount};
-use super::injection::{EventCall, Plays, Scenario, Scene};
+use super::injection::{Plays, Scenario, Scene};
 use super::message::{Ask, Listing, Refusal, Reply};
 use super::service::{
-    Endpoint, Example, Present, Route, Service, Sessions, Simulated, SingleEvents, Told, endpoints, novelty, read,
+    Example, Injected, Present, Route, Routed, Service, Sessions, Simulated, SingleEvents, Told, novelty, read,
 };
-use super::truth::{Expect, Placed, Timeline, Truth, TruthOf};
+use super::truth::{Events, Expect, Placed, Timeline, Wire};
 use crate::event::{Class, Outcome, System};
 
 const SYSTEM: System = System::named("losant");
@@ -110,18 +110,18 @@ struct Deed<'a> {
     actor: &'a str,
 }
 
-const ROUTES: [Route<Log>; 2] =
-    [read("/instance/{instance}/audit-logs", Log::list), read("/instance/{instance}/audit-logs/{log}", Log::one)];
+impl Wire for Item {
+    fn id(&self) -> Option<&str> {
+        Some(&self.id)
+    }
+}
+
+impl Routed for Log {
+    const ROUTES: &'static [Route<Self>] =
+        &[read("/instance/{instance}/audit-logs", Log::list), read("/instance/{instance}/audit-logs/{log}", Log::one)];
+}
 
 impl Service for Log {
-    fn routes(&self) -> Vec<Endpoint> {
-        endpoints(&ROUTES)
-    }
-
-    fn answer(&mut self, route: usize, present: &mut Present<'_>, ask: &Ask) -> Reply {
-        (ROUTES[route].1)(self, present, ask)
-    }
-
     fn refuse(&self, refusal: Refusal, _: &ServiceFaults, _: &Ask) -> Reply {
         refuse(refusal)
     }
@@ -131,10 +131,7 @@ impl Service for Log {
     }
 
     fn traffic(&mut self, cell: &mut Cell) {
-        for at in cell.times() {
-            let visible_at = cell.visible_at(at);
-            self.ordinary(&mut cell.dice, at, visible_at);
-        }
+        self.usual_traffic(cell);
         if cell.sometimes(2.0) {
             let start = cell.moment();
             let seconds = |n: i64| start + TimeDelta::seconds(3 * n);
@@ -147,14 +144,8 @@ impl Service for Log {
         }
     }
 
-    fn inject(
-        &mut self,
-        dice: &mut Dice,
-        call: &EventCall,
-        expect: Expect,
-        at: DateTime<Utc>,
-        visible_at: DateTime<Utc>,
-    ) {
+    fn inject(&mut self, dice: &mut Dice, event: Injected<'_>) {
+        let Injected { call, expect, at, visible_at } = event;
         let deed = Deed {
             target: call.kind.as_deref().map(|kind| (kind, "")),
             resource: "instance",
@@ -166,8 +157,8 @@ impl Service for Log {
         self.put(dice, &deed, expect, at, visible_at);
     }
 
-    fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
-        self.events.tell(now, of, truth);
+    fn events(&mut self) -> Option<&mut dyn Events> {
+        Some(&mut self.events)
     }
 
     fn plays(&self, scenario: Scenario) -> Plays {
@@ -189,19 +180,6 @@ impl Service for Log {
             Scenario::PrivilegeEscalation => self.privilege_escalation(dice, scene.at, scene.now),
             _ => self.play_common(scene, dice),
         }
-    }
-
-    fn forget(&mut self, before: DateTime<Utc>) {
-        self.events.forget(before);
-    }
-
-    fn redate(&mut self, now: DateTime<Utc>, share: f64) {
-        self.events.redate(now, share, |event| &event.id);
-    }
-
-    #[cfg(test)]
-    fn remembered(&self) -> usize {
-        self.events.len()
     }
 }
 

@@ -17,7 +17,7 @@ use super::chance::{Cell, Chance, Dice};
 use super::faults::ServiceFaults;
 use super::injection::{EventCall, Plays, Scenario, Scene};
 use super::message::{Ask, Listing, Refusal, Reply};
-use super::truth::{Expect, Truth, TruthOf};
+use super::truth::{Events, Expect, Truth, TruthOf};
 use crate::event::System;
 
 /// A simulated service, as far as it can be told before there is a world.
@@ -44,7 +44,7 @@ pub struct Simulated {
     /// An event that it may have.
     pub example: Example,
     /// It, where a world begins.
-    pub(super) begin: fn(&Beginning) -> Box<dyn Service>,
+    pub(super) begin: fn(&Beginning) -> Box<dyn Served>,
 }
 
 /// What stands at a key of a configuration.
@@ -139,12 +139,6 @@ pub(super) struct Met(pub(super) BTreeMap<&'static str, u64>);
 
 /// A service in a world.
 pub(super) trait Service: Send {
-    /// Where it answers.
-    fn routes(&self) -> Vec<Endpoint>;
-
-    /// What it answers at the so-manieth of its routes.
-    fn answer(&mut self, route: usize, present: &mut Present<'_>, ask: &Ask) -> Reply;
-
     /// How it refuses.
     fn refuse(&self, refusal: Refusal, faults: &ServiceFaults, ask: &Ask) -> Reply;
 
@@ -155,17 +149,19 @@ pub(super) trait Service: Send {
     fn traffic(&mut self, cell: &mut Cell);
 
     /// An event that is made to happen. For several equal ones it is called as often, with the same dice.
-    fn inject(
-        &mut self,
-        dice: &mut Dice,
-        call: &EventCall,
-        expect: Expect,
-        at: DateTime<Utc>,
-        visible_at: DateTime<Utc>,
-    );
+    fn inject(&mut self, dice: &mut Dice, event: Injected<'_>);
+
+    /// Its single events; `None` where it has none.
+    fn events(&mut self) -> Option<&mut dyn Events> {
+        None
+    }
 
     /// Adds what an exact reader must have counted by now.
-    fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth);
+    fn tell(&mut self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
+        if let Some(events) = self.events() {
+            events.tell(now, of, truth);
+        }
+    }
 
     /// Whether it plays a scenario.
     fn plays(&self, _: Scenario) -> Plays {
@@ -181,18 +177,38 @@ pub(super) trait Service: Send {
     fn end_sessions(&mut self) -> bool {
         false
     }
+}
 
-    /// Forgets what happened, and could be read, before a moment.
-    fn forget(&mut self, _before: DateTime<Utc>) {}
+/// A service with the table of where it answers, and how.
+pub(super) trait Routed: Sized + 'static {
+    const ROUTES: &'static [Route<Self>];
+}
 
-    /// Gives a share of its events another time.
-    fn redate(&mut self, _now: DateTime<Utc>, _share: f64) {}
+/// A service as the world asks it.
+pub(super) trait Served: Service {
+    /// Where it answers.
+    fn routes(&self) -> Vec<Endpoint>;
 
-    /// How many events it remembers.
-    #[cfg(test)]
-    fn remembered(&self) -> usize {
-        0
+    /// What it answers at the so-manieth of its routes.
+    fn answer(&mut self, route: usize, present: &mut Present<'_>, ask: &Ask) -> Reply;
+}
+
+impl<S: Service + Routed> Served for S {
+    fn routes(&self) -> Vec<Endpoint> {
+        S::ROUTES.iter().map(|(endpoint, _)| endpoint.clone()).collect()
     }
+
+    fn answer(&mut self, route: usize, present: &mut Present<'_>, ask: &Ask) -> Reply {
+        (S::ROUTES[route].1)(self, present, ask)
+    }
+}
+
+/// An event that is made to happen.
+pub(super) struct Injected<'a> {
+    pub(super) call: &'a EventCall,
+    pub(super) expect: Expect,
+    pub(super) at: DateTime<Utc>,
+    pub(super) visible_at: DateTime<Utc>,
 }
 
 /// A service whose log holds single events, and the scenarios that each such log has.
@@ -202,6 +218,14 @@ pub(super) trait SingleEvents {
 
     /// An event of a kind no document lists; the `number`-th such kind, or the usual one.
     fn unlisted(&mut self, dice: &mut Dice, number: Option<u32>, at: DateTime<Utc>, visible_at: DateTime<Utc>);
+
+    /// Its usual traffic within a cell.
+    fn usual_traffic(&mut self, cell: &mut Cell) {
+        for at in cell.times() {
+            let visible_at = cell.visible_at(at);
+            self.ordinary(&mut cell.dice, at, visible_at);
+        }
+    }
 
     /// Plays a scenario that each such log has; says how many events that are.
     fn play_common(&mut self, scene: &Scene, dice: &mut Dice) -> usize {
@@ -240,11 +264,6 @@ pub(super) fn novelty(usual: (&str, &str), number: Option<u32>) -> (String, Stri
         || (usual.0.to_owned(), usual.1.to_owned()),
         |number| (format!("Novelty {number}"), format!("novelty_{number}")),
     )
-}
-
-/// Where the routes of a table answer.
-pub(super) fn endpoints<S>(routes: &[Route<S>]) -> Vec<Endpoint> {
-    routes.iter().map(|(endpoint, _)| endpoint.clone()).collect()
 }
 
 /// A route to what is read.

@@ -196,6 +196,29 @@ impl Expect {
     }
 }
 
+/// What a service sends for an event.
+pub(super) trait Wire {
+    /// The service's own id of it; `None` where it gives none.
+    fn id(&self) -> Option<&str>;
+}
+
+/// The events of a service, whatever they are on the wire.
+pub(super) trait Events {
+    /// Adds what an exact reader must have counted by now.
+    fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth);
+
+    /// Forgets what happened, and could be read, before a moment.
+    fn forget(&mut self, before: DateTime<Utc>);
+
+    /// Gives a share of the events another time, each once. By their ids, so that it does not matter who looks when;
+    /// what has none keeps its time.
+    fn redate(&mut self, now: DateTime<Utc>, share: f64);
+
+    /// How many there are.
+    #[cfg(test)]
+    fn len(&self) -> usize;
+}
+
 // === impl Timeline ===
 
 impl<E> Timeline<E> {
@@ -203,49 +226,9 @@ impl<E> Timeline<E> {
         Self { system, events: BTreeMap::new(), inserted: 0, forgotten: Truth::default(), redated: BTreeSet::new() }
     }
 
-    /// Forgets what happened, and could be read, before a moment.
-    pub(super) fn forget(&mut self, before: DateTime<Utc>) {
-        while let Some(oldest) = self.events.first_entry().filter(|oldest| {
-            let event = oldest.get();
-            event.at < before && event.visible_at < before
-        }) {
-            oldest.remove().tell(self.system, &mut self.forgotten);
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.events.len()
-    }
-
     pub(super) fn insert(&mut self, event: Placed<E>) {
         self.inserted += 1;
         self.events.insert((event.at.timestamp_millis(), self.inserted), event);
-    }
-
-    /// Gives a share of the events another time, each once. By their ids, so that it does not matter who looks when.
-    pub(super) fn redate(&mut self, now: DateTime<Utc>, share: f64, id: impl Fn(&E) -> &str) {
-        let range = ((now - REDATED_WITHIN).timestamp_millis(), 0)..=(now.timestamp_millis(), u64::MAX);
-        let moved: Vec<((i64, u64), DateTime<Utc>)> = self
-            .events
-            .range(range)
-            .filter(|((_, n), _)| !self.redated.contains(n))
-            .filter_map(|(place, event)| {
-                let mut dice = Dice::of(0, id(&event.wire), 1);
-                let happens = dice.chance(share);
-                let mut below = |n: u64| i64::try_from(dice.below(n)).unwrap_or(0);
-                let due = event.visible_at + TimeDelta::milliseconds(below(REDATED_AFTER_MS));
-                let (before, behind) = REDATED_BY;
-                let at =
-                    event.at - TimeDelta::seconds(below(before + behind)) + TimeDelta::seconds(behind.cast_signed());
-                (happens && due <= now && at <= now).then_some((*place, at))
-            })
-            .collect();
-        for (place @ (_, n), at) in moved {
-            let Some(event) = self.events.remove(&place) else { continue };
-            self.events.insert((at.timestamp_millis(), n), Placed { at, ..event });
-            self.redated.insert(n);
-        }
     }
 
     /// What can be read `now` and happened from `from` to `to`, both inclusive.
@@ -262,13 +245,53 @@ impl<E> Timeline<E> {
             .map(|(_, event)| event)
             .filter(move |event| event.visible_at <= now && event.at >= from && event.at <= to)
     }
+}
 
-    pub(super) fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
+impl<E: Wire> Events for Timeline<E> {
+    fn tell(&self, now: DateTime<Utc>, of: &TruthOf, truth: &mut Truth) {
         if of.is_everything() {
             truth.merge(&self.forgotten);
         }
         for event in self.events.values().filter(|event| event.visible_at <= now && of.holds(event)) {
             event.tell(self.system, truth);
         }
+    }
+
+    fn forget(&mut self, before: DateTime<Utc>) {
+        while let Some(oldest) = self.events.first_entry().filter(|oldest| {
+            let event = oldest.get();
+            event.at < before && event.visible_at < before
+        }) {
+            oldest.remove().tell(self.system, &mut self.forgotten);
+        }
+    }
+
+    fn redate(&mut self, now: DateTime<Utc>, share: f64) {
+        let range = ((now - REDATED_WITHIN).timestamp_millis(), 0)..=(now.timestamp_millis(), u64::MAX);
+        let moved: Vec<((i64, u64), DateTime<Utc>)> = self
+            .events
+            .range(range)
+            .filter(|((_, n), _)| !self.redated.contains(n))
+            .filter_map(|(place, event)| {
+                let mut dice = Dice::of(0, event.wire.id()?, 1);
+                let happens = dice.chance(share);
+                let mut below = |n: u64| i64::try_from(dice.below(n)).unwrap_or(0);
+                let due = event.visible_at + TimeDelta::milliseconds(below(REDATED_AFTER_MS));
+                let (before, behind) = REDATED_BY;
+                let at =
+                    event.at - TimeDelta::seconds(below(before + behind)) + TimeDelta::seconds(behind.cast_signed());
+                (happens && due <= now && at <= now).then_some((*place, at))
+            })
+            .collect();
+        for (place @ (_, n), at) in moved {
+            let Some(event) = self.events.remove(&place) else { continue };
+            self.events.insert((at.timestamp_millis(), n), Placed { at, ..event });
+            self.redated.insert(n);
+        }
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.events.len()
     }
 }

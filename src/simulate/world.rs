@@ -26,7 +26,7 @@ use super::chance::{CELL_MS, Cell, Chance, Dice};
 use super::faults::{BadFault, Faults};
 use super::injection::{BadInjection, EventCall, Injection, Plays, Scenario, ScenarioCall, Scene};
 use super::message::{Ask, Content, Delivery, REQUEST_BYTES_MAX, Refusal, Reply};
-use super::service::{Beginning, Call, Met, Present, Service, Simulated};
+use super::service::{Beginning, Call, Injected, Met, Present, Served, Simulated};
 use super::truth::{Expect, Truth, TruthOf};
 use crate::clock::{Clock, delta};
 use crate::event::System;
@@ -85,7 +85,7 @@ struct At {
 /// A service, and what was asked of it.
 struct Host {
     system: System,
-    service: Box<dyn Service>,
+    service: Box<dyn Served>,
     /// How often it was asked for events.
     reads: u64,
     seen: Vec<Seen>,
@@ -388,7 +388,9 @@ impl Inner {
     fn forget(&mut self, before: DateTime<Utc>) {
         self.issued.drain(..self.issued.len().saturating_sub(ISSUED_KEPT));
         for host in &mut self.hosts {
-            host.service.forget(before);
+            if let Some(events) = host.service.events() {
+                events.forget(before);
+            }
             let old = host.seen.partition_point(|one| one.at < before);
             host.seen.drain(..old);
         }
@@ -397,8 +399,10 @@ impl Inner {
     fn redate(&mut self) {
         for host in &mut self.hosts {
             let share = self.faults.of(host.system).redated;
-            if share > 0.0 {
-                host.service.redate(self.now, share);
+            if share > 0.0
+                && let Some(events) = host.service.events()
+            {
+                events.redate(self.now, share);
             }
         }
     }
@@ -532,9 +536,9 @@ impl Inner {
         self.hosts[host].service.end_sessions()
     }
 
-    fn truth(&self, of: &TruthOf) -> Truth {
+    fn truth(&mut self, of: &TruthOf) -> Truth {
         let mut truth = Truth::default();
-        for host in &self.hosts {
+        for host in &mut self.hosts {
             host.service.tell(self.now, of, &mut truth);
         }
         truth
@@ -586,7 +590,9 @@ impl Inner {
         let mut dice = self.chance.draw("inject");
         for host in whom {
             for _ in 0..count {
-                self.hosts[*host].service.inject(&mut dice, call, Expect::called(call), at, visible_at);
+                self.hosts[*host]
+                    .service
+                    .inject(&mut dice, Injected { call, expect: Expect::called(call), at, visible_at });
             }
         }
         count as usize

@@ -63,8 +63,9 @@ async fn a_world_that_forgets_does_not_grow_and_its_truth_is_still_of_everything
     let (forgets, remembers) = (with_traffic(), with_traffic());
     forgets.forget_after(Duration::from_hours(3));
     let remembered = |world: &World| {
-        let inner = world.lock();
-        inner.hosts.iter().map(|host| host.service.remembered() + host.seen.len()).sum::<usize>()
+        let mut inner = world.lock();
+        let of = |host: &mut Host| host.service.events().map_or(0, |events| events.len()) + host.seen.len();
+        inner.hosts.iter_mut().map(of).sum::<usize>()
     };
     let mut after_a_day = 0;
     for hour in 0..72 {

@@ -51,10 +51,10 @@ use count::{SeriesRow, count, keys_of};
 use hold::Audience;
 pub use hold::{Client, LONGEST_HOLDS, Receipt, Scraper};
 pub use series::{Counter, SeriesKey, series_of};
-use state::Series;
 pub use state::{Book, LABEL_VALUES_MAX, LATENESS_BOUNDS, Lateness, Shown, Snapshot, State, TALLIES_KEPT, Tallies};
+use state::{Series, Who};
 pub use store::{Copied, OpenError, Opener, STORE_FILE, Unusable, usable, verify_copy};
-use store::{Place, RedbStore, Store, StoreError, Wanted, Who};
+use store::{Place, RedbStore, Store, StoreError, Wanted};
 
 use crate::clock::{delta, rfc3339_seconds};
 use crate::event::{EventLabels, Label, SourceName, System};
@@ -206,7 +206,7 @@ impl Ledger {
     /// the disk. To be called by whose turn it is.
     async fn settle_doubt(&self, book: &Book) -> Result<(), CommitError> {
         if book.is_uncertain()
-            && let Some(stored) = self.store.load(who(book)).await?
+            && let Some(stored) = self.store.load(book.who().clone()).await?
         {
             book.refresh(stored.state);
         }
@@ -220,7 +220,7 @@ impl Ledger {
             return Ok(Some(Arc::clone(book)));
         }
         let Some(stored) = self.store.load(who.clone()).await? else { return Ok(None) };
-        let book = Arc::new(Book::new(who.name.clone(), who.system, stored.id, stored.state, false));
+        let book = Arc::new(Book::new(who.clone(), stored.id, stored.state, false));
         self.books().insert(who.clone(), Arc::clone(&book));
         Ok(Some(book))
     }
@@ -286,7 +286,7 @@ impl Ledger {
         let mut books = Vec::with_capacity(known.len());
         for (((who, catalogue, book), id), born) in known.iter().zip(registered?).zip(born) {
             let book = book.clone().unwrap_or_else(|| {
-                let book = Arc::new(Book::new(who.name.clone(), who.system, id, State::default(), true));
+                let book = Arc::new(Book::new(who.clone(), id, State::default(), true));
                 book.learn(catalogue.clone());
                 self.books().insert(who.clone(), Arc::clone(&book));
                 book
@@ -359,7 +359,7 @@ impl Ledger {
         let _turn = book.turn.lock().await;
         self.settle_doubt(&book).await?;
         let keys = keys_of(&mut commit);
-        let place = Place { id: book.id, who: who(&book), expected: commit.expected.clone() };
+        let place = Place { id: book.id, who: book.who().clone(), expected: commit.expected.clone() };
         let counted_for = Arc::clone(&book);
         let counting = Box::new(move |recalled: &[count::Recalled]| count(&counted_for.state(), commit, recalled));
         match self.store.commit(place, keys, counting).await {
@@ -484,10 +484,6 @@ impl Ledger {
             at_the_latest: left.map(|left| now + delta(left)),
         })
     }
-}
-
-fn who(book: &Book) -> Who {
-    Who { name: book.name().clone(), system: book.system() }
 }
 
 impl From<StoreError> for CommitError {

@@ -185,11 +185,24 @@ impl State {
     }
 }
 
+/// A source by its names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Who {
+    pub(super) name: SourceName,
+    pub(super) system: System,
+}
+
+impl Who {
+    /// Both names in one, as a store keys its row.
+    pub(super) fn path(&self) -> String {
+        format!("{}/{}", self.system, self.name)
+    }
+}
+
 /// A source: its committed state, and whose turn it is to change it.
 #[derive(Debug)]
 pub struct Book {
-    name: SourceName,
-    system: System,
+    who: Who,
     /// Its number in the store.
     pub(super) id: u32,
     catalogue: Mutex<Catalogue>,
@@ -203,10 +216,9 @@ pub struct Book {
 }
 
 impl Book {
-    pub(super) fn new(name: SourceName, system: System, id: u32, state: State, is_new: bool) -> Self {
+    pub(super) fn new(who: Who, id: u32, state: State, is_new: bool) -> Self {
         Self {
-            name,
-            system,
+            who,
             id,
             catalogue: Mutex::default(),
             state: RwLock::new(state),
@@ -218,12 +230,16 @@ impl Book {
 
     /// The name it was registered under.
     pub fn name(&self) -> &SourceName {
-        &self.name
+        &self.who.name
     }
 
     /// Its system.
     pub fn system(&self) -> System {
-        self.system
+        self.who.system
+    }
+
+    pub(super) fn who(&self) -> &Who {
+        &self.who
     }
 
     /// Whether nobody had registered it before this process.

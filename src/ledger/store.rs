@@ -34,8 +34,7 @@ pub use self::redb::Opener;
 pub(super) use self::redb::RedbStore;
 use super::count::{Counted, Keys, Recalled, SeriesRow};
 use super::series::SeriesKey;
-use super::state::{State, Tallies};
-use crate::event::{SourceName, System};
+use super::state::{State, Tallies, Who};
 use crate::window::{Checkpoint, Window};
 
 /// The layout of the tables. A store with a higher number was written by a newer program.
@@ -78,20 +77,6 @@ pub(super) trait Store: Send + Sync {
 /// What counts a page, once its keys were looked up. It is pure but for the state that it reads, and is not called where
 /// the source is elsewhere.
 pub(super) type Count = Box<dyn FnOnce(&[Recalled]) -> Counted + Send>;
-
-/// A source by its names.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Who {
-    pub(super) name: SourceName,
-    pub(super) system: System,
-}
-
-impl Who {
-    /// The key of its row.
-    fn path(&self) -> String {
-        format!("{}/{}", self.system, self.name)
-    }
-}
 
 /// What is recorded of a source.
 pub(super) struct Loaded {

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::{Copied, Count, Loaded, Place, Store, StoreError, Wanted, Who};
+use super::{Copied, Count, Loaded, Place, Store, StoreError, Wanted};
 use crate::event::EventKey;
 use crate::ledger::backlog::{Peaks, highest};
 use crate::ledger::cells::{hour_of, second_of};
 use crate::ledger::count::{Asked, Change, Counted, Keys, Recalled, SeriesRow};
 use crate::ledger::series::SeriesKey;
-use crate::ledger::state::{Record, Series, State, Tallies};
+use crate::ledger::state::{Record, Series, State, Tallies, Who};
 use crate::page::DocumentRecord;
 use crate::window::Window;
 

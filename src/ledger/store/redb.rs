@@ -23,12 +23,10 @@ use super::file::{self, Mark, Unaccepted};
 use super::lock::{Lock, Refused};
 use super::marks::Marks;
 use super::tables::{self, add_backlog, add_tallies, count_commit, create_tables, meta_of, next_generation};
-use super::{
-    Copied, Count, Loaded, OpenError, Place, SCHEMA, STORE_FILE, Store, StoreError, Wanted, Who, access, backup,
-};
+use super::{Copied, Count, Loaded, OpenError, Place, SCHEMA, STORE_FILE, Store, StoreError, Wanted, access, backup};
 use crate::fault::catch_panic;
 use crate::ledger::count::{Counted, Keys, SeriesRow};
-use crate::ledger::state::Tallies;
+use crate::ledger::state::{Tallies, Who};
 use crate::threads::run_blocking;
 use crate::window::Window;
 

@@ -483,13 +483,13 @@ impl Running {
     }
 
     fn status(&self) -> SourceStatus {
-        let rest = self.kept.stats.observed().clone();
+        let observed = self.kept.stats.observed().clone();
         let state = self.book.state();
         let catching_up = state.checkpoint().is_none_or(crate::window::Checkpoint::catching_up);
-        let failing = rest.next_poll.is_some() && !self.kept.stats.up();
-        let condition = if rest.next_poll.is_none() && !self.kept.stats.up() {
+        let failing = observed.next_poll.is_some() && !self.kept.stats.up();
+        let condition = if observed.next_poll.is_none() && !self.kept.stats.up() {
             "starting"
-        } else if failing && rest.throttled_last {
+        } else if failing && observed.throttled_last {
             "throttled"
         } else if failing {
             "error"
@@ -503,19 +503,19 @@ impl Running {
             name: self.config.name.to_string(),
             system: self.config.system(),
             state: condition,
-            last_success: rest.last_success,
+            last_success: observed.last_success,
             last_event: state.last_event(),
             watermark: state.checkpoint().map(crate::window::Checkpoint::watermark),
             catching_up,
-            last_error: rest.last_error.as_ref().map(|(_, error)| error.clone()),
-            last_error_at: rest.last_error.as_ref().map(|(at, _)| *at),
-            next_poll: rest.next_poll,
+            last_error: observed.last_error.as_ref().map(|(_, error)| error.clone()),
+            last_error_at: observed.last_error.as_ref().map(|(at, _)| *at),
+            next_poll: observed.next_poll,
             events: state.total(Counter::Events),
-            rate_limit_remaining: rest.remaining.unwrap_or_else(|| self.api.own_budget()),
-            rate_limit_told: rest.remaining.is_some(),
+            rate_limit_remaining: observed.remaining.unwrap_or_else(|| self.api.own_budget()),
+            rate_limit_told: observed.remaining.is_some(),
             tainted: state.facts().tainted,
             rate_limit: format!("{} per {}", limit.requests, crate::settings::duration_text(limit.per)),
-            clock_skew_seconds: rest.clock_skew.map(|skew| skew.num_seconds()),
+            clock_skew_seconds: observed.clock_skew.map(|skew| skew.num_seconds()),
             cannot_report: self.spec.signals.rows().iter().filter(|(_, can)| !can).map(|(signal, _)| *signal).collect(),
         }
     }

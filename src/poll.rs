@@ -185,16 +185,16 @@ impl Poller {
         // a poller before this one, of the same service, was
         let refused = self.stats.observed().refused;
         let mut failures = refused.map_or(0, |refused| refused.failures);
-        let mut rest =
+        let mut wait =
             refused.map(|refused| (refused.until.saturating_duration_since(Instant::now()), refused.credential));
         let mut history = History::new(GAP_STEP_FIRST.min(spec.reading.step_max()));
         let mut told_all_is_well = false;
         loop {
-            if let Some((pause, credential)) = rest {
+            if let Some((pause, credential)) = wait {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
-                    () = self.rest(pause, credential, failures > 0) => {}
+                    () = self.wait_or_new_credential(pause, credential, failures > 0) => {}
                 }
             }
             let started = Instant::now();
@@ -240,7 +240,7 @@ impl Poller {
                 }
             };
             self.stats.observed().next_poll = Some(self.clock.now() + pause);
-            rest = Some((pause, credential));
+            wait = Some((pause, credential));
         }
     }
 
@@ -260,7 +260,7 @@ impl Poller {
     }
 
     /// Waits; after a failure no longer than until the credential changes.
-    async fn rest(&self, pause: Duration, credential: Option<[u8; 32]>, watch: bool) {
+    async fn wait_or_new_credential(&self, pause: Duration, credential: Option<[u8; 32]>, watch: bool) {
         let end = Instant::now() + pause;
         while watch && end.saturating_duration_since(Instant::now()) > CREDENTIAL_LOOK {
             tokio::time::sleep(CREDENTIAL_LOOK).await;

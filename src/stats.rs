@@ -61,7 +61,7 @@ pub struct SourceStats {
     throttled: AtomicU64,
     waited_ms: AtomicU64,
     up: AtomicBool,
-    rest: Mutex<Observed>,
+    observed: Mutex<Observed>,
 }
 
 /// The part of the statistics that is not a plain number.
@@ -98,7 +98,7 @@ pub struct Observed {
 impl SourceStats {
     /// The part behind the lock.
     pub fn observed(&self) -> MutexGuard<'_, Observed> {
-        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a failure that has not been counted yet.
@@ -148,13 +148,13 @@ impl SourceStats {
         self.up.store(result == PollResult::Success, Ordering::Relaxed);
         let seconds = duration.as_secs_f64();
         let bucket = POLL_DURATION_BOUNDS.iter().position(|b| seconds <= *b).unwrap_or(POLL_DURATION_BOUNDS.len());
-        let mut rest = self.observed();
-        rest.poll_durations[bucket] += 1;
-        rest.poll_seconds += seconds;
-        rest.throttled_last = result == PollResult::Throttled;
+        let mut observed = self.observed();
+        observed.poll_durations[bucket] += 1;
+        observed.poll_seconds += seconds;
+        observed.throttled_last = result == PollResult::Throttled;
         if result == PollResult::Success {
-            rest.last_success = Some(now);
-            rest.last_success_began = Instant::now().checked_sub(duration);
+            observed.last_success = Some(now);
+            observed.last_success_began = Instant::now().checked_sub(duration);
         }
     }
 

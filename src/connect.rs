@@ -7,15 +7,14 @@ use std::sync::Arc;
 use crate::api::Limits;
 use crate::config::SourceConfig;
 use crate::settings::Common;
-use crate::transport::{Network, Transport};
+use crate::transport::{ConnectError, Network, Transport};
 
 /// Makes the connection of a source: over the network, or into a simulator.
-pub type Connect = Box<dyn Fn(&SourceConfig) -> Result<Arc<dyn Transport>, String> + Send + Sync>;
+pub type Connect = Box<dyn Fn(&SourceConfig) -> Result<Arc<dyn Transport>, ConnectError> + Send + Sync>;
 
 /// The transport of a source over the network. Sources that connect in the same way share connections.
-pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, String> {
-    let network = Network::new(&config.common).map_err(|error| error.to_string())?;
-    Ok(Arc::new(network))
+pub fn over_the_network(config: &SourceConfig) -> Result<Arc<dyn Transport>, ConnectError> {
+    Ok(Arc::new(Network::new(&config.common)?))
 }
 
 /// What bounds the requests of a source.

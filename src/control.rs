@@ -15,6 +15,7 @@
 //! Leaves to others: what is looked at (`verify.rs`, `doctor.rs`), what is copied (`ledger/store/backup.rs`).
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -44,9 +45,9 @@ use crate::config::{Config, SourceConfig};
 use crate::connect::{limits, over_the_network};
 use crate::doctor::{self, DoctorInput, Findings};
 use crate::exporter::{Exporter, Polled};
-use crate::ledger::{Copied, Ledger, OpenError, STORE_FILE, verify_copy};
+use crate::ledger::{BackupError, Copied, Ledger, OpenError, STORE_FILE, verify_copy};
 use crate::threads::run_blocking;
-use crate::verify::{self, Report, Say, VerifyInput};
+use crate::verify::{self, Report, Say, VerifyError, VerifyInput};
 
 /// Name of the socket inside `storage.path`.
 const SOCKET: &str = "control.sock";
@@ -108,15 +109,22 @@ pub enum Answer {
     Failed(String),
 }
 
-/// Why `verify` has no report.
+/// Why there is no report, no finding or no copy. The command line matches on it: the exit status differs, and `doctor`
+/// goes on with the next source where one could not be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// There is no such source.
+    /// What was asked for is not there to be had: no such source, a file that is there already.
     #[error("{0}")]
     Usage(String),
     /// It could not be done.
     #[error("{0}")]
     Failed(String),
+}
+
+impl CheckError {
+    fn failed(why: impl fmt::Display) -> Self {
+        Self::Failed(why.to_string())
+    }
 }
 
 // === the exporter's side ===
@@ -170,6 +178,33 @@ impl Control {
     }
 }
 
+/// Why the exporter does not do what a client asks. The client is told the text.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("the running exporter does not understand the question: {0}")]
+    NotUnderstood(#[from] serde_json::Error),
+    #[error("{LOOKS_MAX} sources are being looked at in this exporter; try again when that is done")]
+    TooManyLooks,
+    #[error("another verify or doctor is at work on {0} in this exporter; try again when it is done")]
+    LookedAt(String),
+    #[error("another backup of this exporter is being made; try again when it is done")]
+    Copying,
+    #[error("a backup is made elsewhere")]
+    NoLook,
+    #[error("no file was handed over: {0}")]
+    NoFile(#[from] io::Error),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+}
+
+impl From<Refusal> for Answer {
+    fn from(why: Refusal) -> Self {
+        Self::Failed(why.to_string())
+    }
+}
+
 /// What clients do at a time.
 #[derive(Clone, Default)]
 struct Turns {
@@ -188,17 +223,13 @@ struct Look {
 }
 
 impl Looks {
-    fn begin(&self, source: &str) -> Result<Look, String> {
+    fn begin(&self, source: &str) -> Result<Look, Refusal> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= LOOKS_MAX {
-            return Err(format!(
-                "{LOOKS_MAX} sources are being looked at in this exporter; try again when that is done"
-            ));
+            return Err(Refusal::TooManyLooks);
         }
         if !all.insert(source.to_owned()) {
-            return Err(format!(
-                "another verify or doctor is at work on {source} in this exporter; try again when it is done"
-            ));
+            return Err(Refusal::LookedAt(source.to_owned()));
         }
         Ok(Look { looks: self.clone(), source: source.to_owned() })
     }
@@ -219,28 +250,15 @@ async fn serve_client(stream: UnixStream, exporter: Arc<Exporter>, turns: Turns)
     if let Ok(Ask::Backup) = ask {
         let reader = reader.into_inner().into_inner();
         let answer = match turns.copy.try_lock() {
-            Ok(_alone) => take_backup(reader.as_ref(), &mut writer, &exporter).await.unwrap_or_else(Answer::Failed),
-            Err(_) => Answer::Failed("another backup of this exporter is being made; try again when it is done".into()),
+            Ok(_alone) => take_backup(reader.as_ref(), &mut writer, &exporter).await,
+            Err(_) => Err(Refusal::Copying),
         };
-        let _ = write(&mut writer, &answer).await;
+        let _ = write(&mut writer, &answer.unwrap_or_else(Answer::from)).await;
         return;
     }
-    let (say, mut told) = unbounded_channel();
-    let work = async {
-        match ask {
-            Ok(ask) => {
-                let look = match &ask {
-                    Ask::Verify { source, .. } | Ask::Doctor { source } => turns.looks.begin(source),
-                    Ask::Backup => return Answer::Failed("a backup is made elsewhere".into()),
-                };
-                match look {
-                    Ok(_look) => answer(&exporter, ask, &say).await,
-                    Err(busy) => Answer::Failed(busy),
-                }
-            }
-            Err(error) => Answer::Failed(format!("the running exporter does not understand the question: {error}")),
-        }
-    };
+    let (telling, mut told) = unbounded_channel();
+    let say = move |text: &str| _ = telling.send(text.to_owned());
+    let work = async { look(&exporter, ask?, &turns.looks, &say).await };
     tokio::pin!(work);
     let mut end = [0];
     let last = loop {
@@ -256,15 +274,14 @@ async fn serve_client(stream: UnixStream, exporter: Arc<Exporter>, turns: Turns)
             _ = reader.read(&mut end) => return,
         }
     };
-    let _ = write(&mut writer, &last).await;
+    let _ = write(&mut writer, &last.unwrap_or_else(Answer::from)).await;
 }
 
-async fn take_backup(stream: &UnixStream, writer: &mut OwnedWriteHalf, exporter: &Exporter) -> Result<Answer, String> {
-    let lost = |error: io::Error| format!("no file was handed over: {error}");
-    write(writer, &Answer::HandOver).await.map_err(lost)?;
+async fn take_backup(stream: &UnixStream, writer: &mut OwnedWriteHalf, exporter: &Exporter) -> Result<Answer, Refusal> {
+    write(writer, &Answer::HandOver).await?;
     let received = tokio::time::timeout(ASK_TIMEOUT, receive_file(stream)).await;
-    let file = received.map_err(|late| lost(late.into()))?.map_err(lost)?;
-    exporter.backup(file).await.map(Answer::BackedUp)
+    let file = received.map_err(io::Error::from)??;
+    Ok(Answer::BackedUp(exporter.backup(file).await?))
 }
 
 /// A file that the other side has opened.
@@ -315,23 +332,21 @@ fn doctor_input(exporter: &Exporter, name: &str) -> Option<DoctorInput> {
     })
 }
 
-async fn answer(exporter: &Exporter, ask: Ask, say: &Say) -> Answer {
+/// Looks at a source as a client asks.
+async fn look(exporter: &Exporter, ask: Ask, looks: &Looks, say: &Say) -> Result<Answer, Refusal> {
     match ask {
-        Ask::Verify { source, from, to } => match verify_input(exporter, &source) {
-            None => Answer::Unknown,
-            Some(input) => match verify::verify(&input, from, to, say).await {
-                Ok(report) => Answer::Verified(Box::new(report)),
-                Err(why) => Answer::Failed(why.to_string()),
-            },
-        },
-        Ask::Doctor { source } => match doctor_input(exporter, &source) {
-            None => Answer::Unknown,
-            Some(input) => {
-                let loaded_at = exporter.loaded_at();
-                Answer::Examined { findings: doctor::examine(input, say).await, loaded_at }
-            }
-        },
-        Ask::Backup => Answer::Failed("a backup is made elsewhere".into()),
+        Ask::Verify { source, from, to } => {
+            let _look = looks.begin(&source)?;
+            let Some(input) = verify_input(exporter, &source) else { return Ok(Answer::Unknown) };
+            Ok(Answer::Verified(Box::new(verify::verify(&input, from, to, say).await?)))
+        }
+        Ask::Doctor { source } => {
+            let _look = looks.begin(&source)?;
+            let Some(input) = doctor_input(exporter, &source) else { return Ok(Answer::Unknown) };
+            let loaded_at = exporter.loaded_at();
+            Ok(Answer::Examined { findings: doctor::examine(input, say).await, loaded_at })
+        }
+        Ask::Backup => Err(Refusal::NoLook),
     }
 }
 
@@ -372,7 +387,7 @@ pub async fn verify(
 ) -> Result<Report, CheckError> {
     let storage = config.storage.path.as_path();
     let ask = Ask::Verify { source: name.to_owned(), from, to };
-    match ask_running(storage, &ask, None, say).await.map_err(CheckError::Failed)? {
+    match ask_running(storage, &ask, None, say).await? {
         Some(Answer::Verified(report)) => return Ok(*report),
         Some(Answer::Unknown) => {
             return Err(CheckError::Usage(format!(
@@ -384,10 +399,10 @@ pub async fn verify(
         Some(_) => return Err(CheckError::Failed("the running exporter answered something else".into())),
         None => {}
     }
-    let source = find(config, name).map_err(CheckError::Usage)?;
-    _ = say.send(format!("no exporter runs on {}: this process reads the service itself", storage.display()));
-    let subject = alone(source, storage).await.map_err(CheckError::Failed)?;
-    verify::verify(&subject, from, to, say).await.map_err(|error| CheckError::Failed(error.to_string()))
+    let source = find(config, name)?;
+    say(&format!("no exporter runs on {}: this process reads the service itself", storage.display()));
+    let subject = alone(source, storage).await?;
+    verify::verify(&subject, from, to, say).await.map_err(CheckError::failed)
 }
 
 /// Looks at a source, wherever that is to be done. `changed_at` is when the configuration's file was last changed.
@@ -399,7 +414,7 @@ pub async fn doctor(
 ) -> Result<Findings, CheckError> {
     let storage = config.storage.path.as_path();
     let ask = Ask::Doctor { source: name.to_owned() };
-    match ask_running(storage, &ask, None, say).await.map_err(CheckError::Failed)? {
+    match ask_running(storage, &ask, None, say).await? {
         Some(Answer::Examined { mut findings, loaded_at }) => {
             if let Some(changed_at) = changed_at.filter(|at| *at > loaded_at) {
                 findings.of_other_settings(format!(
@@ -415,7 +430,7 @@ pub async fn doctor(
         // a source that is yet to come into force is nobody's
         Some(_) | None => {}
     }
-    let config = find(config, name).map_err(CheckError::Usage)?;
+    let config = find(config, name)?;
     let limits = limits(&config.common);
     let input = DoctorInput {
         config: config.clone(),
@@ -430,10 +445,10 @@ pub async fn doctor(
     Ok(doctor::examine(input, say).await)
 }
 
-fn find<'a>(config: &'a Config, name: &str) -> Result<&'a SourceConfig, String> {
+fn find<'a>(config: &'a Config, name: &str) -> Result<&'a SourceConfig, CheckError> {
     config.sources.iter().find(|source| source.name.as_str() == name).ok_or_else(|| {
         let names: Vec<&str> = config.sources.iter().map(|source| source.name.as_str()).collect();
-        format!("the configuration has no source {name:?}; it has: {}", names.join(", "))
+        CheckError::Usage(format!("the configuration has no source {name:?}; it has: {}", names.join(", ")))
     })
 }
 
@@ -449,20 +464,18 @@ pub async fn backup(storage: &Path, to: &Path) -> Result<Copied, CheckError> {
     let unfinished = Unfinished::beside(to).map_err(failed)?;
     let opened = unfinished.open().map_err(failed)?;
     let file = opened.try_clone().map_err(failed)?;
-    let (say, _) = unbounded_channel();
-    let answer = ask_running(storage, &Ask::Backup, Some(&file), &say).await.map_err(CheckError::Failed)?;
-    let copied = match answer {
+    let copied = match ask_running(storage, &Ask::Backup, Some(&file), &|_| {}).await? {
         Some(Answer::BackedUp(copied)) => copied,
         Some(Answer::Failed(why)) => return Err(CheckError::Failed(why)),
         Some(_) => return Err(CheckError::Failed("the running exporter answered something else".into())),
         None => {
-            let ledger = open_alone(storage).await.map_err(CheckError::Failed)?;
-            ledger.backup(file).await.map_err(CheckError::Failed)?
+            let ledger = open_alone(storage).await?;
+            ledger.backup(file).await.map_err(CheckError::failed)?
         }
     };
     let to = to.to_owned();
     run_blocking(move || {
-        verify_copy(&opened, copied).map_err(CheckError::Failed)?;
+        verify_copy(&opened, copied).map_err(CheckError::failed)?;
         opened.sync_all().and_then(|()| unfinished.finish(&to)).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => CheckError::Usage(format!("{} is there already", to.display())),
             _ => CheckError::Failed(format!("cannot write {}: {error}", to.display())),
@@ -509,9 +522,12 @@ impl Drop for Unfinished {
 }
 
 /// The running exporter's answer; `None` where none runs on this ledger. `file` is handed over where it is asked for.
-async fn ask_running(folder: &Path, ask: &Ask, file: Option<&File>, say: &Say) -> Result<Option<Answer>, String> {
+async fn ask_running(folder: &Path, ask: &Ask, file: Option<&File>, say: &Say) -> Result<Option<Answer>, CheckError> {
     let asking = |error: io::Error| {
-        format!("asking the exporter that runs on {}: {error}; run this as the exporter's own user", folder.display())
+        let on = folder.display();
+        CheckError::Failed(format!(
+            "asking the exporter that runs on {on}: {error}; run this as the exporter's own user"
+        ))
     };
     let none = |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
     let reach = match Reach::of(folder) {
@@ -523,51 +539,56 @@ async fn ask_running(folder: &Path, ask: &Ask, file: Option<&File>, say: &Say) -
         stream => stream.map_err(asking)?,
     };
     let (reader, mut writer) = stream.into_split();
-    let mut line = serde_json::to_vec(ask).map_err(|error| error.to_string())?;
+    let mut line = serde_json::to_vec(ask).map_err(CheckError::failed)?;
     line.push(b'\n');
     writer.write_all(&line).await.map_err(asking)?;
     let mut lines = BufReader::new(reader).lines();
     while let Some(line) = lines.next_line().await.map_err(asking)? {
         match serde_json::from_str(&line) {
-            Ok(Answer::Told(text)) => _ = say.send(text),
+            Ok(Answer::Told(text)) => say(&text),
             Ok(Answer::HandOver) => {
-                let file = file.ok_or("the running exporter asks for a file")?;
+                let file = file.ok_or_else(|| CheckError::failed("the running exporter asks for a file"))?;
                 send_file(writer.as_ref(), file).await.map_err(asking)?;
             }
             Ok(answer) => return Ok(Some(answer)),
-            Err(error) => return Err(format!("the running exporter is of another version: {error}; restart it")),
+            Err(error) => {
+                let why = format!("the running exporter is of another version: {error}; restart it");
+                return Err(CheckError::Failed(why));
+            }
         }
     }
-    Err("the exporter stopped before it had answered; try again".into())
+    Err(CheckError::failed("the exporter stopped before it had answered; try again"))
 }
 
 /// A ledger of which no exporter takes care. None is made.
-async fn open_alone(storage: &Path) -> Result<Ledger, String> {
+async fn open_alone(storage: &Path) -> Result<Ledger, CheckError> {
     let file = storage.join(STORE_FILE);
     if !file.exists() {
-        return Err(format!("there is no ledger {}: nothing was counted there yet", file.display()));
+        return Err(CheckError::Failed(format!(
+            "there is no ledger {}: nothing was counted there yet",
+            file.display()
+        )));
     }
     let folder = storage.to_owned();
     run_blocking(move || Ledger::open(&folder)).await.map_err(|error| match error {
-        OpenError::InUse { path, .. } => format!(
+        OpenError::InUse { path, .. } => CheckError::Failed(format!(
             "the store {path} is in use by a process that cannot be asked: an exporter that is just starting, or one \
              without a control socket (its log says why)"
-        ),
-        error => error.to_string(),
+        )),
+        error => CheckError::failed(error),
     })
 }
 
 /// A source of which no exporter takes care, and its ledger.
-async fn alone(config: &SourceConfig, storage: &Path) -> Result<VerifyInput, String> {
+async fn alone(config: &SourceConfig, storage: &Path) -> Result<VerifyInput, CheckError> {
     let ledger = open_alone(storage).await?;
     let (reader, dialect) = config.service.build(&config.common);
-    let book = ledger.find(&config.name, config.system(), reader.spec().catalogue).await.map_err(|e| e.to_string())?;
-    let book = book.ok_or_else(|| {
-        format!("nothing was ever counted for the {} source {:?}", config.system(), config.name.as_str())
-    })?;
+    let book = ledger.find(&config.name, config.system(), reader.spec().catalogue).await.map_err(CheckError::failed)?;
+    let nothing = || format!("nothing was ever counted for the {} source {:?}", config.system(), config.name.as_str());
+    let book = book.ok_or_else(|| CheckError::Failed(nothing()))?;
     let limits = limits(&config.common);
     let gate = Arc::new(Gate::empty(&limits));
-    let transport = over_the_network(config)?;
+    let transport = over_the_network(config).map_err(CheckError::failed)?;
     let (stats, clock, seed) = (Arc::default(), Clock::machine(), rand::random());
     let api = Api::from_parts(ApiParts { gate, transport, dialect, limits, stats, clock, seed });
     Ok(VerifyInput { config: config.clone(), api: Arc::new(api), ledger, book, polls: None })

@@ -41,7 +41,7 @@ use crate::proxy::Proxies;
 use crate::settings::duration_text;
 use crate::source::{self, Look, Reading, Source};
 use crate::stats::SourceStats;
-use crate::transport::{Body, Transport, TransportError};
+use crate::transport::{Body, ConnectError, Transport, TransportError};
 use crate::verify::Say;
 use crate::window::Window;
 
@@ -57,7 +57,7 @@ pub struct DoctorInput {
     /// Its settings.
     pub config: SourceConfig,
     /// A connection of its own, or why there can be none.
-    pub transport: Result<Arc<dyn Transport>, String>,
+    pub transport: Result<Arc<dyn Transport>, ConnectError>,
     /// The budget: the running exporter's, where one runs.
     pub gate: Arc<Gate>,
     /// Bounds of the requests.
@@ -140,7 +140,7 @@ pub async fn examine(input: DoctorInput, say: &Say) -> Findings {
     };
     let mut seen = Preview::default();
     let mut parts = Parts::new(&config);
-    _ = say.send(format!("{}: asking the service", config.name));
+    say(&format!("{}: asking the service", config.name));
     if !parts.read(newest, &api, &mut seen, &mut findings).await {
         // a poll may have learnt it long ago
         let skew = stats.observed().clock_skew;
@@ -339,7 +339,7 @@ async fn newest_file(
         findings.add(Finding::note(text));
         return;
     }
-    _ = say.send(format!("{}: reading the files of {}", parts.config.name, rfc3339_seconds(newest)));
+    say(&format!("{}: reading the files of {}", parts.config.name, rfc3339_seconds(newest)));
     let hour = Window { from: newest, to: newest + TimeDelta::hours(1) };
     if parts.read_more(hour, api, seen, findings).await {
         findings.add(Finding::good(format!("the files of {} can be read", rfc3339_seconds(newest))));

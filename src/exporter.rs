@@ -25,12 +25,14 @@ use crate::config::{Config, Global, SourceConfig};
 use crate::connect::{Connect, limits};
 use crate::event::{SourceName, System};
 use crate::exposition::{self, Format};
-use crate::ledger::{Book, Client, CommitError, Copied, Counter, Held, Ledger, Receipt, Registration, STORE_FILE};
+use crate::ledger::{
+    BackupError, Book, Client, CommitError, Copied, Counter, Held, Ledger, Receipt, Registration, STORE_FILE,
+};
 use crate::metrics::{ExporterView, SourceView, families};
 use crate::poll::Poller;
 use crate::source::{Source, Spec};
 use crate::stats::SourceStats;
-use crate::transport::Transport;
+use crate::transport::{ConnectError, Transport};
 use crate::window::Cadence;
 
 /// What the program is given from outside: disk, time, network and chance. In a simulation none of
@@ -57,7 +59,7 @@ pub enum ApplyError {
         /// Which source.
         name: SourceName,
         /// What is wrong.
-        why: String,
+        why: ConnectError,
     },
     /// The ledger cannot move while the program runs.
     #[error(
@@ -373,7 +375,7 @@ impl Exporter {
     }
 
     /// Writes a copy of the ledger into an empty file.
-    pub async fn backup(&self, file: File) -> Result<Copied, String> {
+    pub async fn backup(&self, file: File) -> Result<Copied, BackupError> {
         self.ledger.backup(file).await
     }
 
@@ -390,7 +392,7 @@ impl Exporter {
     }
 
     /// A connection for a source.
-    pub fn connect(&self, config: &SourceConfig) -> Result<Arc<dyn Transport>, String> {
+    pub fn connect(&self, config: &SourceConfig) -> Result<Arc<dyn Transport>, ConnectError> {
         (self.connect)(config)
     }
 

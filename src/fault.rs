@@ -22,14 +22,29 @@ fn log_panic(payload: &(dyn Any + Send), place: &str) {
     tracing::error!(panic = %panic_text(payload), place, "a fault in this program (a panic)");
 }
 
-/// Catches a panic; `Err` says what it said. State that `work` was changing must be discarded then.
-pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| panic_text(&*panic))
+/// A panic that was caught. It displays what the panic said of itself, as far as that is part of the program.
+///
+/// Errors that may also come from elsewhere (the ledger's, a reload's) hold it, so that who matches on them can tell a
+/// fault of this program from one of the disk or the file.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Panicked(String);
+
+/// For a panic of which only its effect was seen. Words that are fixed in the program hold no secret.
+impl From<&'static str> for Panicked {
+    fn from(text: &'static str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+/// Catches a panic. State that `work` was changing must be discarded then.
+pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Panicked(panic_text(&*panic)))
 }
 
 /// The same for a future.
-pub async fn catch_panic_async<T>(work: impl Future<Output = T>) -> Result<T, String> {
-    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| panic_text(&*panic))
+pub async fn catch_panic_async<T>(work: impl Future<Output = T>) -> Result<T, Panicked> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| Panicked(panic_text(&*panic)))
 }
 
 /// What a panic says of itself, as far as it is part of the program.

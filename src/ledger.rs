@@ -53,12 +53,12 @@ pub use hold::{Client, LONGEST_HOLDS, Receipt, Scraper};
 pub use series::{Counter, SeriesKey, series_of};
 pub use state::{Book, LABEL_VALUES_MAX, LATENESS_BOUNDS, Lateness, Shown, Snapshot, State, TALLIES_KEPT, Tallies};
 use state::{Series, Who};
-pub use store::{Copied, OpenError, Opener, STORE_FILE, Unusable, usable, verify_copy};
+pub use store::{BackupError, Copied, OpenError, Opener, STORE_FILE, Unusable, usable, verify_copy};
 use store::{Place, RedbStore, Store, StoreError, Wanted};
 
 use crate::clock::{delta, rfc3339_seconds};
 use crate::event::{EventLabels, Label, SourceName, System};
-use crate::fault::catch_panic_async;
+use crate::fault::{Panicked, catch_panic_async};
 use crate::page::Catalogue;
 use crate::window::Window;
 
@@ -79,7 +79,7 @@ pub enum CommitError {
     Storage(String),
     /// This program.
     #[error("a fault in this program (a panic) while using the ledger: {0}; it is opened anew and read from the disk")]
-    Fault(String),
+    Fault(Panicked),
 }
 
 /// Series that are held at 0 at the moment.
@@ -340,8 +340,8 @@ impl Ledger {
     }
 
     /// Writes a copy of all that is committed now into an empty file, and flushes it. Commits go on meanwhile.
-    pub async fn backup(&self, file: File) -> Result<Copied, String> {
-        self.store.backup(file).await.map_err(|error| format!("cannot copy the ledger: {error}"))
+    pub async fn backup(&self, file: File) -> Result<Copied, BackupError> {
+        self.store.backup(file).await.map_err(|error| BackupError::Unmade(error.to_string()))
     }
 
     /// Waits until nothing is under way.

@@ -19,6 +19,7 @@ use audit_exporter::ledger::{Copied, Ledger, OpenError, Unusable, usable};
 use audit_exporter::simulate::{Faults, Options, World};
 use audit_exporter::source::registry::SYSTEMS;
 use audit_exporter::threads::run_blocking;
+use audit_exporter::verify::Say;
 use audit_exporter::web::listen::{self, ListenAddress};
 use audit_exporter::web::{ExternalUrl, Pages, WebFile, protect, router};
 use audit_exporter::{demo, doctor, metrics, output};
@@ -241,7 +242,7 @@ async fn run_verify(
     if to.is_some_and(|to| to <= from) {
         return Err(Exit::usage("--to must be later than --from"));
     }
-    let report = control::verify(&config, source, from, to, &progress_to_stderr()).await?;
+    let report = control::verify(&config, source, from, to, PROGRESS).await?;
     match format {
         ReportFormat::Text => output::print(report.to_string().trim_end()),
         ReportFormat::Json => output::print(&serde_json::to_string_pretty(&report).map_err(Exit::failure)?),
@@ -253,14 +254,13 @@ async fn run_doctor(arguments: &Arguments, only: Option<String>) -> Result<(), E
     let config = load(arguments)?;
     let all = config.sources.iter().map(|source| source.name.to_string());
     let names: Vec<String> = only.map_or_else(|| all.collect(), |name| vec![name]);
-    let say = progress_to_stderr();
     let changed_at = arguments.config_file.as_ref().and_then(|file| file.metadata().ok()?.modified().ok());
     let changed_at = changed_at.map(DateTime::from);
     if let Some(how_long) = doctor::how_long(&config, &names) {
-        _ = say.send(how_long);
+        PROGRESS(&how_long);
     }
     let mut looks = futures_util::stream::iter(&names)
-        .map(|name| control::doctor(&config, changed_at, name, &say))
+        .map(|name| control::doctor(&config, changed_at, name, PROGRESS))
         .buffered(doctor::SIDE_BY_SIDE);
     let mut wrong = false;
     let mut failed = BTreeSet::new();
@@ -302,15 +302,7 @@ async fn run_backup(arguments: &Arguments, to: &Path, signals: &Signals) -> Resu
 }
 
 /// Progress goes to standard error, so that standard output is the report alone.
-fn progress_to_stderr() -> audit_exporter::verify::Say {
-    let (say, mut told) = tokio::sync::mpsc::unbounded_channel::<String>();
-    tokio::spawn(async move {
-        while let Some(text) = told.recv().await {
-            output::tell(&text);
-        }
-    });
-    say
-}
+const PROGRESS: &Say = &output::tell;
 
 impl From<CheckError> for Exit {
     fn from(error: CheckError) -> Self {

@@ -14,6 +14,13 @@ use url::{Host, Url};
 
 use crate::settings::is_loopback;
 
+/// A variable of the environment is not the address of an HTTP proxy. Its value, which may hold a password, is not shown.
+#[derive(Debug, thiserror::Error)]
+#[error("{variable} of the environment is not the address of an HTTP proxy; accepted: one such as http://proxy:3128")]
+pub struct ProxyError {
+    variable: &'static str,
+}
+
 /// The proxies of one source.
 #[derive(Clone, Default, PartialEq)]
 pub struct Proxies {
@@ -51,8 +58,8 @@ impl Proxies {
     /// request's header (CGI).
     ///
     /// # Errors
-    /// The name of the variable that is not the address of an HTTP proxy.
-    pub fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+    /// A variable is not the address of an HTTP proxy.
+    pub fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
         let any = |names: [&'static str; 2]| {
             names.into_iter().find_map(|name| variable(name).filter(|text| !text.trim().is_empty()).map(|t| (name, t)))
         };
@@ -61,9 +68,7 @@ impl Proxies {
             let text = text.trim();
             let usable = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
             let url = if text.contains("://") { Url::parse(text) } else { Url::parse(&format!("http://{text}")) };
-            url.ok().filter(usable).map(Some).ok_or_else(|| {
-                format!("{name} of the environment is not the address of an HTTP proxy; accepted: one such as http://proxy:3128")
-            })
+            url.ok().filter(usable).map(Some).ok_or(ProxyError { variable: name })
         };
         let http = if variable("REQUEST_METHOD").is_some() { None } else { proxy(["HTTP_PROXY", "http_proxy"])? };
         let https = proxy(["HTTPS_PROXY", "https_proxy"])?;
@@ -254,7 +259,7 @@ mod tests {
         }
     }
 
-    fn environment(variables: &[(&str, &str)]) -> Result<Proxies, String> {
+    fn environment(variables: &[(&str, &str)]) -> Result<Proxies, ProxyError> {
         Proxies::of_environment(|name| {
             variables.iter().find(|(is, _)| *is == name).map(|(_, value)| (*value).to_owned())
         })
@@ -286,7 +291,7 @@ mod tests {
         }
         assert!(!format!("{:?}", environment(&both).unwrap()).contains("pw"));
         for wrong in ["socks5://p:1", "http://", "ftp://p", "a b", "swordfish://x"] {
-            let why = environment(&[("https_proxy", wrong)]).unwrap_err();
+            let why = environment(&[("https_proxy", wrong)]).unwrap_err().to_string();
             assert!(why.starts_with("https_proxy of the environment") && !why.contains("swordfish"), "{why}");
         }
     }

@@ -24,7 +24,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tower::ServiceExt;
 
 use self::clients::Client;
-pub use self::error::{NetworkError, PROXY_REMEDY, PROXY_WANTS_CREDENTIALS, TransportError};
+pub use self::error::{ConnectError, PROXY_REMEDY, PROXY_WANTS_CREDENTIALS, TransportError};
 pub(crate) use self::tls::machine_has_authorities;
 use crate::failure::ErrorKind;
 use crate::settings::{Common, Header};
@@ -95,7 +95,7 @@ const UNREADABLE: &str = "make the file readable again; nothing is sent without 
 
 impl Network {
     /// A way to the service of a source with these settings. Sources with equal settings share their connections.
-    pub fn new(common: &Common) -> Result<Self, NetworkError> {
+    pub fn new(common: &Common) -> Result<Self, ConnectError> {
         Ok(Self { client: Client::shared(common)?, headers: common.headers.clone() })
     }
 

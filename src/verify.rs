@@ -19,7 +19,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use crate::api::Api;
@@ -44,7 +43,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const ROWS_MAX: usize = 200;
 
 /// Takes progress reports, one line each.
-pub type Say = UnboundedSender<String>;
+pub type Say = dyn Fn(&str) + Sync;
 
 /// The source that is looked at.
 pub struct VerifyInput {
@@ -151,7 +150,6 @@ pub async fn verify(
     say: &Say,
 ) -> Result<Report, VerifyError> {
     let config = &subject.config;
-    let tell = |text: String| _ = say.send(text); // nobody may be listening any more
     let (mut source, _) = config.service.build(&config.common);
     let spec = source.spec();
     let (cell, step_max) = match spec.reading {
@@ -171,7 +169,7 @@ pub async fn verify(
     let mut recount = Recount::new(Arc::clone(&subject.book), spec.reading.is_feed());
     let before = subject.ledger.tallies(&subject.book, window).await?;
     for step in steps(window, step_max) {
-        tell(format!("reading {} to {}", rfc3339_seconds(step.from), rfc3339_seconds(step.to)));
+        say(&format!("reading {} to {}", rfc3339_seconds(step.from), rfc3339_seconds(step.to)));
         recount.begin(step);
         let read = source.read(step, &subject.api, &mut recount).await;
         read.map_err(|failure| VerifyError::Unreadable { window: step, failure })?;
@@ -195,7 +193,7 @@ pub async fn verify(
     if let Some(stats) = &subject.polls
         && outcome.0.iter().any(|difference| difference.found > difference.counted)
     {
-        tell("the service has events that are not counted yet: waiting for the next poll, which may count them".into());
+        say("the service has events that are not counted yet: waiting for the next poll, which may count them");
         if !polled_since(stats, looked, 2 * config.common.poll_interval + Duration::from_mins(1)).await {
             notes.push("no poll has succeeded since: what differs may still come to be counted".into());
         }

@@ -35,6 +35,7 @@ pub(super) use self::redb::RedbStore;
 use super::count::{Counted, Keys, Recalled, SeriesRow};
 use super::series::SeriesKey;
 use super::state::{State, Tallies, Who};
+use crate::fault::Panicked;
 use crate::window::{Checkpoint, Window};
 
 /// The layout of the tables. A store with a higher number was written by a newer program.
@@ -158,6 +159,25 @@ pub enum OpenError {
     },
 }
 
+/// Why there is no copy. Nobody in the program matches on it: each of them is shown, and the copy is thrown away.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The store could not be read, or the copy not be written.
+    #[error("cannot copy the ledger: {0}")]
+    Unmade(String),
+    /// What was written is no store.
+    #[error("the copy cannot be read back: {0}")]
+    Unreadable(String),
+    /// What was written is another one.
+    #[error("the copy holds something else than was written: {found:?} instead of {copied:?}")]
+    Other {
+        /// What is in the copy.
+        found: Copied,
+        /// What was written.
+        copied: Copied,
+    },
+}
+
 /// Why a verb did not do what it was to do.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
@@ -174,7 +194,7 @@ pub(super) enum StoreError {
     UnknownTables(String),
     /// As redb does on pages that are not what they were.
     #[error("a panic in the store: {0}")]
-    Panic(String),
+    Panic(Panicked),
     /// What became of the transaction that it was part of.
     #[error("{0}")]
     Together(String),

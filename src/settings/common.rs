@@ -16,7 +16,7 @@ use super::secret::{Form, Secret};
 use super::tree::Value;
 use super::units;
 use crate::pem;
-use crate::proxy::{NoProxy, Proxies};
+use crate::proxy::{NoProxy, Proxies, ProxyError};
 
 const MINUTE: Duration = Duration::from_mins(1);
 /// The least a poll reads again: two clocks are not the same to the second, and no service shows an event as it happens.
@@ -240,8 +240,8 @@ impl Common {
     /// The proxies of the source.
     ///
     /// # Errors
-    /// A variable of the environment is to be used and cannot be; the message names it without its value.
-    pub fn proxies(&self) -> Result<Proxies, String> {
+    /// A variable of the environment is to be used and cannot be.
+    pub fn proxies(&self) -> Result<Proxies, ProxyError> {
         if self.proxy_from_environment {
             return Proxies::of_environment(|name| std::env::var(name).ok());
         }
@@ -359,7 +359,7 @@ impl Reader<'_> {
             }
         }
         if wanted && let Err(why) = Proxies::of_environment(|name| std::env::var(name).ok()) {
-            self.problems.push(fields.value_at(key).problem(why));
+            self.problems.push(fields.value_at(key).problem(why.to_string()));
         }
         wanted
     }

@@ -20,7 +20,7 @@ use chrono::{DateTime, TimeDelta};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::error::{NetworkError, TransportError};
+use super::error::{ConnectError, TransportError};
 use super::shared::Shared;
 use super::{tls, tunnel};
 use crate::clock::Clock;
@@ -55,13 +55,13 @@ struct Way {
 }
 
 impl Way {
-    fn of(common: &Common) -> Result<Self, NetworkError> {
+    fn of(common: &Common) -> Result<Self, ConnectError> {
         let tls = common.tls.clone().unwrap_or_default();
         Ok(Self {
             ca_file: tls.ca_file,
             identity_files: tls.cert_file.zip(tls.key_file),
             server_name: tls.server_name,
-            proxies: common.proxies().map_err(NetworkError::Client)?,
+            proxies: common.proxies()?,
             proxy_login: common.proxy_username.clone().zip(common.proxy_password.clone()),
             user_agent: common.user_agent.clone(),
         })
@@ -141,13 +141,13 @@ struct Material {
 }
 
 impl Material {
-    fn read(way: &Way) -> Result<Self, NetworkError> {
+    fn read(way: &Way) -> Result<Self, ConnectError> {
         let read = |what, path: &Path| {
-            let refuse = |error: std::io::Error| NetworkError::tls(what, path, error);
+            let refuse = |error: std::io::Error| ConnectError::tls(what, path, error);
             read_at_most(PEM_BYTES_MAX, path).map_err(refuse)
         };
         let ca = way.ca_file.as_deref().map(|path| read("tls.ca_file", path)).transpose()?;
-        let identity = way.identity_files.as_ref().map(|(certificate, key)| {
+        let identity = way.identity_files.as_ref().map(|(certificate, key)| -> Result<_, ConnectError> {
             Ok((read("tls.cert_file", certificate)?, Zeroizing::new(read("tls.key_file", key)?)))
         });
         Ok(Self { ca, identity: identity.transpose()? })
@@ -166,20 +166,20 @@ impl Material {
 
 impl Client {
     /// The client of all sources that connect like this one.
-    pub(super) fn shared(common: &Common) -> Result<Arc<Self>, NetworkError> {
+    pub(super) fn shared(common: &Common) -> Result<Arc<Self>, ConnectError> {
         let way = Way::of(common)?;
         CLIENTS.get(way.digest(), || Self::make(way))
     }
 
     /// The same with connections of its own.
-    pub(super) fn apart(&self) -> Result<Self, NetworkError> {
+    pub(super) fn apart(&self) -> Result<Self, ConnectError> {
         Self::make(self.way.clone())
     }
 
-    fn make(way: Way) -> Result<Self, NetworkError> {
+    fn make(way: Way) -> Result<Self, ConnectError> {
         let looked = Looked::now(&way);
         let material = Material::read(&way)?;
-        let password = way.password().map_err(|error| NetworkError::Client(error.to_string()))?;
+        let password = way.password()?;
         let http = build(&way, &material, password.as_ref())?;
         let password = password.map(|password| digest(&password));
         let current = Current { http, digest: material.digest(), password, looked, said: None };
@@ -271,14 +271,14 @@ fn digest(secret: &SecretString) -> blake3::Hash {
     blake3::hash(secret.expose_secret().as_bytes())
 }
 
-fn build(way: &Way, material: &Material, password: Option<&SecretString>) -> Result<reqwest::Client, NetworkError> {
+fn build(way: &Way, material: &Material, password: Option<&SecretString>) -> Result<reqwest::Client, ConnectError> {
     let trust = tls::trust(material.ca.as_deref());
     let trust =
-        trust.map_err(|why| NetworkError::tls("tls.ca_file", way.ca_file.as_deref().unwrap_or("".as_ref()), why))?;
+        trust.map_err(|why| ConnectError::tls("tls.ca_file", way.ca_file.as_deref().unwrap_or("".as_ref()), why))?;
     let identity = match (&material.identity, &way.identity_files) {
         (Some((certificate, key)), Some((certificate_file, key_file))) => {
-            let bad_certificate = |why: String| NetworkError::tls("tls.cert_file", certificate_file, why);
-            let bad_key = |why: String| NetworkError::tls("tls.key_file", key_file, why);
+            let bad_certificate = |why: String| ConnectError::tls("tls.cert_file", certificate_file, why);
+            let bad_key = |why: String| ConnectError::tls("tls.key_file", key_file, why);
             let chain = pem::certificates(certificate).map_err(|unfit| bad_certificate(unfit.to_string()))?;
             let key = pem::private_key(key).map_err(|unfit| bad_key(unfit.to_string()))?;
             let pair = pem::pair(chain, key).map_err(|no_pair| match no_pair {
@@ -290,8 +290,7 @@ fn build(way: &Way, material: &Material, password: Option<&SecretString>) -> Res
         _ => None,
     };
     let proxies = way.proxies.over_tls().map(|host| host.trim_matches(['[', ']']).to_owned()).collect();
-    let tls = tls::client_config(trust, identity, way.server_name.as_deref(), proxies)
-        .map_err(|why| NetworkError::Client(format!("tls.server_name: {why}")))?;
+    let tls = tls::client_config(trust, identity, way.server_name.as_deref(), proxies)?;
     let mut builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
@@ -307,7 +306,7 @@ fn build(way: &Way, material: &Material, password: Option<&SecretString>) -> Res
         }
         builder = builder.proxy(proxy);
     }
-    builder.build().map_err(|error| NetworkError::Client(error.without_url().to_string()))
+    builder.build().map_err(|error| ConnectError::Client(error.without_url()))
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
-//! Why nothing can be sent, and why no answer arrived.
+//! Why a source cannot be connected, and why no answer arrived.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use rustls::pki_types::InvalidDnsNameError;
+
 use crate::failure::ErrorKind;
+use crate::proxy::ProxyError;
+use crate::settings::secret::SecretError;
 
 /// What a 407 is.
 pub const PROXY_WANTS_CREDENTIALS: &str = "the proxy on the way wants to know who we are";
@@ -31,9 +35,10 @@ impl TransportError {
     }
 }
 
-/// Why nothing can be sent over the network.
+/// Why a source cannot be connected. Nobody matches on it: a start and a reload are refused with its words, and `doctor`
+/// shows them. The variants tell which setting is to be corrected.
 #[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
+pub enum ConnectError {
     /// A certificate or key cannot be used.
     #[error("{what} {path} {why}", path = path.display())]
     Tls {
@@ -44,12 +49,21 @@ pub enum NetworkError {
         /// What is wrong with it.
         why: String,
     },
-    /// Anything else.
+    /// `tls.server_name` is no name.
+    #[error("no HTTP client: tls.server_name: {0}")]
+    ServerName(#[from] InvalidDnsNameError),
+    /// A proxy of the environment cannot be used.
     #[error("no HTTP client: {0}")]
-    Client(String),
+    Proxy(#[from] ProxyError),
+    /// `proxy_password` cannot be read.
+    #[error("no HTTP client: {0}")]
+    ProxyPassword(#[from] SecretError),
+    /// No setting of its own: what the client says when all else is in order.
+    #[error("no HTTP client: {0}")]
+    Client(reqwest::Error),
 }
 
-impl NetworkError {
+impl ConnectError {
     pub(super) fn tls(what: &'static str, path: &Path, why: impl fmt::Display) -> Self {
         Self::Tls { what, path: path.to_owned(), why: why.to_string() }
     }

@@ -8,9 +8,9 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
@@ -20,7 +20,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::shared::Shared;
-use crate::pem;
+use crate::pem::{self, Unfit};
 
 /// The cryptography of all clients.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
@@ -38,22 +38,33 @@ pub(crate) fn machine_has_authorities() -> bool {
     matches!(trust(None), Ok(trust) if trust.authorities.is_some())
 }
 
+/// Why a `ca_file` cannot be used. It displays what follows the file's name; nobody matches on it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TrustError {
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    #[error("certificate {number}: {error}")]
+    Certificate { number: usize, error: Error },
+    #[error(transparent)]
+    Verifier(#[from] VerifierBuilderError),
+}
+
 /// Who is trusted: those in a `ca_file`, or the machine's.
-pub(super) fn trust(ca_file: Option<&[u8]>) -> Result<Arc<Trust>, String> {
+pub(super) fn trust(ca_file: Option<&[u8]>) -> Result<Arc<Trust>, TrustError> {
     TRUST.get(ca_file.map(|file| *blake3::hash(file).as_bytes()), || {
         let Some(file) = ca_file else {
             let machine = rustls_platform_verifier::Verifier::new(Arc::clone(&PROVIDER));
             let authorities = machine.ok().map(|machine| Arc::new(machine) as Arc<dyn ServerCertVerifier>);
             return Ok(Trust { listed: Vec::new(), authorities });
         };
-        let listed = pem::certificates(file).map_err(|unfit| unfit.to_string())?;
+        let listed = pem::certificates(file)?;
         let mut roots = RootCertStore::empty();
         for (index, certificate) in listed.iter().enumerate() {
-            roots.add(certificate.clone()).map_err(|error| format!("certificate {}: {error}", index + 1))?;
+            let number = index + 1;
+            roots.add(certificate.clone()).map_err(|error| TrustError::Certificate { number, error })?;
         }
-        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&PROVIDER))
-            .build()
-            .map_err(|error| error.to_string())?;
+        let authorities =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&PROVIDER)).build()?;
         Ok(Trust { listed, authorities: Some(authorities) })
     })
 }
@@ -65,12 +76,11 @@ pub(super) fn client_config(
     identity: Option<CertifiedKey>,
     server_name: Option<&str>,
     proxies: Vec<String>,
-) -> Result<ClientConfig, String> {
-    let name = server_name.map(|name| ServerName::try_from(name.to_owned())).transpose();
-    let name = name.map_err(|error| error.to_string())?;
+) -> Result<ClientConfig, InvalidDnsNameError> {
+    let name = server_name.map(|name| ServerName::try_from(name.to_owned())).transpose()?;
     let builder = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
+        .expect("ring has cipher suites for every version that is safe")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Verifier { trust, name, proxies }));
     Ok(match identity {

@@ -21,7 +21,7 @@ use super::{runbooks, status_page};
 use crate::config::{self, ConfigErrors};
 use crate::exporter::{ApplyError, Exporter};
 use crate::exposition::negotiate;
-use crate::fault::catch_panic_async;
+use crate::fault::{Panicked, catch_panic_async};
 use crate::ledger::Client;
 
 /// What the pages need.
@@ -57,7 +57,7 @@ pub enum ReloadError {
     Apply(#[from] ApplyError),
     /// The reload panicked, with these words.
     #[error("a fault in this program: {0}")]
-    Panicked(String),
+    Panicked(Panicked),
     /// The task that reloads did not come to its end.
     #[error(transparent)]
     Unfinished(#[from] JoinError),

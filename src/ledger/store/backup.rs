@@ -11,7 +11,7 @@ use std::io;
 use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadTransaction, StorageBackend};
 
-use super::{Copied, StoreError, tables};
+use super::{BackupError, Copied, StoreError, tables};
 use crate::fault::catch_panic;
 
 /// Writes the copy into an empty file, and flushes it.
@@ -23,7 +23,7 @@ pub(super) fn write(snapshot: &ReadTransaction, file: File) -> Result<Copied, St
 }
 
 /// Verifies every page of a copy, and that it is that of `copied`.
-pub fn verify_copy(file: &File, copied: Copied) -> Result<(), String> {
+pub fn verify_copy(file: &File, copied: Copied) -> Result<(), BackupError> {
     let look = || {
         let mut builder = Builder::new();
         builder.set_check_integrity_on_open(true);
@@ -34,8 +34,8 @@ pub fn verify_copy(file: &File, copied: Copied) -> Result<(), String> {
     };
     match catch_panic(look).unwrap_or_else(|panic| Err(StoreError::Panic(panic))) {
         Ok(found) if found == copied => Ok(()),
-        Ok(found) => Err(format!("the copy holds something else than was written: {found:?} instead of {copied:?}")),
-        Err(error) => Err(format!("the copy cannot be read back: {error}")),
+        Ok(found) => Err(BackupError::Other { found, copied }),
+        Err(error) => Err(BackupError::Unreadable(error.to_string())),
     }
 }
 

@@ -449,7 +449,7 @@ async fn a_panic_in_the_ledger_is_an_error_and_the_store_is_read_anew() {
         Ok(())
     });
     let fault = fault.await.unwrap_err();
-    assert!(matches!(&fault, CommitError::Fault(why) if why.contains("with the lock")), "{fault}");
+    assert!(matches!(&fault, CommitError::Fault(why) if why.to_string().contains("with the lock")), "{fault}");
     assert_eq!(events_total(&source), 2, "what had reached the disk is what is shown");
     assert!(look(&ledger, &source, at(500), Duration::ZERO).await.len() > 1);
     let again = vec![event(1, 1, "user", "create"), event(2, 1, "user", "create"), event(3, 1, "user", "create")];

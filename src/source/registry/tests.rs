@@ -22,7 +22,10 @@ fn files() -> Vec<(String, String)> {
     }
     let mut paths = Vec::new();
     add(&sources(), &mut paths);
-    let is_test = |path: &Path| ["tests.rs", "ends.rs"].iter().any(|name| path.ends_with(name));
+    let is_test = |path: &Path| {
+        let path = path.strip_prefix(sources()).unwrap();
+        ["tests.rs", "ends.rs"].iter().any(|name| path.ends_with(name)) || path.iter().any(|part| part == "tests")
+    };
     let read = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).unwrap();
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();

@@ -51,21 +51,42 @@ use http::{HeaderName, HeaderValue, Request, Response};
 mod lint;
 
 /// A target: its name, which is that of its folders of seeds and of its corpus, too, and what it runs.
-pub type Target = (&'static str, fn(&[u8]));
+pub struct Target {
+    pub name: &'static str,
+    pub run: Run,
+}
 
-/// All of them.
-pub const TARGETS: [Target; 10] = [
-    ("canvas", canvas),
-    ("informatica", informatica),
-    ("activid", activid),
-    ("losant", losant),
-    ("index_exchange", index_exchange),
-    ("rows", rows),
-    ("config", config),
-    ("web_config", web_config),
-    ("accept", accept),
-    ("exposition", exposition),
-];
+/// What a target runs.
+pub enum Run {
+    /// A conversation with the service of the target's name.
+    Conversation,
+    /// A decoder alone.
+    Decoder(fn(&[u8])),
+}
+
+impl Target {
+    pub fn run(&self, input: &[u8]) {
+        match self.run {
+            Run::Conversation => conversation(self.name, input),
+            Run::Decoder(run) => run(input),
+        }
+    }
+}
+
+/// A conversation with each service, and each decoder alone.
+pub fn targets() -> Vec<Target> {
+    let services = simulate::SERVICES.iter().map(|service| service.system.as_str());
+    let conversations = services.map(|name| Target { name, run: Run::Conversation });
+    let decoder = |name, run| Target { name, run: Run::Decoder(run) };
+    let decoders = [
+        decoder("rows", rows),
+        decoder("config", config),
+        decoder("web_config", web_config),
+        decoder("accept", accept),
+        decoder("exposition", exposition),
+    ];
+    conversations.chain(decoders).collect()
+}
 
 /// Told to the exporter in its configuration; must never be repeated by it. Long enough that the fuzzer
 /// does not make it by itself.
@@ -296,12 +317,10 @@ impl Sink for Looking {
 }
 
 /// A conversation with a service, beside what is true of the service everywhere.
-struct Talk {
-    system: &'static str,
+struct Talk<'a> {
+    system: &'a str,
     /// Keys of its source beside those that it must have.
     more: &'static str,
-    /// What a login is answered if the input does not say.
-    login: &'static str,
     /// How long the window is.
     length: Duration,
     /// Its windows may have to be cut to milliseconds; there the deadline is the bound.
@@ -309,7 +328,7 @@ struct Talk {
 }
 
 /// Reads a window from a service that answers what the input says.
-fn converse(talk: &Talk, secret: &str, input: &[u8]) {
+fn converse(talk: &Talk<'_>, secret: &str, input: &[u8]) {
     let system = talk.system;
     let service = simulate::service(system).expect("a simulated service");
     let keys = service.entry("https://service.example", Credential::Text(secret), "      ");
@@ -323,11 +342,12 @@ fn converse(talk: &Talk, secret: &str, input: &[u8]) {
         .max_blocking_threads(1)
         .build()
         .expect("a runtime");
-    runtime.block_on(converse_with(&config, secret, talk, input));
+    let login = service.sample.login("x", "pod.example");
+    runtime.block_on(converse_with(&config, secret, &login, talk, input));
 }
 
-async fn converse_with(config: &SourceConfig, secret: &str, talk: &Talk, input: &[u8]) {
-    let service = Arc::new(Scripted::new(input, secret, talk.login));
+async fn converse_with(config: &SourceConfig, secret: &str, login: &str, talk: &Talk<'_>, input: &[u8]) {
+    let service = Arc::new(Scripted::new(input, secret, login));
     let clock = Clock::starting_at(DateTime::from_timestamp(NOW, 0).expect("a date"));
     let (mut source, dialect) = config.service.build(&config.common);
     let limits = Limits {
@@ -362,35 +382,18 @@ async fn converse_with(config: &SourceConfig, secret: &str, talk: &Talk, input: 
     }
 }
 
-/// Of a service that is let in once and for all, read for ten seconds.
-const TALK: Talk = Talk { system: "", more: "", login: "", length: Duration::from_secs(10), asks_without_bound: false };
-
-pub fn canvas(input: &[u8]) {
-    let talk = Talk { system: "canvas", more: "      pseudonyms: [2]\n", ..TALK };
-    converse(&talk, SECRET, input);
-}
-
-pub fn informatica(input: &[u8]) {
-    let login = r#"{"products":[{"name":"Integration Cloud","baseApiUrl":"https://pod.example/saas"}],"userInfo":{"sessionId":"x"}}"#;
-    let talk = Talk { system: "informatica", more: "      ignore_actors: [admin]\n", login, ..TALK };
-    converse(&talk, SECRET, input);
-}
-
-pub fn activid(input: &[u8]) {
-    let login = r#"{"access_token":"x","expires_in":3600}"#;
-    let length = Duration::from_mins(10);
-    converse(&Talk { system: "activid", login, length, asks_without_bound: true, ..TALK }, SECRET, input);
-}
-
-pub fn losant(input: &[u8]) {
-    converse(&Talk { system: "losant", ..TALK }, SECRET, input);
-}
-
-pub fn index_exchange(input: &[u8]) {
-    let login = r#"{"access_token":"x","expires_in":"3600"}"#;
-    let length = Duration::from_hours(14 * 24);
+/// Reads a window from the service of this name.
+pub fn conversation(system: &str, input: &[u8]) {
+    let usual = Talk { system, more: "", length: Duration::from_secs(10), asks_without_bound: false };
     let key = STANDARD.encode(format!("id:{SECRET}"));
-    converse(&Talk { system: "index_exchange", login, length, ..TALK }, &key, input);
+    let (talk, secret) = match system {
+        "canvas" => (Talk { more: "      pseudonyms: [2]\n", ..usual }, SECRET),
+        "informatica" => (Talk { more: "      ignore_actors: [admin]\n", ..usual }, SECRET),
+        "activid" => (Talk { length: Duration::from_mins(10), asks_without_bound: true, ..usual }, SECRET),
+        "index_exchange" => (Talk { length: Duration::from_hours(14 * 24), ..usual }, key.as_str()),
+        _ => (usual, SECRET),
+    };
+    converse(&talk, secret, input);
 }
 
 // === single decoders ===

@@ -32,7 +32,7 @@ mod world;
 pub use disk::Disk;
 pub use faults::{BadFault, ErrorShape, Faults, RetryForm, ServiceFaults, SessionEnd, TotalCount};
 pub use injection::{BadInjection, EventCall, Injection, Scenario, ScenarioCall};
-pub use service::{Credential, Example, Sessions, Simulated, Told};
+pub use service::{Credential, Example, Sample, Sessions, Simulated, Told, Wrap};
 pub use truth::{Truth, TruthOf};
 pub use world::{Options, Seen, World};
 

@@ -14,7 +14,7 @@ mod token;
 use std::collections::BTreeMap;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ use super::faults::ServiceFaults;
 use super::injection::{Plays, Scenario, Scene};
 use super::message::{Ask, Listing, Refusal, Reply};
 use super::service::{
-    Call, Example, Injected, Present, Route, Routed, Service, Sessions, Simulated, SingleEvents, Told, posted,
+    Call, Example, Injected, Present, Route, Routed, Sample, Service, Sessions, Simulated, SingleEvents, Told, posted,
 };
 use super::truth::{Events, Expect, Placed, Timeline, Wire};
 use crate::event::{Class, Outcome, Principal, System};
@@ -56,8 +56,19 @@ pub(super) const SERVICE: Simulated = Simulated {
         action: "delete",
         outcome: "success",
     },
+    sample: Sample {
+        event: r#"{"type":"deleteUser","values":{"n":$N,"message":$UNREAD},"status":"RESPONSE_SUCCESS"}"#,
+        wrapped: Some(unsigned),
+        page: r#"{"schemas":["urn:ietf:params:scim:api:messages:2.0:EventList"],"eventTokens":[$EVENTS]}"#,
+        login: r#"{"access_token":"$TOKEN","token_type":"Bearer","expires_in":3600}"#,
+    },
     begin: |_| Box::new(Log::new()),
 };
+
+/// A token of this payload, as a text in JSON, that nobody signed.
+fn unsigned(payload: &[u8]) -> Vec<u8> {
+    format!("\"e30.{}.\"", URL_SAFE_NO_PAD.encode(payload)).into_bytes()
+}
 
 /// The one tenant there is.
 pub const TENANT: &str = "ACME";

@@ -20,7 +20,7 @@ use super::faults::ServiceFaults;
 use super::injection::{Plays, Scenario, Scene};
 use super::message::{Ask, Listing, Refusal, Reply};
 use super::service::{
-    Example, Injected, Present, Route, Routed, Service, Sessions, Simulated, SingleEvents, Told, novelty, read,
+    Example, Injected, Present, Route, Routed, Sample, Service, Sessions, Simulated, SingleEvents, Told, novelty, read,
 };
 use super::truth::{Events, Expect, Placed, Timeline, Wire};
 use crate::event::{Class, Outcome, Principal, System};
@@ -44,6 +44,12 @@ pub(super) const SERVICE: Simulated = Simulated {
         category: "authentication",
         action: "logout",
         outcome: "success",
+    },
+    sample: Sample {
+        event: r#"{"id":"e$N","links":{"user":$N,"page_view":$UNREAD},"created_at":"$AT","event_type":"login"}"#,
+        wrapped: None,
+        page: r#"{"links":{},"events":[$EVENTS],"linked":{"users":[]}}"#,
+        login: "",
     },
     begin: |_| Box::new(Log::new()),
 };

@@ -22,7 +22,8 @@ use super::faults::ServiceFaults;
 use super::injection::{Plays, Scenario, Scene};
 use super::message::{Ask, Content, Listing, Refusal, Reply, gzip, gzip_members};
 use super::service::{
-    Beginning, Call, Example, Injected, Present, Route, Routed, Service, Sessions, Simulated, Told, posted, read,
+    Beginning, Call, Example, Injected, Present, Route, Routed, Sample, Service, Sessions, Simulated, Told, posted,
+    read,
 };
 use super::truth::{Expect, Truth, TruthOf};
 use crate::event::{Class, Outcome, System};
@@ -51,6 +52,12 @@ pub(super) const SERVICE: Simulated = Simulated {
         category: "impressions",
         action: "impression",
         outcome: "unknown",
+    },
+    sample: Sample {
+        event: r#"{"subscriptionName":"impressions","note":$UNREAD,"hour":"$AT","downloadURL":"/files/$N","size":$N}"#,
+        wrapped: None,
+        page: r#"{"availableDownloads":[$EVENTS]}"#,
+        login: r#"{"access_token":"$TOKEN","token_type":"Bearer","expires_in":3600}"#,
     },
     begin: |beginning| Box::new(Feed::new(beginning)),
 };

@@ -21,8 +21,8 @@ use super::faults::{ErrorShape, ServiceFaults, SessionEnd};
 use super::injection::{Plays, Scenario, Scene};
 use super::message::{Ask, Listing, Refusal, Reply};
 use super::service::{
-    Call, Example, Injected, Present, Route, Routed, Service, Sessions, Simulated, SingleEvents, Told, novelty, posted,
-    read,
+    Call, Example, Injected, Present, Route, Routed, Sample, Service, Sessions, Simulated, SingleEvents, Told, novelty,
+    posted, read,
 };
 use super::truth::{Events, Expect, Placed, Timeline, Wire};
 use crate::event::{Class, Outcome, Principal, System};
@@ -46,6 +46,12 @@ pub(super) const SERVICE: Simulated = Simulated {
         category: "user",
         action: "delete",
         outcome: "success",
+    },
+    sample: Sample {
+        event: r#"{"id":"e$N","actor":"ada","other":$UNREAD,"entryTime":"$AT","actionCategory":"User","actionEvent":"CREATE"}"#,
+        wrapped: None,
+        page: r#"{"entries":[$EVENTS]}"#,
+        login: r#"{"products":[{"name":"Integration Cloud","baseApiUrl":"https://$HOST/saas"}],"userInfo":{"sessionId":"$TOKEN"}}"#,
     },
     begin: |_| Box::new(Log::new()),
 };

@@ -18,7 +18,7 @@ use super::faults::{ServiceFaults, TotalCount};
 use super::injection::{Plays, Scenario, Scene};
 use super::message::{Ask, Listing, Refusal, Reply};
 use super::service::{
-    Example, Injected, Present, Route, Routed, Service, Sessions, Simulated, SingleEvents, Told, novelty, read,
+    Example, Injected, Present, Route, Routed, Sample, Service, Sessions, Simulated, SingleEvents, Told, novelty, read,
 };
 use super::truth::{Events, Expect, Placed, Timeline, Wire};
 use crate::event::{Class, Outcome, System};
@@ -42,6 +42,15 @@ pub(super) const SERVICE: Simulated = Simulated {
         category: "user",
         action: "delete",
         outcome: "success",
+    },
+    sample: Sample {
+        event: concat!(
+            r#"{"id":"e$N","requestBody":{"a":[$UNREAD]},"creationDate":"$AT","primaryTargetType":"User","#,
+            r#""requestAction":"post","responseStatus":201}"#
+        ),
+        wrapped: None,
+        page: r#"{"totalCount":$COUNT,"perPage":100,"page":0,"items":[$EVENTS],"sortDirection":"asc"}"#,
+        login: "",
     },
     begin: |_| Box::new(Log::new()),
 };

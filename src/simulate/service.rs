@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use http::Method;
 use serde_json::Value;
 
@@ -43,6 +43,8 @@ pub struct Simulated {
     pub sessions: Sessions,
     /// An event that it may have.
     pub example: Example,
+    /// Its answers, for tests that write them by themselves.
+    pub sample: Sample,
     /// It, where a world begins.
     pub(super) begin: fn(&Beginning) -> Box<dyn Served>,
 }
@@ -82,6 +84,22 @@ pub struct Example {
     pub action: &'static str,
     pub outcome: &'static str,
 }
+
+/// What a service answers, as a pattern of text. For tests that answer by themselves what no simulator does.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// An element of its list: `$N` is its number, `$AT` when it happened, `$UNREAD` a value that nobody reads.
+    pub event: &'static str,
+    /// How an element stands in the list, where it is wrapped.
+    pub wrapped: Option<Wrap>,
+    /// An answer with a list: `$COUNT` elements, `$EVENTS`.
+    pub page: &'static str,
+    /// What a login is answered that gives `$TOKEN` for a log at `$HOST`; empty where there is none.
+    pub login: &'static str,
+}
+
+/// Makes an element of a list from the event in it.
+pub type Wrap = fn(&[u8]) -> Vec<u8>;
 
 /// How a configuration tells a credential.
 #[derive(Clone, Copy, Debug)]
@@ -329,6 +347,35 @@ impl Simulated {
         let lines: Vec<String> = self.keys.iter().map(line).collect();
         lines.join(&format!("\n{indent}"))
     }
+}
+
+// === impl Sample ===
+
+impl Sample {
+    /// The `number`-th event, with a value where nobody looks.
+    pub fn event(&self, number: usize, at: DateTime<Utc>, unread: &[u8]) -> Vec<u8> {
+        let at = at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+        let event = self.event.replace("$N", &number.to_string()).replace("$AT", &at);
+        let event = filled(&event, "$UNREAD", unread);
+        self.wrapped.map_or_else(|| event.clone(), |wrapped| wrapped(&event))
+    }
+
+    /// An answer that holds these events.
+    pub fn page(&self, events: &[Vec<u8>]) -> Vec<u8> {
+        let page = self.page.replace("$COUNT", &events.len().to_string());
+        filled(&page, "$EVENTS", &events.join(&b","[..]))
+    }
+
+    /// An answer to a login.
+    pub fn login(&self, token: &str, host: &str) -> String {
+        self.login.replace("$TOKEN", token).replace("$HOST", host)
+    }
+}
+
+/// A text with bytes at a place of it.
+fn filled(text: &str, place: &str, bytes: &[u8]) -> Vec<u8> {
+    let (before, after) = text.split_once(place).unwrap_or((text, ""));
+    [before.as_bytes(), bytes, after.as_bytes()].concat()
 }
 
 // === impl Present ===

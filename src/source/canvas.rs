@@ -32,12 +32,12 @@ use serde::de::IgnoredAny;
 use url::Url;
 
 pub use self::setup::{SERVICE, SYSTEM, Settings};
-use super::kit::{Ignore, StaticToken, decode_base64url, may_be_own, parse_time, rejected, unread};
+use super::kit::{Ignore, decode_base64url, may_be_own, parse_time, rejected, unread};
 use super::link;
 use super::list::{Raw, RawEvents};
 use super::text::{Envelope, Field, Inner, Understood, id_bytes, understand};
 use super::{History, Signals, Sink, Source, Spec};
-use crate::api::{Api, Budget, Call, Dialect, Reply, Session, Verdict, Wire, judge_by_status};
+use crate::api::{Api, Budget, Call, Reply, Verdict, judge_by_status};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, Principal, RejectReason, What};
 use crate::failure::{ErrorKind, Failure};
 use crate::page::{Catalogue, Page};
@@ -60,6 +60,8 @@ const TOLERANCE: TimeDelta = TimeDelta::seconds(1);
 const RESERVE: f64 = 50.0;
 /// How fast the service's budget comes back, per second (same place).
 const OUTFLOW: f64 = 10.0;
+/// What its `Link` header may say of a page besides `next` (developerdocs.instructure.com, Pagination).
+const PAGE_RELATIONS: [&str; 5] = ["current", "first", "last", "prev", "previous"];
 /// The longest pause for the service's budget.
 const PAUSE_MAX_SECONDS: f64 = 30.0;
 
@@ -93,40 +95,27 @@ enum Of {
     Login,
 }
 
-struct CanvasDialect(StaticToken);
-
-#[async_trait]
-impl Dialect for CanvasDialect {
-    async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
-        self.0.open_session(wire).await
-    }
-
-    fn keeps_session(&self) -> bool {
-        self.0.keeps_session()
-    }
-
-    fn judge(&self, reply: &Reply) -> Verdict {
-        match reply.status.as_u16() {
-            // with the header the token is bad; without it, it may not do this, unless something on the way took that away
-            401 if !reply.headers.contains_key(header::WWW_AUTHENTICATE) && !says(reply, "access token") => {
-                Verdict::Bad(ErrorKind::Forbidden)
-            }
-            // until October 2025, and still where Canvas is self-hosted
-            403 if says(reply, "rate limit exceeded") => Verdict::Bad(ErrorKind::Throttled),
-            _ => judge_by_status(reply.status),
+fn judge(reply: &Reply) -> Verdict {
+    match reply.status.as_u16() {
+        // with the header the token is bad; without it, it may not do this, unless something on the way took that away
+        401 if !reply.headers.contains_key(header::WWW_AUTHENTICATE) && !says(reply, "access token") => {
+            Verdict::Bad(ErrorKind::Forbidden)
         }
+        // until October 2025, and still where Canvas is self-hosted
+        403 if says(reply, "rate limit exceeded") => Verdict::Bad(ErrorKind::Throttled),
+        _ => judge_by_status(reply.status),
     }
+}
 
-    fn budget(&self, reply: &Reply) -> Option<Budget> {
-        let number = |name: &str| {
-            let number = reply.header(name)?.trim().parse::<f64>().ok()?;
-            number.is_finite().then_some(number)
-        };
-        let remaining = number("x-rate-limit-remaining")?;
-        let wanted = RESERVE + number("x-request-cost").unwrap_or_default().max(0.0);
-        let pause = ((wanted - remaining) / OUTFLOW).clamp(0.0, PAUSE_MAX_SECONDS);
-        Some(Budget { remaining, pause: Duration::from_secs_f64(pause) })
-    }
+fn budget(reply: &Reply) -> Option<Budget> {
+    let number = |name: &str| {
+        let number = reply.header(name)?.trim().parse::<f64>().ok()?;
+        number.is_finite().then_some(number)
+    };
+    let remaining = number("x-rate-limit-remaining")?;
+    let wanted = RESERVE + number("x-request-cost").unwrap_or_default().max(0.0);
+    let pause = ((wanted - remaining) / OUTFLOW).clamp(0.0, PAUSE_MAX_SECONDS);
+    Some(Budget { remaining, pause: Duration::from_secs_f64(pause) })
 }
 
 /// Whether an answer holds these words, in any case.
@@ -342,7 +331,7 @@ impl Canvas {
                     url = next;
                 }
                 next => {
-                    walk.lost = next.is_none() && full && !link::says_end(&reply.headers);
+                    walk.lost = next.is_none() && full && !link::says_end(&reply.headers, &PAGE_RELATIONS);
                     return Ok(walk);
                 }
             }

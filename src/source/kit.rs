@@ -10,11 +10,12 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Datelike, Utc};
+use http::{HeaderName, HeaderValue, header};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::list::{BadList, ENTRIES_MAX};
 use super::text;
-use crate::api::{Dialect, Reply, Session, Wire};
+use crate::api::{Budget, Dialect, Reply, Session, Verdict, Wire, judge_by_status, secret_header};
 use crate::event::{EventKey, Item, RejectReason, Rejection, What};
 use crate::failure::{ErrorKind, Failure};
 use crate::settings::Secret;
@@ -144,6 +145,25 @@ pub struct StaticToken {
     pub token: Secret,
     /// Where it may go.
     pub base: url::Url,
+    /// What stands before it in `Authorization`, with the space between them.
+    pub scheme: &'static str,
+    /// What an answer means.
+    pub judge: fn(&Reply) -> Verdict,
+    /// What the service says is left of its own budget.
+    pub budget: fn(&Reply) -> Option<Budget>,
+}
+
+impl StaticToken {
+    /// Of a service whose answers mean what their status says, and that tells of no budget.
+    pub fn bearer(token: &Secret, base: &url::Url) -> Self {
+        Self {
+            token: token.clone(),
+            base: base.clone(),
+            scheme: "Bearer ",
+            judge: |reply| judge_by_status(reply.status),
+            budget: |_| None,
+        }
+    }
 }
 
 #[async_trait]
@@ -156,6 +176,18 @@ impl Dialect for StaticToken {
 
     fn keeps_session(&self) -> bool {
         false
+    }
+
+    fn credential(&self, session: &Session) -> Option<(HeaderName, HeaderValue)> {
+        Some((header::AUTHORIZATION, secret_header(self.scheme, &session.token)?))
+    }
+
+    fn judge(&self, reply: &Reply) -> Verdict {
+        (self.judge)(reply)
+    }
+
+    fn budget(&self, reply: &Reply) -> Option<Budget> {
+        (self.budget)(reply)
     }
 }
 

@@ -12,14 +12,15 @@ pub(super) fn next(headers: &HeaderMap) -> Option<String> {
     find(headers, &["next"])
 }
 
-/// Whether the header says that there is no next page: it is there, it is about pages (something on the way may have
-/// added links of other kinds), and it has no `next`, not even a garbled one.
-pub(super) fn says_end(headers: &HeaderMap) -> bool {
+/// Whether the header says that there is no next page: it is there, it is about pages (it has one of the `relations` that
+/// the service gives every page; something on the way may have added links of other kinds), and it has no `next`, not
+/// even a garbled one.
+pub(super) fn says_end(headers: &HeaderMap, relations: &[&str]) -> bool {
     let garbled = headers.get_all(header::LINK).iter().any(|value| {
         let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
         text.replace([' ', '"', '\''], "").contains("rel=next")
     });
-    !garbled && find(headers, &["current", "first", "last", "prev", "previous"]).is_some()
+    !garbled && find(headers, relations).is_some()
 }
 
 fn find(headers: &HeaderMap, wanted: &[&str]) -> Option<String> {
@@ -101,9 +102,9 @@ mod tests {
             ("", false),
         ] {
             let headers = HeaderMap::from_iter([(header::LINK, value.parse().unwrap())]);
-            assert_eq!(super::says_end(&headers), says_end, "{value}");
+            assert_eq!(super::says_end(&headers, &["current", "first", "last"]), says_end, "{value}");
         }
-        assert!(!super::says_end(&HeaderMap::new()));
+        assert!(!super::says_end(&HeaderMap::new(), &["current"]));
     }
 
     #[test]

@@ -29,11 +29,11 @@ use http::StatusCode;
 use serde::Deserialize;
 
 pub use self::setup::{SERVICE, SYSTEM, Settings};
-use super::kit::{Ignore, StaticToken, is_believable, may_be_own, parse_time, rejected, unread};
+use super::kit::{Ignore, is_believable, may_be_own, parse_time, rejected, unread};
 use super::list::{Raw, RawEvents};
 use super::text::{Envelope, Field, Understood, id_bytes, looks_like_one_of, understand};
 use super::{History, Signals, Sink, Source, Spec};
-use crate::api::{Api, Call, Dialect, Reply, Session, Verdict, Wire, judge_by_status};
+use crate::api::{Api, Call, Reply, Verdict, judge_by_status};
 use crate::event::{Class, EventKey, EventLabels, Item, Label, Outcome, RejectReason, What};
 use crate::failure::{ErrorKind, Failure};
 use crate::page::{Catalogue, Page};
@@ -66,24 +66,11 @@ pub struct Losant {
     ignore: Ignore,
 }
 
-struct LosantDialect(StaticToken);
-
-#[async_trait]
-impl Dialect for LosantDialect {
-    async fn open_session(&self, wire: &Wire) -> Result<Session, Failure> {
-        self.0.open_session(wire).await
-    }
-
-    fn keeps_session(&self) -> bool {
-        self.0.keeps_session()
-    }
-
-    fn judge(&self, reply: &Reply) -> Verdict {
-        match reply.status.as_u16() {
-            // maybe no page where there is none any more: what follows is up to the reader
-            400 | 404 | 416 | 422 => Verdict::Good,
-            _ => judge_by_status(reply.status),
-        }
+fn judge(reply: &Reply) -> Verdict {
+    match reply.status.as_u16() {
+        // maybe no page where there is none any more: what follows is up to the reader
+        400 | 404 | 416 | 422 => Verdict::Good,
+        _ => judge_by_status(reply.status),
     }
 }
 

@@ -4,13 +4,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-const NAMES: &str = "canvas, informatica, activid, losant, index_exchange";
-
 #[test]
 fn a_file_without_a_usable_source_is_refused() {
     let not_yaml = "accepted: YAML 1.2, with quotes around values with special characters";
+    let names = SYSTEMS.map(|system| system.name.as_str()).join(", ");
     let empty = "1:1: the file is empty; accepted: a mapping with the key `sources`".to_owned();
-    let none = format!("1:1: there is no source; accepted: `sources` with at least one in {NAMES}");
+    let none = format!("1:1: there is no source; accepted: `sources` with at least one in {names}");
     for (text, message) in [
         ("", empty.clone()),
         ("# nothing\n", empty.clone()),
@@ -19,10 +18,10 @@ fn a_file_without_a_usable_source_is_refused() {
         ("sources:\n", none.clone()),
         ("sources: {canvas: [], losant: }\n", none),
         ("- a\n", "1:1: the file is a list; accepted: a mapping with the keys global, storage, sources".to_owned()),
-        ("sources: []\n", format!("1:10: `sources` is a list; accepted: a mapping with the keys {NAMES}")),
+        ("sources: []\n", format!("1:10: `sources` is a list; accepted: a mapping with the keys {names}")),
         (
             "sources:\n  canvass: []\n",
-            format!("2:3: unknown key `canvass` in `sources` (did you mean `canvas`?); accepted: {NAMES}"),
+            format!("2:3: unknown key `canvass` in `sources` (did you mean `canvas`?); accepted: {names}"),
         ),
         (
             "sources:\n  canvas:\n    name: a\n",

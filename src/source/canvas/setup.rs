@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{Canvas, CanvasDialect, READING};
+use super::{Canvas, READING, budget, judge};
 use crate::api::Dialect;
 use crate::event;
 use crate::failure::ErrorKind;
@@ -121,8 +121,8 @@ impl Entry for Settings {
     }
 
     fn build(&self, common: &Common) -> (Box<dyn Source>, Box<dyn Dialect>) {
-        let token = StaticToken { token: self.access_token.clone(), base: self.base_url.clone() };
+        let token = StaticToken { judge, budget, ..StaticToken::bearer(&self.access_token, &self.base_url) };
         let scopes = [&self.accounts, &self.users, &self.pseudonyms];
-        (Box::new(Canvas::new(&self.base_url, scopes, common)), Box::new(CanvasDialect(token)))
+        (Box::new(Canvas::new(&self.base_url, scopes, common)), Box::new(token))
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{Losant, LosantDialect, PAGE_SIZE, READING};
+use super::{Losant, PAGE_SIZE, READING, judge};
 use crate::api::Dialect;
 use crate::event;
 use crate::failure::ErrorKind;
@@ -88,7 +88,7 @@ impl Entry for Settings {
             page_size: common.page_size.map_or(PAGE_SIZE, NonZeroU32::get),
             ignore: Ignore::new(&common.ignore_actors),
         };
-        let token = StaticToken { token: self.api_token.clone(), base: self.base_url.clone() };
-        (Box::new(source), Box::new(LosantDialect(token)))
+        let token = StaticToken { judge, ..StaticToken::bearer(&self.api_token, &self.base_url) };
+        (Box::new(source), Box::new(token))
     }
 }

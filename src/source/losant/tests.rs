@@ -198,7 +198,7 @@ async fn pages_are_read_to_their_end_though_the_total_grows_with_every_request()
         max_response_bytes: 1 << 20,
     };
     let transport = Arc::new(crate::transport::InMemory(router));
-    let dialect = Box::new(StaticToken { token: Secret::text("t"), base: losant().base });
+    let dialect = Box::new(crate::source::kit::StaticToken::bearer(&Secret::text("t"), &losant().base));
     let clock = crate::clock::Clock::starting_at(DateTime::UNIX_EPOCH);
     let api = Api::new(transport, dialect, limits, Arc::default(), clock, 1);
     let mut keys = Keys::default();

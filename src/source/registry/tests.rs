@@ -11,9 +11,8 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/source")
 }
 
-/// Each file of the sources that is no test, by its path from `src/source` on, with its code: no comments, and no tests of
-/// its own.
-fn files() -> Vec<(String, String)> {
+/// Each file of a folder that is no test, by its path from there on, with its code: no comments, and no tests of its own.
+fn files(root: &Path) -> Vec<(String, String)> {
     fn add(folder: &Path, to: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -21,16 +20,16 @@ fn files() -> Vec<(String, String)> {
         }
     }
     let mut paths = Vec::new();
-    add(&sources(), &mut paths);
+    add(root, &mut paths);
     let is_test = |path: &Path| {
-        let path = path.strip_prefix(sources()).unwrap();
+        let path = path.strip_prefix(root).unwrap();
         ["tests.rs", "ends.rs"].iter().any(|name| path.ends_with(name)) || path.iter().any(|part| part == "tests")
     };
     let read = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).unwrap();
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
         let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
-        (path.strip_prefix(sources()).unwrap().display().to_string(), code.join("\n"))
+        (path.strip_prefix(root).unwrap().display().to_string(), code.join("\n"))
     };
     paths.into_iter().filter(|path| !is_test(path)).map(read).collect()
 }
@@ -57,8 +56,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 
 #[test]
 fn a_source_does_not_sleep_look_at_a_clock_or_see_the_ledger() {
-    let files = files();
-    assert!(files.len() > 20);
+    let files = files(&sources());
+    assert!(files.len() > 4 * SYSTEMS.len(), "they are no longer found");
     for (what, allowed) in FORBIDDEN {
         let found: BTreeSet<&str> =
             files.iter().filter(|(_, code)| code.contains(what)).map(|(name, _)| name.as_str()).collect();
@@ -69,7 +68,7 @@ fn a_source_does_not_sleep_look_at_a_clock_or_see_the_ledger() {
 #[test]
 fn a_service_knows_no_other() {
     let names: Vec<&str> = SYSTEMS.iter().map(|system| system.name.as_str()).collect();
-    for (file, code) in files() {
+    for (file, code) in files(&sources()) {
         let own = file.split(['/', '.']).next().unwrap();
         if own == "registry" {
             continue;
@@ -95,6 +94,37 @@ fn every_service_has_a_name_that_is_a_label_files_and_a_page() {
     }
     let names: BTreeSet<&str> = SYSTEMS.iter().map(|system| system.name.as_str()).collect();
     assert_eq!(names.len(), SYSTEMS.len());
+}
+
+/// A service's words in the names of types, and the modules of its source and its simulator.
+fn words_of(system: &str) -> [String; 3] {
+    let camel: Vec<String> = system.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect();
+    [camel.concat(), format!("source::{system}"), format!("simulate::{system}")]
+}
+
+#[test]
+fn nothing_else_of_the_program_names_a_service() {
+    let files = files(&sources().join(".."));
+    assert!(files.len() > 90, "they are no longer found");
+    for (file, code) in files.iter().filter(|(file, _)| !file.starts_with("source/") && !file.starts_with("simulate")) {
+        for word in SYSTEMS.iter().flat_map(|system| words_of(system.name.as_str())) {
+            assert!(!code.contains(&word), "{file} names {word}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_and_the_security_page_name_every_service() {
+    let read = |path: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let (readme, security) = (read("README.md"), read("docs/security.md"));
+    for system in SYSTEMS {
+        let page = format!("docs/services/{}.md", system.name.as_str().replace('_', "-"));
+        assert!(readme.contains(&format!("]({page})")), "README.md has no link to {page}");
+        let (title, key) = (system.name.as_str().replace('_', " "), format!("`{}`", system.credential_key()));
+        let is_told =
+            |line: &str| line.starts_with("| ") && line.to_lowercase().contains(&title) && line.contains(&key);
+        assert!(security.lines().any(is_told), "the table of secrets in docs/security.md lacks {key} of {title}");
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use futures_util::StreamExt;
 use http::{Request, Response};
 
@@ -25,6 +25,7 @@ use crate::event::{EventKey, Item, System, What};
 use crate::failure::ErrorKind;
 use crate::failure::Failure;
 use crate::page::{DocumentRecord, Page};
+use crate::simulate::{self, Credential, Sample};
 use crate::source::activid::SYSTEM as ACTIVID;
 use crate::source::canvas::SYSTEM as CANVAS;
 use crate::source::index_exchange::SYSTEM as INDEX_EXCHANGE;
@@ -54,7 +55,7 @@ impl Transport for Once {
         let mut status = 200;
         let body = if path.ends_with("/login") || path.ends_with("/token") {
             *self.logins.lock().unwrap() += 1;
-            let login = r#"{"access_token":"x","userInfo":{"sessionId":"x"},"products":[{"baseApiUrl":"https://service.example/saas"}]}"#;
+            let login = sample(self.system).login("x", "service.example");
             [self.mark, login.as_bytes()].concat()
         } else if path.contains("/v1/files/") {
             b"event_type\nimpression\n".to_vec()
@@ -116,20 +117,15 @@ fn read(system: System, body: impl Into<Vec<u8>>) -> Became {
 }
 
 fn read_with(system: System, status: u16, body: impl Into<Vec<u8>>, mark: &'static [u8]) -> Became {
-    let keys = match system {
-        CANVAS => "base_url: https://service.example\n      access_token: t\n      accounts: [1]",
-        INFORMATICA => "login_url: https://service.example\n      username: audit\n      password: p",
-        ACTIVID => {
-            "base_url: https://service.example\n      tenant: T\n      client_id: audit\n      client_secret: s\n      verify: false"
-        }
-        LOSANT => "base_url: https://service.example\n      instance_id: i\n      api_token: t",
-        INDEX_EXCHANGE => {
-            "base_url: https://service.example\n      token_url: https://service.example/token\n      client_key: aTpr\n      subscriptions: [impressions]"
-        }
-        _ => unreachable!("{system} is read by nobody here"),
+    let service = simulate::service(system.as_str()).unwrap();
+    let keys = service.entry("https://service.example", Credential::Text(service.secret()), "      ");
+    let more = match system {
+        // what is verified is asked for, too
+        ACTIVID => "      verify: false\n",
+        _ if service.is_feed => "",
+        _ => "      ignore_actors: [robot]\n",
     };
-    let text = format!("sources:\n  {system}:\n    - name: read\n      ignore_actors: [robot]\n      {keys}\n");
-    let text = if system == INDEX_EXCHANGE { text.replace("      ignore_actors: [robot]\n", "") } else { text };
+    let text = format!("sources:\n  {system}:\n    - name: read\n      {keys}\n{more}");
     let config = crate::config::parse(&text, Path::new("text.yml")).unwrap().sources.remove(0);
     let (mut source, dialect) = config.service.build(&config.common);
     let limits = Limits {
@@ -166,37 +162,15 @@ fn read_with(system: System, status: u16, body: impl Into<Vec<u8>>, mark: &'stat
     })
 }
 
+fn sample(system: System) -> &'static Sample {
+    &simulate::service(system.as_str()).unwrap().sample
+}
+
 /// The n-th event of a service, with a value where nobody looks.
 fn event(system: System, n: usize, unread: &[u8]) -> Vec<u8> {
-    let at = DateTime::<Utc>::from_timestamp(BEGIN + i64::try_from(n).unwrap(), 0).unwrap();
-    let at = at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
-    let (before, after) = match system {
-        CANVAS => (
-            format!(r#"{{"id":"e{n}","links":{{"user":{n},"page_view":"#),
-            format!(r#"}},"created_at":"{at}","event_type":"login"}}"#),
-        ),
-        INFORMATICA => (
-            format!(r#"{{"id":"e{n}","actor":"ada","other":"#),
-            format!(r#","entryTime":"{at}","actionCategory":"User","actionEvent":"CREATE"}}"#),
-        ),
-        ACTIVID => (
-            format!(r#"{{"type":"deleteUser","values":{{"n":{n},"message":"#),
-            r#","status":"RESPONSE_SUCCESS"}}"#.to_owned(),
-        ),
-        LOSANT => (
-            format!(r#"{{"id":"e{n}","requestBody":{{"a":["#),
-            format!(
-                r#"]}},"creationDate":"{at}","primaryTargetType":"User","requestAction":"post","responseStatus":201}}"#
-            ),
-        ),
-        INDEX_EXCHANGE => (
-            r#"{"subscriptionName":"impressions","note":"#.to_owned(),
-            format!(r#","hour":"2027-01-14T{n:02}:00:00Z","downloadURL":"/files/{n}","size":{n}}}"#),
-        ),
-        _ => unreachable!("{system} is read by nobody here"),
-    };
-    let event = [before.as_bytes(), unread, after.as_bytes()].concat();
-    if system == ACTIVID { token(&event) } else { event }
+    let n_th = i64::try_from(n).unwrap();
+    let at = if simulate::service(system.as_str()).unwrap().is_feed { -86_400 + 3600 * n_th } else { n_th };
+    sample(system).event(n, DateTime::from_timestamp(BEGIN + at, 0).unwrap(), unread)
 }
 
 fn token(payload: &[u8]) -> Vec<u8> {
@@ -204,19 +178,7 @@ fn token(payload: &[u8]) -> Vec<u8> {
 }
 
 fn page(system: System, entries: &[Vec<u8>]) -> Vec<u8> {
-    let list = [b"[", entries.join(&b","[..]).as_slice(), b"]"].concat();
-    let (before, after) = match system {
-        CANVAS => (r#"{"links":{},"events":"#.to_owned(), r#","linked":{"users":[]}}"#),
-        INFORMATICA => (r#"{"entries":"#.to_owned(), "}"),
-        ACTIVID => (r#"{"schemas":["urn:ietf:params:scim:api:messages:2.0:EventList"],"eventTokens":"#.to_owned(), "}"),
-        LOSANT => (
-            format!(r#"{{"totalCount":{},"perPage":100,"page":0,"items":"#, entries.len()),
-            r#","sortDirection":"asc"}"#,
-        ),
-        INDEX_EXCHANGE => (r#"{"availableDownloads":"#.to_owned(), "}"),
-        _ => unreachable!("{system} is read by nobody here"),
-    };
-    [before.as_bytes(), &list, after.as_bytes()].concat()
+    sample(system).page(entries)
 }
 
 /// Nine good ones; the fifth with this value.

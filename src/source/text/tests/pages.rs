@@ -143,7 +143,8 @@ fn a_single_event_that_cannot_be_understood_closes_its_window() {
 
 #[test]
 fn a_list_that_stands_twice_is_read_whole() {
-    for system in every_system() {
+    // around a bare list there is no document that could hold it twice
+    for system in every_system().into_iter().filter(|system| page(*system, &[]).ends_with(b"}")) {
         let entries = nine(system, b"null");
         let expected = read(system, page(system, &entries)).counted;
         let halves = [page(system, &entries[..4]), page(system, &entries[4..])];

@@ -3,7 +3,7 @@
 //!
 //! Promises:
 //! - The socket is in the folder of the ledger, for its owner alone, and only while the exporter
-//!   lives there: whoever holds the ledger may remove one that was left behind.
+//!   lives there: the holder of the ledger may remove one that was left behind.
 //! - No two look at one source at once, and no more than [`LOOKS_MAX`] at all; no two copy at once; a client that goes
 //!   away ends what it asked for.
 //! - Where no exporter runs, `verify` holds the ledger as an exporter would, so that no exporter
@@ -427,7 +427,7 @@ pub async fn doctor(
             return Ok(findings);
         }
         Some(Answer::Failed(why)) => return Err(CheckError::Failed(why)),
-        // a source that is yet to come into force is nobody's
+        // the running exporter does not know this source yet, so nobody else reads it
         Some(_) | None => {}
     }
     let config = find(config, name)?;

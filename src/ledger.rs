@@ -91,7 +91,7 @@ pub struct Held {
     pub until: DateTime<Utc>,
     /// How many scrapers are waited for.
     pub waiting_for_scrapers: usize,
-    /// When all are shown that an answer has shown as 0 by now, whoever is still waited for.
+    /// When every series that an answer has shown as 0 by now is released, even if a scraper is still missing.
     pub at_the_latest: Option<DateTime<Utc>>,
 }
 
@@ -116,12 +116,12 @@ impl std::fmt::Display for Held {
 #[derive(Clone)]
 pub struct Ledger {
     store: Arc<dyn Store>,
-    /// The sources in use: one state each, whoever asks.
+    /// The sources in use: one shared state each.
     books: Arc<Mutex<HashMap<Who, Arc<Book>>>>,
     /// One at a time makes sources known, so that none gets two states.
     registry: Arc<tokio::sync::Mutex<()>>,
     audience: Audience,
-    /// What is under way, whoever still waits for it.
+    /// Work under way, even if nobody waits for it any more.
     tasks: TaskTracker,
 }
 
@@ -178,7 +178,7 @@ impl Ledger {
         });
         match task.await {
             Ok(done) => done,
-            // the runtime is being shut down, and with it whoever waits here
+            // the runtime is shutting down, and so is the caller that waits here
             Err(_) => std::future::pending().await,
         }
     }

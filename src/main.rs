@@ -79,7 +79,7 @@ impl Exit {
 fn main() -> ExitCode {
     let (code, patience) = match Arguments::try_parse() {
         Ok(arguments) => {
-            // these go on without whoever reads what they write; the others wait for a slow reader, such as a pager
+            // these go on when nobody reads their output; the others wait for a slow reader, such as a pager
             let goes_on = arguments.goes_on();
             (obey(arguments), goes_on.then_some(LAST_LINES_WAIT))
         }

@@ -174,7 +174,7 @@ fn write_whole(stream: &mut impl Write, bytes: &[u8], written: &AtomicU64) -> io
 
 // === standard output ===
 
-/// Writes a text and a line end to standard output, for whoever asked for it; waits for a slow reader.
+/// Writes a text and a line end to standard output. Waits for a slow reader.
 ///
 /// A reader that has gone away has seen enough. Anything else that keeps the text from being written (a full disk) is
 /// said on standard error. Neither is an error of the caller: its exit code tells what it found.

@@ -95,7 +95,7 @@ pub struct Poller {
     pub interval: Duration,
     /// The longest a poll may take.
     pub timeout: Duration,
-    /// A fingerprint of the credential as it is now, to notice that it was replaced.
+    /// A fingerprint of the current credential, to notice when it is replaced.
     pub credential: Box<dyn Fn() -> Option<[u8; 32]> + Send + Sync>,
     /// Seed of the jitter.
     pub seed: u64,

@@ -17,7 +17,7 @@ pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
         Ok(done) => done,
         Err(failed) => match failed.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // the runtime is being shut down, and with it whoever waits here
+            // the runtime is shutting down, and so is the caller that waits here
             Err(_) => std::future::pending().await,
         },
     }

@@ -44,7 +44,7 @@ impl Limits {
     }
 }
 
-/// Our budget and what the service asked for. A source keeps one gate as long as the process lives, whoever asks: a
+/// Our budget and what the service asked for. A source keeps one gate for the life of the process, shared by all who ask: a
 /// reload that changes the limits changes them here, so that it bypasses nothing.
 pub struct Gate {
     bucket: Mutex<Bucket>,

@@ -169,7 +169,7 @@ impl Reply {
     }
 }
 
-/// What to do about a page: whoever sent it may not be the service.
+/// What to do about an HTML page: it may not come from the service.
 fn page_remedy(kind: ErrorKind) -> Option<&'static str> {
     match kind {
         ErrorKind::Auth | ErrorKind::Forbidden => Some(

@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::clock::delta;
 
-/// After this many times the hold a series is shown, whoever has not been handed its 0.
+/// After this many times the hold a series is shown, even to a scraper that was never handed its 0.
 pub const LONGEST_HOLDS: u32 = 10;
 
 /// The longest hold where the hold is 0.
@@ -109,7 +109,7 @@ pub(super) fn next_birth() -> u64 {
     BIRTHS.fetch_add(1, Ordering::SeqCst) + 1
 }
 
-/// The newest birth. Whoever reads it before a state sees there all series up to it.
+/// The newest birth. Read it before a state, and the state holds every series up to it.
 pub(super) fn births() -> u64 {
     BIRTHS.load(Ordering::SeqCst)
 }

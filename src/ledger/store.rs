@@ -71,7 +71,7 @@ pub(super) trait Store: Send + Sync {
     /// that is known.
     fn generation(&self) -> u64;
 
-    /// After a panic of whoever uses it: what is open is closed, and opened and verified anew at its next use.
+    /// To be called after a panic of its user: closes what is open. The next use opens and verifies it again.
     async fn distrust(&self);
 }
 

@@ -34,7 +34,7 @@ pub struct Fields<'n> {
 }
 
 impl<'n> Fields<'n> {
-    /// The value of a key, if it is given. Whoever reads a key has named it in a list.
+    /// The value of a key, if it is given. The key must be in the list of keys.
     pub(crate) fn get(&self, key: &str) -> Option<&'n Node> {
         self.entry(key).map(|(_, node)| node)
     }
@@ -478,7 +478,7 @@ pub fn endpoint(base: &Url, segments: &[&str]) -> Url {
     url
 }
 
-/// What stands in a file that has no more than `most` bytes, a number of MiB.
+/// The content of a file of at most `most` bytes, a whole number of MiB.
 pub(crate) fn read_at_most(most: u64, path: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     std::fs::File::open(path)?.take(most + 1).read_to_end(&mut content)?;

@@ -126,7 +126,7 @@ impl Secret {
         Self { form, ..self }
     }
 
-    /// The secret as it is now. A file is read on every call: it is small, and no time stamp can
+    /// The current secret. A file is read on every call: it is small, and no time stamp can
     /// hide a change. One newline (`\n` or `\r\n`) at its end is not part of the secret.
     ///
     /// # Errors

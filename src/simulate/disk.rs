@@ -2,7 +2,7 @@
 //!
 //! Promises: what was flushed is still there after a loss of power; of what was not, each sector of
 //! 512 bytes is there or is not, by chance; a changed length is taken to be durable, as after
-//! ftruncate on a journalling file system. Whoever holds an earlier plug cannot write any more.
+//! ftruncate on a journalling file system. A holder of an earlier plug can no longer write.
 //!
 //! Leaves to others: what is written, and when the power goes.
 

@@ -1,4 +1,4 @@
-//! What can be made to happen in a simulated service, by whoever runs the simulator.
+//! What the user of the simulator can make happen in a simulated service.
 //!
 //! Promises: the same in code and as JSON; a field that is not known is an error.
 //!

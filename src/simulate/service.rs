@@ -3,7 +3,7 @@
 //!
 //! Promises: a service sees its own events and sessions and, of the world, a [`Present`], so that
 //! none can reach another's log; what is true of a service before there is a world is data
-//! ([`Simulated`]), so that whoever needs all of them takes them from one list.
+//! ([`Simulated`]), so that code that needs all of them takes them from one list.
 //!
 //! Leaves to others: which services there are (`simulate.rs`), what each does (one file each).
 
@@ -207,7 +207,7 @@ pub(super) trait Served: Service {
     /// Where it answers.
     fn routes(&self) -> Vec<Endpoint>;
 
-    /// What it answers at the so-manieth of its routes.
+    /// What it answers at its route of this number.
     fn answer(&mut self, route: usize, present: &mut Present<'_>, ask: &Ask) -> Reply;
 }
 

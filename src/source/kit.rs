@@ -133,7 +133,7 @@ pub fn unread(bad: BadList, reply: &Reply) -> Failure {
     }
 }
 
-/// A credential as it is now.
+/// The current credential.
 pub fn credential(secret: &Secret) -> Result<SecretString, Failure> {
     secret.read().map_err(|error| Failure::new(ErrorKind::Auth, "reading the credential", error.to_string()))
 }

@@ -592,7 +592,7 @@ fn text(raw: &[u8]) -> String {
     said
 }
 
-/// An entry and those that it has swallowed: a quote or bracket that is missing in one makes its border that of a later
+/// An entry and those that it has swallowed: a quote or bracket that is missing in one moves its border to that of a later
 /// one. What follows `},` and is JSON to the end is not part of it.
 fn apart(entry: &[u8]) -> Vec<&[u8]> {
     if entry.first() != Some(&b'{') || serde_json::from_slice::<IgnoredAny>(entry).is_ok() {

@@ -167,7 +167,7 @@ impl HttpBody for Watched {
     }
 }
 
-/// A TCP connection that remembers that it broke. Whoever meets the error first is the only one who is told: after
+/// A TCP connection that remembers that it broke. Only the first to meet the error is told: after
 /// that a broken connection looks like one that was closed in an orderly way.
 pub(super) struct Wire {
     stream: Shared,

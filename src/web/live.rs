@@ -1,4 +1,4 @@
-//! The web configuration file as it is now.
+//! The current web configuration file.
 //!
 //! Promises: [`WebFile`] looks at the file anew whenever it is asked, as the exporter-toolkit does. What it hands out is
 //! either made from the present content or an error, never an older state and never "no authentication".
@@ -16,7 +16,7 @@ use super::config::parse;
 use super::settings::{WebConfig, WebConfigError, read};
 use super::tls;
 
-/// The web configuration file as it is now, or the absence of one.
+/// The current web configuration file, or none.
 ///
 /// Whether TLS is on and whether HTTP/2 is offered is decided once, when it is opened, as in the
 /// toolkit; everything else follows the files. The files are compared by content, so that no

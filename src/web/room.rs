@@ -156,7 +156,7 @@ impl Drop for Place {
     }
 }
 
-/// The client an address belongs to: with IPv6, whoever has one address has the other 2^64 of its network, too.
+/// The client an address belongs to. An IPv6 client has all 2^64 addresses of its network.
 fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
@@ -199,7 +199,7 @@ impl Activity {
     }
 
     /// Since when the connection could be closed with least loss; `None` while a request is under
-    /// way. Whoever takes long over an answer, too, has been idle since it began.
+    /// way. A client that reads an answer slowly counts as idle since the answer began.
     fn idle_since(&self) -> Option<Instant> {
         let doing = *self.doing.lock().unwrap_or_else(PoisonError::into_inner);
         (doing.under_way == 0).then(|| doing.latest.unwrap_or(self.opened))

@@ -138,7 +138,7 @@ async fn reload(State(pages): State<Pages>, uri: Uri, headers: HeaderMap) -> Res
     if is_from_another_site(&uri, &headers) {
         return (StatusCode::FORBIDDEN, "a page of another site may not ask for this\n").into_response();
     }
-    // a task of its own, because whoever asks for it may go away
+    // a task of its own, because the client may go away
     let reload = tokio::spawn(async move { pages.reload().await }).await;
     match reload.unwrap_or_else(|error| Err(error.into())) {
         Ok(()) => StatusCode::OK.into_response(),

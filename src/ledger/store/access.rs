@@ -171,7 +171,7 @@ impl fmt::Display for Me {
     }
 }
 
-/// A path, whose it is, and its mode.
+/// A path, its owner, and its mode.
 struct Owned<'a>(&'a Path);
 
 impl fmt::Display for Owned<'_> {

@@ -238,7 +238,7 @@ impl LeaseState {
     fn check(&self) -> io::Result<()> {
         match read(&self.path)? {
             Some(text) if text.starts_with(&self.id) => Ok(()),
-            // somebody cleaned up; whoever makes the file first has it
+            // somebody cleaned up; the first to create the file has the lock
             None => self.create(),
             Some(_) => Err(io::Error::other(format!(
                 "the store was taken over by another process ({}), because this one stood still for more than {} \

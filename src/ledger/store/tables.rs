@@ -114,7 +114,7 @@ pub(super) fn copy_tables(from: &ReadTransaction, to: &Database) -> Result<(), S
     if !left.is_empty() {
         return Err(StoreError::UnknownTables(left.join(", ")));
     }
-    // whoever opens it puts it in the place of what was counted since
+    // opening it replaces what was counted since
     write.open_table(META)?.insert("copied", 1)?;
     write.commit()?;
     Ok(())

@@ -137,7 +137,7 @@ impl Listing {
                 };
                 subscription
             }
-            // a name that is none says no more than one that is missing
+            // an unusable name is treated like a missing one
             _ => asked.ok_or(RejectReason::Malformed)?,
         };
         let hour = match field(row, &["hour"]) {

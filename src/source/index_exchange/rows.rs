@@ -85,7 +85,7 @@ struct Header {
 struct Tally {
     index: HashMap<Box<[u8]>, usize>,
     counts: Vec<(Box<[u8]>, u64)>,
-    /// The text of the row before, which is most often that of the next.
+    /// The text of the previous row. The next row usually has the same.
     last: usize,
     other: u64,
     rejected: u64,

@@ -29,7 +29,7 @@ const ERROR_BODY_MAX: usize = 64 << 10;
 /// request than a login for each.
 const LIFETIME_MIN: Duration = Duration::from_mins(1);
 
-/// Where Informatica's own machines are: the host of the log is another than that of the login.
+/// Informatica's own domains: the log lives on another host than the login.
 const VENDOR: &str = "informaticacloud.com";
 
 const SESSION: HeaderName = HeaderName::from_static("infa-session-id");

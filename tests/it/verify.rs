@@ -112,7 +112,7 @@ fn an_event_that_was_written_into_the_past_is_found_and_nothing_else() {
     exporter.process.signal("TERM");
     exporter.process.ended(PATIENCE);
     let alone = verify(&config, "iot", &["--from=110m"]);
-    let summary = "1 differences: 2 events of the service are not counted, 0 counted events are not there";
+    let summary = "1 difference: 2 events of the service not counted, 0 events counted and not in the service";
     assert_says(&alone, 1, &["user", "delete", "success", summary, "possible:", "overlap"]);
     assert!(!alone.stdout.contains("retention"), "only reasons that fit: {}", alone.stdout);
 }

@@ -193,9 +193,9 @@ pub async fn verify(
     if let Some(stats) = &subject.polls
         && outcome.0.iter().any(|difference| difference.found > difference.counted)
     {
-        say("the service has events that are not counted yet: waiting for the next poll, which may count them");
+        say("the service has events that are not counted yet: waiting for the next poll");
         if !polled_since(stats, looked, 2 * config.common.poll_interval + Duration::from_mins(1)).await {
-            notes.push("no poll has succeeded since: what differs may still come to be counted".into());
+            notes.push("no poll has succeeded since: the differences may still be counted".into());
         }
         after = subject.ledger.tallies(&subject.book, window).await?;
         outcome = compare_now(&after);

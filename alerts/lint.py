@@ -392,6 +392,63 @@ def check_alertmanager(rules):
                 problem(where, f"there is no alert {name}")
 
 
+def families_behind(names, recorded):
+    """The metrics that these names stand for, through the recorded series; without thresholds and the guard."""
+    found, todo, seen = set(), list(names), set()
+    while todo:
+        name = todo.pop()
+        if name in seen or ":audit_threshold:" in name or name == "source:audit_source_behind:max5m":
+            continue
+        seen.add(name)
+        if ":" in name:
+            todo.extend(recorded.get(name, ()))
+        else:
+            found.add(re.sub(r"_(bucket|count|sum)$", "", name))
+    return found
+
+
+def check_metrics_page(rules, recording, known):
+    """docs/metrics.md: each family once, with its labels, the alerts that use it, and in an example query."""
+    path = ROOT / "docs" / "metrics.md"
+    where, text = str(path.relative_to(ROOT)), path.read_text()
+    names_in = lambda rule: {selector.name for selector in parse(rule["expr"])[0] if selector.name}
+    recorded = {}
+    for rule in recording:
+        recorded.setdefault(rule["record"], set()).update(names_in(rule))
+    uses = {}
+    for _, rule in rules:
+        for family in families_behind(names_in(rule), recorded):
+            uses.setdefault(family, set()).add(re.sub(r"^.*InBacklog$", "…InBacklog", rule["alert"]))
+    labels = {}
+    for name, has in read_exposed().items():
+        family = re.sub(r"_(bucket|count|sum)$", "", name) if f"{re.sub('_(bucket|count|sum)$', '', name)}_bucket" in known else name
+        labels.setdefault(family, set()).update(set(has) - {"le"})
+    blocks = re.findall(r"```promql\n(.*?)```", text, re.S)
+    asked = set()
+    for query in (query for block in blocks for query in re.split(r"\n\s*\n", block.strip())):
+        check_expr(where, {"expr": query.replace("$source", "x")}, known)
+        asked |= families_behind(names_in({"expr": query}), {})
+    rows = re.findall(r"^\| `([a-z_0-9]+)` \| (.*) \|$", text, re.M)
+    for name in sorted({name for name, _ in rows if [n for n, _ in rows].count(name) > 1}):
+        problem(where, f"{name} is there twice")
+    rows = {name: cells.split(" | ") for name, cells in rows}
+    for family in sorted(set(labels) - set(rows)):
+        problem(where, f"has no row for {family}")
+    for family, cells in rows.items():
+        if family not in labels:
+            problem(where, f"{family} is not on /metrics")
+            continue
+        if len(cells) != 4 or not all(cells):
+            problem(where, f"{family}: a row has labels, unit, meaning and alerts")
+            continue
+        if set(re.findall(r"`(\w+)`", cells[0])) != labels[family]:
+            problem(where, f"{family} has the labels {', '.join(sorted(labels[family]))}")
+        if set(re.findall(r"`([\w…]+)`", cells[3])) != uses.get(family, set()):
+            problem(where, f"{family} is used by {', '.join(sorted(uses.get(family, [])))}")
+        if family not in asked:
+            problem(where, f"{family} is in no example query")
+
+
 def check_dashboards():
     found = sorted((ROOT / "dashboards").glob("*.json"))
     if not found:
@@ -436,6 +493,7 @@ def main():
     check_tests(rules)
     check_activity(rules, recording)
     check_runbooks(rules, known)
+    check_metrics_page(rules, recording, known)
     check_alertmanager(rules)
     check_dashboards()
     for line in problems:

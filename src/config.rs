@@ -41,7 +41,7 @@ use crate::source::{Entry, System};
 pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 const TOP: &[Key] = &[
-    Key::optional("global", Kind::Section(GLOBAL), Absent::Nothing, "What concerns all sources."),
+    Key::optional("global", Kind::Section(GLOBAL), Absent::Nothing, "Settings for all sources."),
     Key::optional("storage", Kind::Section(STORAGE), Absent::Nothing, "The embedded store."),
     // what stands there is made of the registry
     Key::optional(
@@ -57,13 +57,13 @@ const GLOBAL: &[Key] = &[
         "poll_interval",
         Kind::Duration(Zero::Refused),
         Absent::Usual,
-        "Time between polls, for every source without its own.",
+        "Time between polls, for every source that does not set its own.",
     ),
     Key::optional(
         "hold_new_series",
         Kind::Duration(Zero::Accepted),
         Absent::Is("60s"),
-        "How long a new series is served as 0 at least, so that increase() sees its first event.",
+        "The shortest time a new series is served as 0, so that increase() sees its first event.",
     ),
     Key::optional(
         "openmetrics_created",
@@ -120,8 +120,9 @@ impl Config {
 
     /// Logs the warnings.
     pub fn log_warnings(&self, path: &Path) {
-        self.warned(path)
-            .for_each(|warning| tracing::warn!(%warning, "the configuration says what is probably not meant"));
+        self.warned(path).for_each(
+            |warning| tracing::warn!(%warning, "the configuration has a setting that is probably not intended"),
+        );
     }
 
     /// Warns of each file with a secret that every user of this machine can read: `path`, where this

@@ -455,8 +455,9 @@ fn find<'a>(config: &'a Config, name: &str) -> Result<&'a SourceConfig, CheckErr
 /// Copies the ledger in `storage` to `to`, which must not be there, wherever that is to be done.
 pub async fn backup(storage: &Path, to: &Path) -> Result<Copied, CheckError> {
     let shown = to.display();
-    let taken =
-        || CheckError::Usage(format!("{shown} is there already, and a backup overwrites nothing: give another name"));
+    let taken = || {
+        CheckError::Usage(format!("{shown} exists already, and a backup does not overwrite files: give another name"))
+    };
     if to.symlink_metadata().is_ok() {
         return Err(taken());
     }
@@ -477,7 +478,7 @@ pub async fn backup(storage: &Path, to: &Path) -> Result<Copied, CheckError> {
     run_blocking(move || {
         verify_copy(&opened, copied).map_err(CheckError::failed)?;
         opened.sync_all().and_then(|()| unfinished.finish(&to)).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => CheckError::Usage(format!("{} is there already", to.display())),
+            io::ErrorKind::AlreadyExists => CheckError::Usage(format!("{} exists already", to.display())),
             _ => CheckError::Failed(format!("cannot write {}: {error}", to.display())),
         })?;
         Ok(copied)
@@ -526,7 +527,7 @@ async fn ask_running(folder: &Path, ask: &Ask, file: Option<&File>, say: &Say) -
     let asking = |error: io::Error| {
         let on = folder.display();
         CheckError::Failed(format!(
-            "asking the exporter that runs on {on}: {error}; run this as the exporter's own user"
+            "cannot ask the exporter that runs on {on}: {error}; run this command as the exporter's user"
         ))
     };
     let none = |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
@@ -552,12 +553,12 @@ async fn ask_running(folder: &Path, ask: &Ask, file: Option<&File>, say: &Say) -
             }
             Ok(answer) => return Ok(Some(answer)),
             Err(error) => {
-                let why = format!("the running exporter is of another version: {error}; restart it");
+                let why = format!("the running exporter has another version: {error}; restart it");
                 return Err(CheckError::Failed(why));
             }
         }
     }
-    Err(CheckError::failed("the exporter stopped before it had answered; try again"))
+    Err(CheckError::failed("the exporter stopped before it answered; try again"))
 }
 
 /// A ledger of which no exporter takes care. None is made.
@@ -565,7 +566,7 @@ async fn open_alone(storage: &Path) -> Result<Ledger, CheckError> {
     let file = storage.join(STORE_FILE);
     if !file.exists() {
         return Err(CheckError::Failed(format!(
-            "there is no ledger {}: nothing was counted there yet",
+            "there is no ledger {}: nothing has been counted there yet",
             file.display()
         )));
     }

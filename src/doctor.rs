@@ -83,9 +83,9 @@ pub fn how_long(config: &Config, names: &[String]) -> Option<String> {
     let side_by_side = u32::try_from(times.len().min(SIDE_BY_SIDE)).unwrap_or(1);
     let about = duration_text(Duration::from_secs((*longest).max(all / side_by_side).as_secs().max(1)));
     Some(match times.len() {
-        1 => format!("looking at {slowest}: about {about}, as its rate_limit allows"),
+        1 => format!("checking {slowest}: takes about {about} at its rate_limit"),
         count => format!(
-            "looking at {count} sources, {side_by_side} side by side: about {about}, as rate_limit allows; {slowest} takes longest"
+            "checking {count} sources, {side_by_side} at the same time: takes about {about} at their rate_limit; {slowest} takes longest"
         ),
     })
 }
@@ -264,13 +264,13 @@ impl Parts {
             match failure {
                 None => {
                     self.allowed += 1;
-                    findings.add(Finding::good(format!("{} may be read", part.name)));
+                    findings.add(Finding::good(format!("the credential may read {}", part.name)));
                     let (name, lists_nothing) = (&part.name, std::mem::take(&mut seen.lists_nothing));
                     if let (true, Some(fix)) = (lists_nothing, &part.undocumented) {
-                        let text = format!("nothing is listed of {name}, which no document names. Fix: {fix}");
+                        let text = format!("{name} are not listed, and the name is not documented. Fix: {fix}");
                         findings.add(Finding::wrong(text));
                     } else if lists_nothing && several {
-                        findings.add(Finding::note(format!("nothing is listed of {name}: is it subscribed to?")));
+                        findings.add(Finding::note(format!("{name} are not listed: do you have that subscription?")));
                     }
                 }
                 Some(failure) => {
@@ -330,12 +330,12 @@ async fn newest_file(
         return;
     };
     findings.add(Finding::good(format!(
-        "files listed: {}; the newest is of {}; {missing_hours} hours are missing",
+        "files listed: {}; newest hour: {}; missing hours: {missing_hours}",
         listed.join(", "),
         rfc3339_seconds(newest)
     )));
     if files.get("updated").is_some_and(|updated| *updated > 0) {
-        let text = "no file was read: some are marked as updated, and reading would take the mark away";
+        let text = "no file was read: some are marked as updated, and reading would remove the mark";
         findings.add(Finding::note(text));
         return;
     }

@@ -38,7 +38,7 @@ pub fn unpacked(headers: &HeaderMap, packed: Body) -> Result<Body, TransportErro
 }
 
 fn bad(why: String) -> TransportError {
-    let remedy = "see what changes answers on their way here (a proxy or gateway); nothing of it is counted, and it is read again";
+    let remedy = "find out what changes answers on their way (a proxy or gateway); nothing of this answer is counted, and it is read again";
     TransportError { remedy: Some(remedy), ..TransportError::new(ErrorKind::Decode, why) }
 }
 
@@ -54,7 +54,7 @@ fn layers(headers: &HeaderMap) -> Result<usize, String> {
             "" | "identity" | "none" | "binary" | "utf-8" | "utf8" => {}
             other => {
                 let name: String = other.chars().filter(char::is_ascii_graphic).take(NAME_CHARS_MAX).collect();
-                return Err(format!("a body in the encoding {name}, which was not asked for: only gzip is understood"));
+                return Err(format!("a body in the encoding {name}, which was not requested: only gzip is supported"));
             }
         }
     }

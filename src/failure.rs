@@ -158,31 +158,31 @@ impl Failure {
             return remedy;
         }
         match self.kind {
-            ErrorKind::Connect => "check address, proxy and network; it is tried again",
+            ErrorKind::Connect => "check address, proxy and network; the exporter retries",
             ErrorKind::Tls => "check tls.ca_file, tls.server_name and the service's certificate",
-            ErrorKind::Timeout => "it is tried again; raise timeout if the service is merely slow",
+            ErrorKind::Timeout => "the exporter retries; raise timeout if the service is just slow",
             ErrorKind::Auth => {
-                "check the credential; it is tried again ever more slowly, at once when its file changes"
+                "check the credential; the exporter retries with growing delays, and at once when the secret file changes"
             }
             ErrorKind::Forbidden => "check the permissions of the credential",
-            ErrorKind::Throttled => "the source slows down; lower rate_limit if this goes on",
+            ErrorKind::Throttled => "the exporter slows down; lower rate_limit if this continues",
             ErrorKind::Server if !self.is_transient => {
-                "the service refuses the request as wrong: check the configuration and docs/services"
+                "the service rejects the request: check the configuration and docs/services"
             }
-            ErrorKind::Server => "it is tried again",
+            ErrorKind::Server => "the exporter retries",
             ErrorKind::NotFound => "check the address and the ids in the configuration",
             ErrorKind::Decode => {
-                "the answer is not what the service documents; what cannot be understood is not counted, and is read again"
+                "this is not the documented format; what cannot be parsed is not counted, and is read again"
             }
             ErrorKind::TooLarge => {
                 "raise max_response_bytes, or lower page_size, if this is really the service's answer"
             }
             ErrorKind::Truncated => "events beyond the service's limit cannot be read",
             ErrorKind::Redirect => {
-                "redirects are not followed, because they would carry the credential away: correct the address"
+                "redirects are not followed, because they could leak the credential: correct the address"
             }
-            ErrorKind::Storage => "free or repair the disk; counting goes on by itself",
-            ErrorKind::Panic => "please report it with the line of the log that says where; it is tried again",
+            ErrorKind::Storage => "free or repair the disk; counting then continues by itself",
+            ErrorKind::Panic => "please report it, with the log line that names the place; the exporter retries",
         }
     }
 }

@@ -69,16 +69,18 @@ const RELEASE_WAIT_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
     /// Another commit moved the checkpoint.
-    #[error("the checkpoint of {source_name} is not the one this page was read from; the window is read again")]
+    #[error("another commit moved the checkpoint of {source_name} while this page was read; the window is read again")]
     Conflict {
         /// Whose checkpoint.
         source_name: SourceName,
     },
     /// The disk.
-    #[error("cannot write the ledger: {0}; counting stops until it can be written, serving goes on")]
+    #[error("cannot write the ledger: {0}; counting stops until it can be written, and serving continues")]
     Storage(String),
     /// This program.
-    #[error("a fault in this program (a panic) while using the ledger: {0}; it is opened anew and read from the disk")]
+    #[error(
+        "a fault in this program (a panic) while using the ledger: {0}; the ledger is opened again and read from the disk"
+    )]
     Fault(Panicked),
 }
 
@@ -419,8 +421,8 @@ impl Ledger {
                     source = %source.name(),
                     series = overdue,
                     held_for = ?hold::longest(hold),
-                    "new series are shown although not every scraper has read them as 0: they were held for as long \
-                     as can be; increase() of a scraper that did not come may lack their first events"
+                    "new series are shown although not every scraper has read them as 0, because they were held for as \
+                     long as allowed; in a scraper that did not come, increase() may miss their first events"
                 ),
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "new series stay at 0"),

@@ -197,9 +197,7 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
 
 fn load(arguments: &Arguments) -> Result<Config, Exit> {
     let Some(file) = &arguments.config_file else {
-        return Err(Exit::usage(
-            "no configuration: give --config.file=FILE, or try `audit-exporter demo`; --help tells more",
-        ));
+        return Err(Exit::usage("no configuration: give --config.file=FILE, or try `audit-exporter demo`; see --help"));
     };
     let mut config = config::load(file).map_err(Exit::usage)?;
     if let Some(storage) = &arguments.storage {
@@ -225,7 +223,7 @@ fn check_storage(folder: &Path) -> Result<(), Exit> {
             return Err(Exit::usage(format!("storage.path {}: {why}", folder.display())));
         }
         Err(why @ Unusable::Forbidden(_)) => {
-            warn!(folder = %folder.display(), %why, "storage.path cannot be used by the user who runs this check");
+            warn!(folder = %folder.display(), %why, "the user who runs this check cannot use storage.path");
         }
     }
     Ok(())

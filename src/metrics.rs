@@ -114,10 +114,10 @@ fn flag(fact: bool) -> f64 {
 fn counter_help(counter: Counter) -> &'static str {
     match counter {
         Counter::Events => {
-            "Audit events, each counted exactly once when its commit was durable. The exporter polls on its own timer, because these services are rate-limited logs that must be read once; a scrape shows what has been committed."
+            "Audit events, each counted exactly once, when its commit is durable. The exporter polls on its own timer, because these services are rate-limited logs that must be read once; a scrape shows committed values."
         }
         Counter::Logins => {
-            "Logins among the audit events, polled on the exporter's own timer; failures only where the service records them (see audit_source_signal_available)."
+            "Logins among the audit events, polled on the exporter's own timer; failed logins only if the service records them (see audit_source_signal_available)."
         }
         Counter::Logouts => "Logouts among the audit events, polled on the exporter's own timer.",
         Counter::Failures => "Audit events whose outcome is failure, polled on the exporter's own timer.",
@@ -125,18 +125,20 @@ fn counter_help(counter: Counter) -> &'static str {
             "Changes among the audit events: every action but login and logout, polled on the exporter's own timer."
         }
         Counter::Tainted => {
-            "Integrity failures newly found: a record the service reports as tainted counts once, however often it is read again."
+            "Records that the service reports as tainted (integrity check failed); each counts once, however often it is read."
         }
         Counter::Duplicate => {
-            "Events that were read again, by the overlap or because a service repeated them, and not counted again."
+            "Events that were read again, because of the overlap or because the service repeated them; they are not counted again."
         }
-        Counter::Late => "Events older than the watermark when first seen.",
-        Counter::Ignored => "Events of the actors in ignore_actors, which are not counted as events.",
-        Counter::Rejected => "Events that could not be understood; a redacted sample is in the log.",
+        Counter::Late => "Events that were older than the watermark when they were first seen.",
+        Counter::Ignored => "Events of the actors in ignore_actors; they are not counted as events.",
+        Counter::Rejected => "Events that could not be parsed; a redacted sample is in the log.",
         Counter::LabelOverflow => {
-            "Events counted under the label value other, because the label had reached its limit of distinct values."
+            "Events counted with the label value other, because the label had reached its limit of distinct values."
         }
-        Counter::LostSeconds => "Seconds of history that could no longer be read (retention, max_catch_up).",
+        Counter::LostSeconds => {
+            "Seconds of history that were not read and cannot be read any more (retention, max_catch_up)."
+        }
     }
 }
 
@@ -181,7 +183,7 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
     let checkpoint = state.checkpoint.as_ref();
     page.gauge(
         "audit_source_watermark_timestamp_seconds",
-        "Everything the service reported up to here is counted.",
+        "Everything the service reported up to this time is counted.",
         base.clone(),
         time(checkpoint.map(crate::window::Checkpoint::watermark)),
     );
@@ -193,7 +195,7 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
     );
     page.gauge(
         "audit_source_last_event_timestamp_seconds",
-        "The newest counted event's own time.",
+        "The time of the newest counted event.",
         base.clone(),
         time(state.last_event),
     );
@@ -201,7 +203,7 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
         let lateness = &state.lateness;
         page.histogram(
             "audit_event_lateness_seconds",
-            "When an event was first seen less its own time.",
+            "How long after it happened an event was first seen.",
             base.clone(),
             &LATENESS_BOUNDS,
             &lateness.buckets,
@@ -212,14 +214,14 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
     let held = state.held as f64;
     page.gauge(
         "audit_series_held",
-        "New series that are shown as 0 until every known scraper has read that 0, so that increase() sees their first event.",
+        "New series that are served as 0 until every known scraper has read that 0, so that increase() sees their first event.",
         base.clone(),
         Some(held),
     );
     for (signal, available) in source.spec.signals.rows() {
         page.gauge(
             "audit_source_signal_available",
-            "1 if the service can report this signal, 0 if it never does, so that a 0 elsewhere is not mistaken for calm.",
+            "1 if the service can report this signal, 0 if it never does; then a 0 in other metrics does not mean that nothing happened.",
             with(base, "signal", signal),
             Some(flag(available)),
         );
@@ -228,13 +230,13 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
     if source.spec.signals.integrity {
         page.gauge(
             "audit_feed_tainted",
-            "1 while the last verified read reported taint; absent while audit_tainted_feeds_total is still held at 0.",
+            "1 while the last verified read found a tainted record; absent while audit_tainted_feeds_total is still held at 0.",
             base.clone(),
             facts.tainted.map(flag),
         );
         page.gauge(
             "audit_tainted_last_timestamp_seconds",
-            "When an integrity failure was last newly found, by the exporter's clock; told with audit_tainted_feeds_total, absent where there never was one.",
+            "When a tainted record was last found for the first time, by the exporter's clock; shown together with audit_tainted_feeds_total, absent if there never was one.",
             base.clone(),
             time(state.last_tainted),
         );
@@ -243,7 +245,7 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
         let newest = facts.feed.as_ref().and_then(|feed| feed.newest_by_category.get(category.as_str()).copied());
         page.gauge(
             "audit_feed_subscription_newest_hour_timestamp_seconds",
-            "Start of the newest hour for which a file of this subscription was listed; 0 where none ever was.",
+            "Start of the newest hour for which a file of this subscription was listed; 0 if none ever was.",
             with(base, "category", category.as_str()),
             Some(time(newest).unwrap_or_default()),
         );
@@ -259,7 +261,7 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
         let number = |count: u64| Some(count as f64);
         page.gauge(
             "audit_feed_missing_hours",
-            "Hours between the oldest and the newest listed for which no file is listed.",
+            "Hours without a file, between the oldest and the newest listed hour.",
             base.clone(),
             number(feed.missing_hours),
         );
@@ -282,13 +284,13 @@ fn backlog(page: &mut Page, state: &Snapshot, base: &Labels) {
         let events = backlog.events as f64;
         page.gauge(
             "audit_backlog_peak_15m_events",
-            "The most events of this label set in any 15 minutes of their own time (three whole five minutes), among those counted while catching up after an outage; for an hour after they were counted, then 0, and a day later absent. Without the first look-back of a new source, and without rows of files, which nobody did.",
+            "The most events of this label set in any 15 minutes (three whole five minutes), by the events' own times, among those counted while catching up after an outage. Shown for an hour after they were counted, then 0, and absent a day later. Excludes the first look-back of a new source, and rows of files.",
             labels.clone(),
             Some(events),
         );
         page.gauge(
             "audit_backlog_peak_15m_timestamp_seconds",
-            "When the 15 minutes of audit_backlog_peak_15m_events began, by the service's clock; absent where that is 0.",
+            "When the 15 minutes of audit_backlog_peak_15m_events began, by the service's clock; absent if that is 0.",
             labels,
             time(backlog.begins),
         );
@@ -309,7 +311,7 @@ fn state_of_polling(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
     }
     page.histogram(
         "audit_source_poll_duration_seconds",
-        "How long polls took, waiting for the budget included.",
+        "How long polls took, including the time they waited for the budget.",
         base.clone(),
         &POLL_DURATION_BOUNDS,
         &rest.poll_durations,
@@ -334,7 +336,7 @@ fn state_of_polling(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
     for (code, count) in requests {
         page.counter(
             "audit_source_requests_total",
-            "Upstream requests that were answered, by HTTP status.",
+            "Requests to the service that were answered, by HTTP status.",
             with(base, "code", &code.to_string()),
             Value::Count(count),
         );
@@ -347,31 +349,31 @@ fn state_of_polling(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
     );
     page.counter(
         "audit_source_rate_limit_wait_seconds_total",
-        "Time spent waiting for the budget, or because the service asked for it.",
+        "Seconds spent waiting for the budget, or because the service asked to wait.",
         base.clone(),
         Value::Number(stats.waited_seconds()),
     );
     page.gauge(
         "audit_source_rate_limit_remaining",
-        "What is left of the budget: the service's own where it tells (canvas: X-Rate-Limit-Remaining), else the requests that rate_limit would allow at once.",
+        "What is left of the budget: of the service's own if it says so (canvas: X-Rate-Limit-Remaining), else the requests that rate_limit would allow at once.",
         base.clone(),
         Some(rest.remaining.unwrap_or(source.own_budget)),
     );
     page.gauge(
         "audit_source_credential_expiry_timestamp_seconds",
-        "When the configured credential ends, where it tells.",
+        "When the configured credential expires; absent if that is unknown.",
         base.clone(),
         time(rest.credential_expiry),
     );
     page.gauge(
         "audit_source_clock_skew_seconds",
-        "The service's clock less ours, by its Date header; 0 where they agree within 2 s.",
+        "The service's clock minus ours, by its Date header; 0 if they agree within 2 s.",
         base.clone(),
         rest.clock_skew.as_ref().map(TimeDelta::num_milliseconds).map(milliseconds_as_seconds),
     );
     page.counter(
         "audit_source_events_outside_window_total",
-        "Events the service returned outside the window that was asked for; they are not counted.",
+        "Events that the service returned from outside the requested window; they are not counted.",
         base.clone(),
         Value::Count(rest.outside_window),
     );
@@ -380,27 +382,27 @@ fn state_of_polling(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
 fn own(page: &mut Page, exporter: &ExporterView) {
     page.gauge(
         "audit_exporter_build_info",
-        "The program: 1, with its version and revision.",
+        "1, with the version and revision of the program.",
         vec![("version", env!("CARGO_PKG_VERSION").into()), ("revision", revision().into())],
         Some(1.0),
     );
     if let Some(url) = &exporter.external_url {
         page.gauge(
             "audit_exporter_external_url_info",
-            "Where people reach this exporter, as --web.external-url says: 1, with its address; absent without that flag.",
+            "1, with the address of --web.external-url, under which people reach this exporter; absent without that flag.",
             vec![("url", Arc::clone(url))],
             Some(1.0),
         );
     }
     page.gauge(
         "audit_exporter_time_seconds",
-        "The exporter's own clock at the scrape; less the scrape's own time (timestamp()), it is how far that clock is off.",
+        "The exporter's own clock at the scrape; minus the time of the sample (timestamp()), it shows how far that clock is off.",
         Vec::new(),
         Some(unix_seconds(exporter.now)),
     );
     page.gauge(
         "audit_exporter_store_generation",
-        "When the store was begun, or restored from a backup, in Unix seconds: it grows when counters went back, and never by a restart.",
+        "When the store was created or restored from a backup, in Unix seconds. It grows when counters went back, and does not change with a restart.",
         Vec::new(),
         time(exporter.store_generation),
     );
@@ -412,7 +414,7 @@ fn own(page: &mut Page, exporter: &ExporterView) {
     );
     page.gauge(
         "audit_exporter_config_last_reload_success_timestamp_seconds",
-        "When the configuration in force was loaded.",
+        "When the current configuration was loaded.",
         Vec::new(),
         Some(unix_seconds(exporter.reloaded_at)),
     );

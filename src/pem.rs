@@ -55,7 +55,7 @@ pub(crate) fn certificates(file: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
     for certificate in CertificateDer::pem_slice_iter(file) {
         let nth = read.len() + 1;
         let certificate = certificate.map_err(|_| {
-            wanted.unfit(format!("has a damaged section: certificate {nth}, or what stands before it"), "copy it again")
+            wanted.unfit(format!("has a damaged section: certificate {nth}, or the text before it"), "copy it again")
         })?;
         X509Certificate::from_der(&certificate)
             .map_err(|_| wanted.unfit(format!("has a certificate that is not well formed: number {nth}"), ""))?;
@@ -85,8 +85,9 @@ pub(crate) fn private_key(file: &[u8]) -> Result<PrivateKeyDer<'static>, Unfit> 
         .map_err(|_| wanted.unfit("has a private key that is damaged, or does not begin at the left margin", ""))
 }
 
-const PASSPHRASE: &str = "is a private key with a passphrase, which nobody is there to type in";
-const WITHOUT_PASSPHRASE: &str = "openssl pkey -in FILE -out NEW makes one, readable for this user alone (chmod 600)";
+const PASSPHRASE: &str = "is a private key with a passphrase, and nobody can type it in";
+const WITHOUT_PASSPHRASE: &str =
+    "openssl pkey -in FILE -out NEW removes it; make NEW readable for this user only (chmod 600)";
 /// The header of an encrypted key in OpenSSL's older form.
 const LEGACY: &[u8] = b"Proc-Type: 4,ENCRYPTED";
 
@@ -100,7 +101,7 @@ fn labels(file: &[u8], wanted: Wanted) -> Result<Vec<String>, Unfit> {
         return Err(wanted.unfit("begins with a byte order mark (BOM), as some editors write it", helps));
     }
     if file.starts_with(b"\xff\xfe") || file.starts_with(b"\xfe\xff") {
-        return Err(wanted.unfit("is UTF-16 text", "iconv -f UTF-16 -t ASCII FILE > NEW makes it of that"));
+        return Err(wanted.unfit("is UTF-16 text", "iconv -f UTF-16 -t ASCII FILE > NEW converts it"));
     }
     let labels: Vec<String> = file
         .split(|byte| matches!(byte, b'\n' | b'\r'))
@@ -131,10 +132,10 @@ fn no_such_section(wanted: Wanted, labels: &[String]) -> Unfit {
             "use the certificate that the authority sent back",
         ),
         Wanted::Certificates if has("TRUSTED CERTIFICATE") || has("X509 CERTIFICATE") => {
-            ("is a certificate in a form of OpenSSL's own", "openssl x509 -in FILE -out NEW makes them of it")
+            ("is a certificate in a form of OpenSSL's own", "openssl x509 -in FILE -out NEW converts it")
         }
         Wanted::Certificates if has("PKCS7") || has("CMS") => {
-            ("is a PKCS#7 bundle (.p7b)", "openssl pkcs7 -print_certs -in FILE -out NEW makes them of it")
+            ("is a PKCS#7 bundle (.p7b)", "openssl pkcs7 -print_certs -in FILE -out NEW converts it")
         }
         Wanted::Certificates if has("CRL") => ("is a list of revoked certificates (CRL)", ""),
         Wanted::Certificates if has("PUBLIC KEY") => ("is a public key, where a certificate belongs", ""),
@@ -159,8 +160,8 @@ fn binary(file: &[u8], wanted: Wanted) -> Option<Unfit> {
     /// PBES2 of PKCS#5, and the older ones of PKCS#5 and PKCS#12.
     const ENCRYPTION: [&[u8]; 2] = [b"\x2a\x86\x48\x86\xf7\x0d\x01\x05", b"\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x01"];
     if file.starts_with(JAVA) {
-        let helps = "keytool -importkeystore -srckeystore FILE -destkeystore NEW -deststoretype pkcs12, and of that \
-                     openssl pkcs12 makes it";
+        let helps = "keytool -importkeystore -srckeystore FILE -destkeystore NEW -deststoretype pkcs12, then \
+                     openssl pkcs12 converts that";
         return Some(wanted.unfit("is a keystore of Java (JKS)", helps));
     }
     // a sequence, whose length is written in one way or another
@@ -172,30 +173,29 @@ fn binary(file: &[u8], wanted: Wanted) -> Option<Unfit> {
     let holds = |id: &[u8]| first.windows(id.len()).any(|part| part == id);
     let (is, helps) = if inner.starts_with(b"\x02\x01\x03") {
         let helps = match wanted {
-            Wanted::Certificates => "openssl pkcs12 -in FILE -nokeys -out NEW makes them of it",
-            Wanted::Key => "openssl pkcs12 -in FILE -nocerts -nodes -out NEW makes it of that (chmod 600)",
+            Wanted::Certificates => "openssl pkcs12 -in FILE -nokeys -out NEW converts it",
+            Wanted::Key => "openssl pkcs12 -in FILE -nocerts -nodes -out NEW converts it (chmod 600)",
         };
         ("is a PKCS#12 file (.p12, .pfx)", helps)
     } else if inner.starts_with(b"\x02\x01\x00") || inner.starts_with(b"\x02\x01\x01") {
         match wanted {
             Wanted::Key => {
-                ("is a private key in DER, the binary form", "openssl pkey -inform der -in FILE -out NEW makes it")
+                ("is a private key in DER, the binary form", "openssl pkey -inform der -in FILE -out NEW converts it")
             }
             Wanted::Certificates => ("is a private key in DER, where a certificate belongs", ""),
         }
     } else if inner.starts_with(PKCS7) {
-        (
-            "is a PKCS#7 bundle (.p7b) in DER",
-            "openssl pkcs7 -inform der -print_certs -in FILE -out NEW makes them of it",
-        )
+        ("is a PKCS#7 bundle (.p7b) in DER", "openssl pkcs7 -inform der -print_certs -in FILE -out NEW converts it")
     } else if ENCRYPTION.iter().any(|id| holds(id)) {
-        ("is a private key in DER with a passphrase", "openssl pkey -inform der -in FILE -out NEW makes it (chmod 600)")
+        (
+            "is a private key in DER with a passphrase",
+            "openssl pkey -inform der -in FILE -out NEW converts it (chmod 600)",
+        )
     } else if X509Certificate::from_der(file).is_ok() {
         match wanted {
-            Wanted::Certificates => (
-                "is a certificate in DER, the binary form",
-                "openssl x509 -inform der -in FILE -out NEW makes them of it",
-            ),
+            Wanted::Certificates => {
+                ("is a certificate in DER, the binary form", "openssl x509 -inform der -in FILE -out NEW converts it")
+            }
             Wanted::Key => ("is a certificate in DER, where its private key belongs", ""),
         }
     } else if X509CertificationRequest::from_der(file).is_ok() {

@@ -39,6 +39,7 @@ use crate::failure::Failure;
 use crate::fault::catch_panic_async;
 use crate::ledger::{Book, Commit, CommitError, Counter, Ledger};
 use crate::page::{DocumentRecord, Page};
+use crate::settings::duration_text;
 use crate::source::{Sink, Source, Spec, Taken};
 use crate::stats::{PollResult, Refused, SourceStats};
 use crate::window::{
@@ -112,6 +113,11 @@ pub struct History {
     only_passed_over: bool,
 }
 
+/// A pause as it is logged: in whole seconds.
+fn seconds_text(pause: Duration) -> String {
+    duration_text(Duration::from_secs((pause + Duration::from_millis(500)).as_secs()))
+}
+
 /// Why a piece could not be read.
 #[derive(Clone, Debug)]
 struct Unread {
@@ -159,7 +165,10 @@ impl History {
             0 => String::new(),
             n => format!(" (and {n} other pieces)"),
         };
-        let got = format!("{}; it is tried again, and what came after it is read{others}", piece.why.what_happened);
+        let got = format!(
+            "{}; the exporter retries this piece, and has read what came after it{others}",
+            piece.why.what_happened
+        );
         let failure = Failure::new(piece.why.kind, tried, got);
         Some(match piece.why.remedy {
             Some(remedy) => failure.advising(remedy),
@@ -224,7 +233,7 @@ impl Poller {
                     failures = 0;
                     self.stats.observed().refused = None;
                     let pause = next.saturating_duration_since(Instant::now());
-                    warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, next_try = ?pause, "a piece of history cannot be read");
+                    warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, next_try = %seconds_text(pause), "a piece of history cannot be read");
                     pause
                 }
                 Err(failure) => {
@@ -235,7 +244,7 @@ impl Poller {
                         until: Instant::now() + pause,
                         credential,
                     });
-                    warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, next_try = ?pause, "poll failed");
+                    warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, next_try = %seconds_text(pause), "poll failed");
                     pause
                 }
             };
@@ -395,14 +404,14 @@ impl Poller {
         };
         let Checkpoint { origin, head, .. } = checkpoint;
         let got = format!(
-            "it is {} by the service's clock, and was {} before; what is stamped until {} cannot be told from what was \
-             counted then, and is not counted",
+            "the service's clock says {}, and said {} before; events it stamps until {} look like events that are already \
+             counted, and are not counted",
             rfc3339_seconds(now),
             rfc3339_seconds(*head),
             rfc3339_seconds(*origin)
         );
         let failure = Failure::new(ErrorKind::Decode, "telling new events from old ones", got);
-        Err(failure.advising("look at the service's own log until then: counting goes on by itself"))
+        Err(failure.advising("look at the service's own log until then; counting continues by itself"))
     }
 
     /// Gives up what is older than `max_catch_up`, by the clock of the service that has just answered.
@@ -634,7 +643,7 @@ impl Sink for Pages<'_> {
 
     fn report(&mut self, mut failure: Failure) {
         self.stats.count_once(&mut failure);
-        warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, "reading goes on");
+        warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, "reading continues despite an error");
         self.stats.observed().last_error = Some((self.api.now(), failure.to_string()));
     }
 

@@ -168,7 +168,7 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn entry(text: &str) -> Result<Entry, &'static str> {
-    const NO_PORT: &str = "has an entry with a port that is none";
+    const NO_PORT: &str = "has an entry with an invalid port";
     if text == "*" {
         return Ok(Entry { hosts: Hosts::All, port: None });
     }

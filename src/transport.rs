@@ -91,7 +91,7 @@ pub struct Network {
 }
 
 /// What helps if the header's value, or the password for the proxy, is in a file that cannot be read.
-const UNREADABLE: &str = "make the file readable again; nothing is sent without what it holds";
+const UNREADABLE: &str = "make the file readable again; nothing is sent without its content";
 
 impl Network {
     /// A way to the service of a source with these settings. Sources with equal settings share their connections.
@@ -103,7 +103,7 @@ impl Network {
         for header in &self.headers {
             let value = header.value.read().map_err(|error| format!("the header {}: {error}", header.name))?;
             let value = secret_header("", &value);
-            let bad = || format!("the header {}: its value has characters that no header can carry", header.name);
+            let bad = || format!("the header {}: its value has characters that a header cannot carry", header.name);
             to.insert(header.name.clone(), value.ok_or_else(bad)?);
         }
         Ok(())

@@ -193,9 +193,9 @@ pub async fn verify(
     if let Some(stats) = &subject.polls
         && outcome.0.iter().any(|difference| difference.found > difference.counted)
     {
-        say("the service has events that are not counted yet: waiting for the next poll, which may count them");
+        say("the service has events that are not counted yet: waiting for the next poll");
         if !polled_since(stats, looked, 2 * config.common.poll_interval + Duration::from_mins(1)).await {
-            notes.push("no poll has succeeded since: what differs may still come to be counted".into());
+            notes.push("no poll has succeeded since: the differences may still be counted".into());
         }
         after = subject.ledger.tallies(&subject.book, window).await?;
         outcome = compare_now(&after);
@@ -485,50 +485,55 @@ fn reasons(subject: &VerifyInput, differences: &[Difference], recount: &Recount)
     add_if(
         missing && !recount.is_feed,
         format!(
-            "events that were written to the log, or became visible, more than `overlap` ({}) after they happened are \
-             not seen: raise overlap, where audit_event_lateness_seconds comes near it; the service's operator knows \
-             who can write into the past of its log",
+            "events that appeared in the log more than `overlap` ({}) after they happened are missed: raise overlap if \
+             audit_event_lateness_seconds comes close to it, and ask the service's operator who can add events to the \
+             past of its log",
             duration_text(common.overlap)
         ),
     );
-    add_if(missing && lost > 0, format!("{lost} seconds of history were given up (audit_source_lost_seconds_total)"));
+    add_if(missing && lost > 0, format!("{lost} seconds of history were not read (audit_source_lost_seconds_total)"));
     add_if(
         missing && state.total(Counter::Ignored) > 0,
-        "events of actors that were in ignore_actors when they were read are not counted later".into(),
+        "events are not counted if their actor was in ignore_actors when they were read".into(),
     );
     add_if(
         missing && state.total(Counter::Rejected) > 0,
-        "events that could not be understood when they were read are not counted later".into(),
+        "events are not counted if they could not be parsed when they were read".into(),
     );
     add_if(
         surplus && !recount.is_feed,
-        "the service no longer has events that it once returned: its retention ended, or they were deleted".into(),
+        "the service no longer has events that it returned before: its retention ended, or they were deleted".into(),
     );
     add_if(
         surplus && recount.is_feed,
-        "the service no longer lists the files, or replaced them by files with fewer rows; rows once counted stay \
+        "the service no longer lists the files, or replaced them with files that have fewer rows; counted rows stay \
          counted"
             .into(),
     );
     add_if(
         surplus && recount.left_out.ignored > 0,
-        "events of actors that came into ignore_actors after they were counted stay counted".into(),
+        "events stay counted if their actor was added to ignore_actors later".into(),
     );
     add_if(
         missing && surplus && !recount.is_feed,
-        "the service has given events another time than they were counted under".into(),
+        "the service changed the time of events after they were counted".into(),
     );
     let other = differences.iter().any(|difference| difference.category == "other" || difference.action == "other");
     add_if(
         missing && surplus && other,
-        "a label value counts as `other` where 50 were known before it; another version of this program may know it"
+        "a label value counts as `other` if 50 others were known before it; another version of this program may know it"
             .into(),
     );
     add_if(
         missing && surplus && !other,
-        "the service, or another version of this program, describes the same events differently now".into(),
+        "the service, or another version of this program, now describes the same events differently".into(),
     );
     reasons
+}
+
+/// A number and what it counts: `1 event`, `2 events`.
+fn some(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 impl fmt::Display for Report {
@@ -543,13 +548,13 @@ impl fmt::Display for Report {
             rfc3339_seconds(from),
             rfc3339_seconds(to)
         )?;
-        writeln!(f, "events counted there: {}; events the service has there: {}", self.counted, self.found)?;
+        writeln!(f, "events counted: {}; events in the service's log: {}", self.counted, self.found)?;
         let LeftOut { ignored, rejected, timeless } = self.left_out;
         if (ignored, rejected, timeless) != (0, 0, 0) {
             writeln!(
                 f,
-                "also returned, and not compared: {ignored} of ignored actors, {rejected} not understood, {timeless} \
-                 without a time"
+                "also returned, but not compared: {ignored} of ignored actors, {rejected} that could not be parsed, \
+                 {timeless} without a time"
             )?;
         }
         for note in &self.notes {
@@ -577,15 +582,17 @@ impl fmt::Display for Report {
             writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
         }
         if self.differences.len() > ROWS_MAX {
-            writeln!(f, "… and {} lines more (--format=json has all)", self.differences.len() - ROWS_MAX)?;
+            writeln!(f, "… and {} more lines (--format=json has all)", self.differences.len() - ROWS_MAX)?;
         }
         let sum = |more: fn(&Difference) -> u64| self.differences.iter().map(more).sum::<u64>();
         let missing = sum(|line| line.found.saturating_sub(line.counted));
         let surplus = sum(|line| line.counted.saturating_sub(line.found));
         writeln!(
             f,
-            "{} differences: {missing} events of the service are not counted, {surplus} counted events are not there",
-            self.differences.len()
+            "{}: {} of the service not counted, {} counted and not in the service",
+            some(self.differences.len() as u64, "difference"),
+            some(missing, "event"),
+            some(surplus, "event"),
         )?;
         for reason in &self.reasons {
             writeln!(f, "possible: {reason}")?;

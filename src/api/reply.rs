@@ -100,8 +100,8 @@ impl Reply {
         let got = format!("status {}, {}: {why}{code}", self.status.as_u16(), self.shape());
         let failure = Failure::new(ErrorKind::Auth, self.tried.clone(), redact(&self.secrets, got));
         failure.advising(
-            "no session came of this login: check the credential, and who answers at this address; it is tried again \
-             ever more slowly, as after a refused password",
+            "the login gave no session: check the credential, and who answers at this address; the exporter retries with \
+             growing delays, as after a refused password",
         )
     }
 
@@ -156,7 +156,7 @@ impl Reply {
     fn redirect_target(&self) -> String {
         let from = self.tried.split_once(' ').and_then(|(_, from)| Url::parse(from).ok());
         let to = from.as_ref().and_then(|from| from.join(self.header("location")?.trim()).ok());
-        let (Some(from), Some(to)) = (from, to) else { return "without a place to go to".to_owned() };
+        let (Some(from), Some(to)) = (from, to) else { return "without a target".to_owned() };
         let origin = to.origin().ascii_serialization();
         if to.origin() != from.origin() {
             return format!("to {origin}");
@@ -173,17 +173,17 @@ impl Reply {
 fn page_remedy(kind: ErrorKind) -> Option<&'static str> {
     match kind {
         ErrorKind::Auth | ErrorKind::Forbidden => Some(
-            "see who answers at this address: a firewall or proxy may forbid what the service would allow; if it is the \
+            "check who answers at this address: a firewall or proxy may forbid what the service allows; if it is the \
              service, check the credential and its permissions",
         ),
         ErrorKind::NotFound => Some(
             "check the address and the ids in the configuration, and whether a firewall or proxy answers for the service",
         ),
         ErrorKind::Server | ErrorKind::Timeout => {
-            Some("it is tried again; if this goes on, see whether a firewall or proxy answers for the service")
+            Some("the exporter retries; if this continues, check whether a firewall or proxy answers for the service")
         }
         ErrorKind::Decode => Some(
-            "see who answers at this address: it may be a page to log in, a firewall or a proxy; it is tried again",
+            "check who answers at this address: it may be a login page, a firewall or a proxy; the exporter retries",
         ),
         _ => None,
     }

@@ -317,16 +317,16 @@ async fn a_page_is_called_a_page_and_a_redirect_tells_where_it_leads() {
             "check the permissions",
         ),
         (|| page(404), ErrorKind::NotFound, vec!["404, an HTML page", "firewall or proxy answers"], "Blocked"),
-        (|| page(502), ErrorKind::Server, vec!["502, an HTML page", "tried again"], "Blocked"),
-        (|| page(401), ErrorKind::Auth, vec!["401, an HTML page", "see who answers"], "Blocked"),
+        (|| page(502), ErrorKind::Server, vec!["502, an HTML page", "the exporter retries"], "Blocked"),
+        (|| page(401), ErrorKind::Auth, vec!["401, an HTML page", "check who answers"], "Blocked"),
         (|| page(407), ErrorKind::Auth, vec!["407: the proxy", "proxy_username"], "HTML"),
         (|| away("/login?next=NEXT-SECRET"), ErrorKind::Redirect, vec!["302 to http://service.test/login;"], "NEXT"),
         (|| away("../sso/secret-1/x"), ErrorKind::Redirect, vec!["302 to http://service.test/sso/…/x;"], "HTML"),
         (|| away("/sso;jsessionid=0A1B2C/x"), ErrorKind::Redirect, vec!["302 to http://service.test/sso/x;"], "0A1B"),
         (|| away("//sso.test/a/b"), ErrorKind::Redirect, vec!["302 to http://sso.test;"], "/a/b"),
         (|| away("https://service.test/log"), ErrorKind::Redirect, vec!["302 to https://service.test;"], "HTML"),
-        (|| away("http://"), ErrorKind::Redirect, vec!["302 without a place to go to"], "HTML"),
-        (|| status(307), ErrorKind::Redirect, vec!["307 without a place to go to"], "HTML"),
+        (|| away("http://"), ErrorKind::Redirect, vec!["302 without a target"], "HTML"),
+        (|| status(307), ErrorKind::Redirect, vec!["307 without a target"], "HTML"),
     ] {
         let (router, seen) = scripted(vec![answer]);
         let (api, stats) = api(router, Numbered::default(), fast());
@@ -405,7 +405,7 @@ async fn where_two_clocks_are_days_apart_nothing_is_read() {
     assert_eq!(failure.kind, ErrorKind::Decode);
     let text = failure.to_string();
     assert!(text.contains("9999-12-31T23:59:59Z") && text.contains("2027-01-15T08:00:00Z"), "{text}");
-    assert!(text.contains("set the clock that is wrong"), "{text}");
+    assert!(text.contains("set the wrong clock"), "{text}");
     assert!(stats.observed().clock_skew.is_some_and(|skew| skew > TimeDelta::days(365)), "what was measured is shown");
     assert_eq!((api.clock_skew(), api.known_clock_skew()), (TimeDelta::zero(), None), "but nothing is planned by it");
     ask(&api).await.unwrap();

@@ -58,7 +58,7 @@ struct Arriving {
 /// The service's clock and ours, of which one must be wrong. Windows are planned by both, so that events would be passed
 /// over.
 #[derive(Debug, thiserror::Error)]
-#[error("an answer of {}, while it is {} here: what to ask for cannot be told", rfc3339_seconds(*service), rfc3339_seconds(*ours))]
+#[error("the service's clock says {}, ours says {}: it is not known which time to request", rfc3339_seconds(*service), rfc3339_seconds(*ours))]
 struct ClocksDisagree {
     service: DateTime<Utc>,
     ours: DateTime<Utc>,
@@ -143,7 +143,7 @@ impl Wire {
         self.stats.request(head.status.as_u16());
         let wrong_clock = self.note_clock(&head.headers, head.status).err().map(|clocks| {
             Failure::new(ErrorKind::Decode, call.tried(), clocks.to_string())
-                .advising("set the clock that is wrong (NTP); what is not read now is read then")
+                .advising("set the wrong clock (NTP); what is not read now is read after that")
         });
         let body = match encoding::unpacked(&head.headers, body) {
             Ok(body) => body,

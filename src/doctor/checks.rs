@@ -30,8 +30,9 @@ pub(super) fn check_secret(config: &SourceConfig) -> Option<Finding> {
         return Some(Finding::wrong(format!("{error}. Fix: put the credential into that file")));
     }
     let Some(path) = secret.path() else {
-        let text =
-            format!("{key} stands in the configuration file, for all who may read that; {key}_file keeps it apart");
+        let text = format!(
+            "{key} is in the configuration file, and everyone who can read that file sees it; {key}_file keeps it separate"
+        );
         return Some(Finding::note(text));
     };
     let mode = mode_if_open_to_all(path)?;
@@ -49,8 +50,8 @@ pub(super) fn check_unused_proxy(config: &SourceConfig, environment: &Proxies) -
     let url = config.addresses().into_iter().find(|url| environment.via(url).is_some())?;
     let variable = if url.scheme() == "https" { "HTTPS_PROXY" } else { "HTTP_PROXY" };
     let text = format!(
-        "{variable} is set in the environment and not used: if the service can be reached only through that proxy, set \
-         `proxy_from_environment: true`, or `proxy_url`"
+        "{variable} is set in the environment but not used: if this machine reaches the service only through that \
+         proxy, set `proxy_from_environment: true`, or `proxy_url`"
     );
     Some(Finding::note(text))
 }
@@ -62,8 +63,8 @@ pub(super) fn check_reached(config: &SourceConfig) -> Finding {
     let tls = config.common.tls.as_ref();
     let trusted = match tls.and_then(|tls| tls.ca_file.as_ref()) {
         _ if origins.iter().all(|origin| origin.starts_with("http:")) => "without TLS".to_owned(),
-        Some(file) => format!("its certificate is good by tls.ca_file {}", file.display()),
-        None => "its certificate is good by this machine's authorities".to_owned(),
+        Some(file) => format!("its certificate is valid by tls.ca_file {}", file.display()),
+        None => "its certificate is valid by this machine's authorities".to_owned(),
     };
     let proxies = config.common.proxies().unwrap_or_default();
     let mut through: Vec<String> = config
@@ -80,7 +81,7 @@ pub(super) fn check_reached(config: &SourceConfig) -> Finding {
 /// What failed, and the fix.
 pub(super) fn failed(part: &str, failure: &Failure, config: &SourceConfig) -> Finding {
     let fix = fix(failure, config);
-    Finding::wrong(format!("{part} could not be read: {}. Fix: {fix}", failure.what_happened()))
+    Finding::wrong(format!("cannot read {part}: {}. Fix: {fix}", failure.what_happened()))
 }
 
 fn fix(failure: &Failure, config: &SourceConfig) -> String {
@@ -94,29 +95,29 @@ fn fix(failure: &Failure, config: &SourceConfig) -> String {
     }
     let usual = match failure.kind {
         ErrorKind::Connect => {
-            "correct the address, `proxy_url`, or what stands between this machine and the service (firewall, routing)"
+            "correct the address or `proxy_url`, or check the network between this machine and the service (firewall, routing)"
         }
         ErrorKind::Tls => {
-            "name the service's own authority in `tls.ca_file`, or the name its certificate has in `tls.server_name`; if \
-             neither is it, do not trust what answers there"
+            "give the service's own authority in `tls.ca_file`, or the name in its certificate in `tls.server_name`; if \
+             neither helps, do not trust what answers there"
         }
         ErrorKind::Timeout => {
             "the service is slow or does not answer: ask its operator, or raise `timeout` and `poll_timeout`"
         }
         ErrorKind::Auth => return format!("correct the credential in {place}"),
-        ErrorKind::Forbidden => "give the credential the permissions that the service's page in docs/services names",
+        ErrorKind::Forbidden => "give the credential the permissions that the service's page in docs/services lists",
         ErrorKind::NotFound => "correct the addresses in the configuration",
-        ErrorKind::Throttled => "wait; if it goes on, lower `rate_limit`, and look who else uses the credential",
-        ErrorKind::TooLarge => "raise `max_response_bytes`, if this is the service's answer",
-        ErrorKind::Redirect => "configure the address it leads to, if that is the service's",
+        ErrorKind::Throttled => "wait; if it continues, lower `rate_limit`, and check who else uses the credential",
+        ErrorKind::TooLarge => "raise `max_response_bytes`, if this is really the service's answer",
+        ErrorKind::Redirect => "configure the address that it leads to, if that is the service",
         ErrorKind::Truncated => "see the service's page in docs/services; events beyond its limit cannot be read",
         ErrorKind::Decode => {
-            "look whether the address is the service's API and not a login page or a proxy; else see the service's page \
-             in docs/services"
+            "check whether the address is the service's API, and not a login page or a proxy; else see the service's \
+             page in docs/services"
         }
-        ErrorKind::Panic => "report it, with the line of the log that says where",
+        ErrorKind::Panic => "report it, with the log line that names the place",
         ErrorKind::Server | ErrorKind::Storage => {
-            "try again; if it goes on, ask the service's operator with the time and the status above"
+            "try again; if it continues, ask the service's operator, with the time and the status above"
         }
     };
     usual.into()
@@ -143,21 +144,17 @@ pub(super) fn check_counted(spec: &Spec, seen: &Preview, span: Duration) -> Vec<
         let more =
             if sets.len() > SHOWN_MAX { format!("; and {} more", sets.len() - SHOWN_MAX) } else { String::new() };
         let list = if shown.is_empty() { String::new() } else { format!(": {}{more}", shown.join("; ")) };
-        findings.push(Finding::good(format!("would be counted of {of}: {total} {what}{list}")));
+        findings.push(Finding::good(format!("would be counted from {of}: {total} {what}{list}")));
     }
     if seen.ignored > 0 {
-        findings.push(Finding::note(format!("{} events of `ignore_actors` would not be counted", seen.ignored)));
+        findings.push(Finding::note(format!("not counted, because of `ignore_actors`: {}", seen.ignored)));
     }
     if seen.rejected > 0 {
-        let fix = "their form is in the exporter's log; see docs/runbooks/AuditEventsRejected.md";
-        findings.push(Finding::wrong(format!("{} {what} could not be understood. Fix: {fix}", seen.rejected)));
+        let fix = "their shape is in the exporter's log; see docs/runbooks/AuditEventsRejected.md";
+        findings.push(Finding::wrong(format!("{what} that could not be parsed: {}. Fix: {fix}", seen.rejected)));
     }
     if seen.outside > 0 {
-        let text = format!(
-            "{} events were returned that lie outside the time asked for; they would not be counted",
-            seen.outside
-        );
-        findings.push(Finding::note(text));
+        findings.push(Finding::note(format!("not counted, because outside the requested time: {}", seen.outside)));
     }
     if seen.tainted {
         findings.push(Finding::note(
@@ -174,7 +171,7 @@ pub(super) fn check_counted(spec: &Spec, seen: &Preview, span: Duration) -> Vec<
 /// How far the service's clock is off.
 pub(super) fn check_clock(skew: Option<TimeDelta>) -> Finding {
     let Some(skew) = skew else {
-        return Finding::note("how far the service's clock is off is not known: no answer carried a Date to go by");
+        return Finding::note("the service's clock is unknown: no answer had a usable Date header");
     };
     let off = duration_text(skew.abs().to_std().unwrap_or_default());
     let side = if skew > TimeDelta::zero() { "ahead of" } else { "behind" };
@@ -186,11 +183,11 @@ pub(super) fn check_clock(skew: Option<TimeDelta>) -> Finding {
     let meanwhile = if skew.abs() > SKEW_BELIEVED {
         "nothing is read"
     } else if skew > TimeDelta::hours(1) {
-        "nothing is lost, but once it is set back, what it stamps is not counted until it shows about what it does now"
+        "nothing is lost, but once it is set back, its events are not counted until it shows about the present time again"
     } else {
-        "nothing is lost, but times of this log cannot be compared with those of others"
+        "nothing is lost, but times in this log cannot be compared with those of other logs"
     };
-    let fix = format!("compare both with a third clock and set up NTP where it is missing; until then {meanwhile}");
+    let fix = format!("compare both with a third clock, and set up NTP where it is missing; until then {meanwhile}");
     Finding::wrong(format!("the service's clock is {off} {side} ours. Fix: {fix}"))
 }
 
@@ -198,8 +195,8 @@ pub(super) fn check_clock(skew: Option<TimeDelta>) -> Finding {
 pub(super) fn check_set_back(now: DateTime<Utc>, counted_from: Option<DateTime<Utc>>) -> Option<Finding> {
     let from = counted_from.filter(|from| now < *from)?;
     let (now, from) = (rfc3339_seconds(now), rfc3339_seconds(from));
-    let what = format!("the service's clock was set back: it shows {now}, and what it stamps until {from} is not");
-    Some(Finding::wrong(format!("{what} counted. Fix: look at the service's own log until then")))
+    let what = format!("the service's clock was set back: it shows {now}, and its events until {from} are not counted");
+    Some(Finding::wrong(format!("{what}. Fix: look at the service's own log until then")))
 }
 
 /// Requests that the budget allows from one poll to the next.
@@ -218,17 +215,17 @@ pub(super) fn check_budget(common: &Common, needed: u64, used: u64, remaining: O
         let fix = "raise `poll_interval`, or `rate_limit` if the service allows more";
         Finding::wrong(format!("{need}, and {limit}: polls will be late. Fix: {fix}"))
     } else {
-        Finding::good(format!("{need}; {limit}. This look took {used}"))
+        Finding::good(format!("{need}; {limit}. This check took {used}"))
     };
     let left = remaining
-        .map(|remaining| Finding::good(format!("by the service's own account {remaining:.0} are left of its budget")));
+        .map(|remaining| Finding::good(format!("left of the service's own budget, as it says: {remaining:.0}")));
     std::iter::once(enough).chain(left).collect()
 }
 
 /// Whether the credential ends soon.
 pub(super) fn check_expiry(ends: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Option<Finding> {
     let ends = ends?;
-    let when = format!("the credential ends on {}", rfc3339_seconds(ends));
+    let when = format!("the credential expires at {}", rfc3339_seconds(ends));
     let soon = ends <= now + EXPIRY_MIN;
     Some(if soon { Finding::wrong(format!("{when}. Fix: replace it now")) } else { Finding::good(when) })
 }

@@ -118,8 +118,8 @@ pub struct Copied {
 pub enum OpenError {
     /// Written by a newer program.
     #[error(
-        "the store {path} has layout {found}, this program knows layouts up to {SCHEMA}: it was written by a newer \
-         audit-exporter; run that version, or give another storage.path"
+        "the store {path} has layout {found}, and this program knows layouts up to {SCHEMA}: a newer audit-exporter \
+         wrote it; run that version, or give another storage.path"
     )]
     Newer {
         /// The file.
@@ -137,9 +137,9 @@ pub enum OpenError {
     },
     /// What is in it is not, or not all, what was written.
     #[error(
-        "the store {path} is damaged, or no store of audit-exporter: {found}. Nothing of it is counted on or served. \
-         Restore a backup (docs/backup.md), or move the file away and start again: then all counters begin at 0 and \
-         events are read from initial_lookback before that start"
+        "the store {path} is damaged, or is not a store of audit-exporter: {found}. It is not used. Restore a backup \
+         (docs/backup.md), or move the file away and start again: then all counters begin at 0, and events are read \
+         from initial_lookback before that start"
     )]
     Damaged {
         /// The file.

@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
     #[arg(long = "config.file", value_name = "FILE", global = true)]
     pub(crate) config_file: Option<PathBuf>,
 
-    /// Address to serve on; may be given several times. Without a host: all interfaces.
+    /// Address to listen on; can be given several times. Without a host: all interfaces.
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = ":10812", global = true)]
     pub(crate) listen: Vec<ListenAddress>,
 
@@ -29,19 +29,19 @@ pub(crate) struct Arguments {
     #[arg(long = "web.config.file", value_name = "FILE", global = true)]
     pub(crate) web_config: Option<PathBuf>,
 
-    /// Where people reach this exporter, for links in alerts and dashboards: an http or https URL.
+    /// The http or https URL under which people reach this exporter, for links in alerts and dashboards.
     #[arg(long = "web.external-url", value_name = "URL", global = true)]
     pub(crate) external_url: Option<ExternalUrl>,
 
-    /// Folder of the ledger; overrides storage.path of the configuration.
+    /// Folder of the ledger; overrides storage.path in the configuration.
     #[arg(long = "storage.path", value_name = "FOLDER", global = true)]
     pub(crate) storage: Option<PathBuf>,
 
-    /// The least severe messages to log.
+    /// The lowest level to log.
     #[arg(long = "log.level", value_name = "LEVEL", default_value = "info", global = true)]
     pub(crate) log_level: LogLevel,
 
-    /// How to write log lines.
+    /// The format of log lines.
     #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt", global = true)]
     pub(crate) log_format: LogFormat,
 
@@ -54,74 +54,74 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Validate the configuration file without touching the network: exit status 0 or 2.
     Check,
-    /// Read a window of a source's history again and compare it with what was counted.
+    /// Read a part of a source's history again and compare it with what was counted.
     ///
-    /// Runs inside the exporter, where one runs on the same storage, within its rate limit; else by itself.
-    /// Exit status: 0 no difference, 1 differences, 2 wrong arguments, 3 it could not be done; 129, 130 or 143 where
+    /// If an exporter runs on the same storage, it does the reading, within its rate limit; else this command does.
+    /// Exit status: 0 no difference, 1 differences, 2 wrong arguments, 3 it could not be done; 129, 130 or 143 if
     /// SIGHUP, SIGINT or SIGTERM ended it.
     Verify {
         /// Name of the source.
         #[arg(long, value_name = "NAME")]
         source: String,
-        /// Start: a time (2026-11-22T03:00:00Z), or how long ago (2h).
+        /// Start: a time (2026-11-22T03:00:00Z), or a time span before now (2h).
         #[arg(long, value_name = "TIME", value_parser = parse_moment)]
         from: DateTime<Utc>,
-        /// End, likewise; absent: as far as the history is counted.
+        /// End, in the same form; without it: everything counted so far.
         #[arg(long, value_name = "TIME", value_parser = parse_moment)]
         to: Option<DateTime<Utc>>,
-        /// How to print what was found.
+        /// The format of the output.
         #[arg(long, value_name = "FORMAT", default_value = "text")]
         format: ReportFormat,
     },
-    /// Look at every source: whether it can be reached, accepts the credential and allows what is
-    /// read, what would be counted, its clock, its budget.
+    /// Check every source: whether it can be reached, accepts the credential and may be read, what
+    /// would be counted, its clock, its budget.
     ///
-    /// Runs inside the exporter, where one runs on the same storage; else by itself. Counts nothing. Looks at several
-    /// sources side by side, each within its own rate limit.
-    /// Exit status: 0 all is well, 1 something is wrong, 2 wrong arguments, 3 it could not be done; 129, 130 or 143
-    /// where SIGHUP, SIGINT or SIGTERM ended it.
+    /// If an exporter runs on the same storage, it does the reading; else this command does. Counts nothing. Checks
+    /// several sources at the same time, each within its own rate limit.
+    /// Exit status: 0 all is well, 1 something is wrong, 2 wrong arguments, 3 it could not be done; 129, 130 or 143 if
+    /// SIGHUP, SIGINT or SIGTERM ended it.
     Doctor {
-        /// Only this source.
+        /// Check only this source.
         #[arg(long, value_name = "NAME")]
         source: Option<String>,
     },
-    /// Copy the ledger to a file, consistently, also while the exporter runs.
+    /// Make a consistent copy of the ledger, also while the exporter runs.
     ///
-    /// Needs --config.file or --storage.path. The copy is verified, and gets its name only when it is whole.
-    /// To restore it, see docs/backup.md.
+    /// Needs --config.file or --storage.path. The copy is verified before it gets its name. docs/backup.md says how to
+    /// restore it.
     /// Exit status: 0 done, 2 wrong arguments, 3 it could not be done.
     Backup {
-        /// The file to make. It must not be there yet.
+        /// The file to create. It must not exist yet.
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
     },
-    /// Simulated services for all five systems on loopback, and the exporter polling them.
+    /// Run simulated services for all five systems on loopback, and an exporter that polls them.
     Demo {
         /// Seed of the simulated traffic.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// A fault of a simulated service, as SERVICE:SWITCH=VALUE; may be given several times.
+        /// A fault of a simulated service, as SERVICE:SWITCH=VALUE; can be given several times.
         #[arg(long, value_name = "FAULT")]
         fault: Vec<String>,
-        /// How long a new series is shown as 0.
+        /// How long a new series is served as 0.
         #[arg(long, value_name = "DURATION", default_value = "5s")]
         hold: String,
     },
-    /// Only the simulated services.
+    /// Run only the simulated services.
     Simulate {
-        /// Address to serve on.
+        /// Address to listen on.
         #[arg(long, value_name = "ADDRESS")]
         listen: ListenAddress,
         /// Seed of the simulated traffic.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// A fault, as SERVICE:SWITCH=VALUE; may be given several times.
+        /// A fault, as SERVICE:SWITCH=VALUE; can be given several times.
         #[arg(long, value_name = "FAULT")]
         fault: Vec<String>,
         /// Mean events per second and service.
         #[arg(long, default_value_t = 0.5)]
         rate: f64,
-        /// No traffic but what is injected over POST /simulator/inject.
+        /// No traffic except what you inject with POST /simulator/inject.
         #[arg(long)]
         quiet: bool,
     },
@@ -161,5 +161,7 @@ fn parse_moment(text: &str) -> Result<DateTime<Utc>, String> {
     }
     let ago = config::parse_duration(text).and_then(|ago| chrono::TimeDelta::from_std(ago).ok());
     let at = ago.and_then(|ago| Clock::machine().now().checked_sub_signed(ago));
-    at.ok_or_else(|| "expected a time such as 2026-11-22T03:00:00Z, or how long ago, such as 2h or 1d12h".to_owned())
+    at.ok_or_else(|| {
+        "expected a time such as 2026-11-22T03:00:00Z, or a time span before now, such as 2h or 1d12h".to_owned()
+    })
 }

@@ -36,7 +36,7 @@ pub const KEYS: &[Key] = &[
         "initial_lookback",
         Kind::Duration(Zero::Accepted),
         Absent::Usual,
-        "How much history a source without a checkpoint counts.",
+        "How far back a new source is read, counted from when it was first configured.",
     ),
     Key::optional(
         "max_catch_up",
@@ -44,24 +44,24 @@ pub const KEYS: &[Key] = &[
         Absent::Usual,
         "The longest outage that is read back.",
     ),
-    Key::optional("rate_limit", Kind::Section(RATE_LIMIT), Absent::Usual, "The budget of requests."),
+    Key::optional("rate_limit", Kind::Section(RATE_LIMIT), Absent::Usual, "The limit of requests."),
     Key::optional("timeout", Kind::Duration(Zero::Refused), Absent::Usual, "How long one request may take."),
     Key::optional(
         "poll_timeout",
         Kind::Duration(Zero::Refused),
         Absent::Usual,
-        "How long one poll may take, waiting for the rate limit included.",
+        "How long one poll may take, including the time it waits for the rate limit.",
     ),
     Key::optional("max_response_bytes", Kind::Bytes, Absent::Usual, "The largest response body, decompressed."),
     Key::optional(
         PAGE_SIZE,
         Kind::Count { min: 1, max: 10_000 },
         Absent::Nothing,
-        "How many events to ask for per page; what suits the service if absent.",
+        "How many events to ask for per page; if absent, a value that suits the service.",
     ),
     Key::optional("ignore_actors", Kind::Texts, Absent::Nothing, "Actors whose events are not counted."),
-    Key::optional("tls", Kind::Section(TLS), Absent::Nothing, "TLS beyond the machine's authorities."),
-    Key::optional("proxy_url", Kind::ProxyUrl, Absent::Nothing, "The HTTP proxy of every request."),
+    Key::optional("tls", Kind::Section(TLS), Absent::Nothing, "TLS settings of this source."),
+    Key::optional("proxy_url", Kind::ProxyUrl, Absent::Nothing, "The HTTP proxy for every request."),
     Key::optional("proxy_username", Kind::Text, Absent::Nothing, "The user at the proxy."),
     Key::optional("proxy_password", Kind::Secret(Form::Password), Absent::Nothing, "The password at the proxy."),
     Key::optional(
@@ -70,14 +70,14 @@ pub const KEYS: &[Key] = &[
         Absent::Is("false"),
         "Take the proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.",
     ),
-    Key::optional("no_proxy", Kind::Text, Absent::Nothing, "Hosts that are reached without the proxy."),
-    Key::optional("headers", Kind::Sections(HEADER), Absent::Nothing, "Further headers of every request."),
-    Key::optional("user_agent", Kind::Text, Absent::Nothing, "What requests introduce themselves as."),
+    Key::optional("no_proxy", Kind::Text, Absent::Nothing, "Hosts that are reached directly."),
+    Key::optional("headers", Kind::Sections(HEADER), Absent::Nothing, "Extra headers for every request."),
+    Key::optional("user_agent", Kind::Text, Absent::Nothing, "The User-Agent of requests."),
     Key::optional(
         "allow_plain_http",
         Kind::Flag,
         Absent::Is("false"),
-        "Accept http:// for more than loopback, where credentials can be read on the way.",
+        "Accept http:// for more than loopback; credentials can then be read on the way.",
     ),
 ];
 
@@ -85,20 +85,20 @@ pub const KEYS: &[Key] = &[
 pub const PAGE_SIZE: &str = "page_size";
 
 const RATE_LIMIT: &[Key] = &[
-    Key::required("requests", Kind::Count { min: 1, max: u32::MAX }, "How many requests on the long run."),
-    Key::required("per", Kind::Duration(Zero::Refused), "In which time."),
-    Key::optional("burst", Kind::Count { min: 1, max: u32::MAX }, Absent::Is("1"), "How many at once."),
+    Key::required("requests", Kind::Count { min: 1, max: u32::MAX }, "How many requests in the long run."),
+    Key::required("per", Kind::Duration(Zero::Refused), "In how much time."),
+    Key::optional("burst", Kind::Count { min: 1, max: u32::MAX }, Absent::Is("1"), "How many requests at once."),
 ];
 
 const TLS: &[Key] = &[
     Key::optional("ca_file", Kind::Path, Absent::Nothing, "PEM certificates to trust, instead of the machine's."),
-    Key::optional("cert_file", Kind::Path, Absent::Nothing, "PEM certificate to show to the service."),
+    Key::optional("cert_file", Kind::Path, Absent::Nothing, "PEM certificate to present to the service."),
     Key::optional("key_file", Kind::Path, Absent::Nothing, "PEM key of cert_file."),
     Key::optional(
         "server_name",
         Kind::Text,
         Absent::Nothing,
-        "The name that the service's certificate must have, where it is not the host of the URL.",
+        "The name that the service's certificate must have, if it differs from the URL's host.",
     ),
 ];
 
@@ -325,7 +325,8 @@ impl Reader<'_> {
         let tls = self.section(fields, "tls")?;
         for (one, other) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
             if let (Some(at), None) = (tls.key_at(one), tls.key_at(other)) {
-                self.problems.push(at.problem(format!("`{one}` stands without `{other}`; accepted: both or neither")));
+                self.problems
+                    .push(at.problem(format!("`{one}` is given without `{other}`; accepted: both or neither")));
             }
         }
         let (ca_file, _) = self.pem(&tls, "ca_file", pem::certificates).unzip();
@@ -366,7 +367,7 @@ impl Reader<'_> {
 
     fn no_proxy(&mut self, fields: &Fields<'_>, from_environment: bool) -> Option<NoProxy> {
         if let (Some(at), None, false) = (fields.key_at("no_proxy"), fields.get("proxy_url"), from_environment) {
-            self.problems.push(at.problem("`no_proxy` stands without `proxy_url`; accepted: with it"));
+            self.problems.push(at.problem("`no_proxy` is given without `proxy_url`; accepted: both"));
         }
         let accepted = "hosts, domains, addresses and networks, each with a port or without, separated by commas, such as \
                         `.example.com, 10.0.0.0/8, api.example.org:8443`, or `*`";
@@ -382,7 +383,7 @@ impl Reader<'_> {
                 self.problems.push(at.problem(message));
             }
             (Some(at), Some(_)) if fields.get("proxy_url").is_none() && !from_environment => {
-                let message = "`proxy_username` stands without a proxy; accepted: with `proxy_url` or \
+                let message = "`proxy_username` is given without a proxy; accepted: with `proxy_url` or \
                                `proxy_from_environment`";
                 self.problems.push(at.problem(message));
             }
@@ -392,7 +393,7 @@ impl Reader<'_> {
             any_text(scalar.text)?;
             // the first colon ends the name (RFC 7617)
             let odd = scalar.text.contains(|c: char| c == ':' || c.is_control());
-            if odd { Err("has characters that no user name has".to_owned()) } else { Ok(scalar.text.to_owned()) }
+            if odd { Err("has characters that a user name cannot have".to_owned()) } else { Ok(scalar.text.to_owned()) }
         })
     }
 
@@ -436,7 +437,7 @@ impl Reader<'_> {
 }
 
 /// What is wrong with a text that [`fits_header`] refuses.
-const NO_HEADER: &str = "has characters that no header can carry";
+const NO_HEADER: &str = "has characters that a header cannot carry";
 
 /// Whether a header can carry a text, without a blank at its ends, which would not arrive.
 fn fits_header(text: &str) -> bool {
@@ -451,14 +452,14 @@ fn ours(name: &HeaderName) -> Option<&'static str> {
         "proxy-authorization" => "`proxy_username` and `proxy_password` set it",
         "authorization" | "infa-session-id" => "it carries the credential of the service",
         "host" | "content-length" | "content-type" | "content-encoding" | "accept" | "accept-encoding" => {
-            "it is set as the service needs it"
+            "the exporter sets it as the service needs it"
         }
         "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
-        | "expect" | "http2-settings" => "it governs the connection",
+        | "expect" | "http2-settings" => "it controls the connection",
         "range" | "if-match" | "if-none-match" | "if-modified-since" | "if-unmodified-since" | "if-range" => {
-            "answers would leave out what is to be counted"
+            "answers would leave out events"
         }
-        "www-authenticate" | "proxy-authenticate" => "it belongs into an answer",
+        "www-authenticate" | "proxy-authenticate" => "it belongs in an answer",
         _ => return None,
     })
 }

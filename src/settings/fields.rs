@@ -377,13 +377,13 @@ impl<'a> Reader<'a> {
             added.iter().map(|segment| if *segment == ANY { "…" } else { segment }).collect::<Vec<_>>().join("/");
         // a gateway may have a path of that name
         if path == "/api" {
-            let message = format!("`{key}` ends with /api, and /{added} is added to it: is that meant?");
+            let message = format!("`{key}` ends with /api, and /{added} is added to it: is that intended?");
             self.warnings.push(at.problem(message));
             return;
         }
         let what = if key == "login_url" { "login" } else { "API" };
         let message = format!(
-            "`{key}` holds the path of the {what} ({path}), and /{added} is added to it; accepted: what stands before that"
+            "`{key}` contains the path of the {what} ({path}), and /{added} is added to it; accepted: the part before that"
         );
         self.problems.push(at.problem(message));
     }
@@ -461,7 +461,7 @@ pub fn segment(text: &str) -> Result<(), String> {
     any_text(text)?;
     let odd = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '/' | '\\' | '?' | '#' | '%');
     if text.contains(odd) || matches!(text, "." | "..") {
-        Err("has characters that no id has".to_owned())
+        Err("has characters that an id cannot have".to_owned())
     } else {
         Ok(())
     }

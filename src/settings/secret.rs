@@ -83,7 +83,7 @@ pub(crate) enum Why {
 pub(crate) enum BadForm {
     #[error("begins with a byte order mark (U+FEFF): save it as UTF-8 without one")]
     ByteOrderMark,
-    #[error("has a line end inside; only one at its end is left out")]
+    #[error("has a line end inside; only one at the end is ignored")]
     LineEnd,
     #[error("has a control character (U+{0:04X}) inside")]
     Control(u32),
@@ -91,21 +91,21 @@ pub(crate) enum BadForm {
     Invisible(u32),
     #[error("has a blank (U+{0:04X}) at its beginning or end")]
     BlankAround(u32),
-    #[error("has a blank (U+{0:04X}) inside, and no token has one")]
+    #[error("has a blank (U+{0:04X}) inside, and tokens have none")]
     BlankInside(u32),
-    #[error("has a character beyond ASCII, which no header can carry")]
+    #[error("has a non-ASCII character, which a header cannot carry")]
     NotAscii,
-    #[error("stands in quotes, which would be sent as part of it: remove them")]
+    #[error("is in quotes, which would be sent as part of it: remove them")]
     Quoted,
-    #[error("begins with the word `{0}`, which is added when it is sent: remove it")]
+    #[error("begins with the word `{0}`, which the exporter adds itself: remove it")]
     Scheme(&'static str),
-    #[error("is a placeholder that nobody replaced, such as ${{NAME}}: variables are not expanded here")]
+    #[error("is a placeholder such as ${{NAME}}, and variables are not expanded here: write the value")]
     Placeholder,
-    #[error("is a line NAME=VALUE: write the value alone")]
+    #[error("is a line NAME=VALUE: write only the value")]
     Assignment,
-    #[error("is JSON: write the token alone")]
+    #[error("is JSON: write only the token")]
     Json,
-    #[error("is not base64: write the key as it was issued")]
+    #[error("is not base64: write the key exactly as issued")]
     NotBase64,
 }
 
@@ -285,8 +285,8 @@ pub(crate) fn warn_of_open_files<'p>(paths: impl IntoIterator<Item = &'p Path>) 
             tracing::warn!(
                 path = %path.display(),
                 mode = %format_args!("{mode:04o}"),
-                "every user of this machine can read this file, and it holds a secret: chmod 600 it, or, where it is \
-                 a Kubernetes secret, set its defaultMode to 0400"
+                "every user of this machine can read this file, and it holds a secret: chmod 600 it; for a Kubernetes \
+                 secret, set its defaultMode to 0400"
             );
         }
     }
@@ -414,8 +414,8 @@ mod tests {
             (b"5xtail \n", "blank (U+0020) at its beginning or end"),
             ("5xtail\u{a0}\n".as_bytes(), "blank (U+00A0) at its beginning or end"),
             ("\u{3000}5xtail".as_bytes(), "blank (U+3000) at its beginning or end"),
-            (b"\"5xtail\"\n", "stands in quotes"),
-            (b"'5xtail'", "stands in quotes"),
+            (b"\"5xtail\"\n", "is in quotes"),
+            (b"'5xtail'", "is in quotes"),
             (b"${5xtail}", "placeholder"),
             (b"$(cat 5xtail)", "placeholder"),
             (b"{{ 5xtail }}\n", "placeholder"),
@@ -434,7 +434,7 @@ mod tests {
             (b"Authorization: Bearer 5xtail\n", "the word `Authorization:`"),
             (b"5x tail", "blank (U+0020) inside"),
             ("5x\u{a0}tail".as_bytes(), "blank (U+00A0) inside"),
-            ("5x\u{e4}tail".as_bytes(), "beyond ASCII"),
+            ("5x\u{e4}tail".as_bytes(), "non-ASCII"),
             (b"{\"access_token\":\"5xtail\"}", "is JSON"),
             (b"CANVAS_TOKEN=5xtail", "NAME=VALUE"),
         ] {

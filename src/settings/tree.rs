@@ -190,9 +190,7 @@ impl Builder<'_> {
             }
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor) else {
-                    return Err(
-                        at.problem("this alias (`*`) stands within its own anchor (`&`); accepted: one after it")
-                    );
+                    return Err(at.problem("this alias (`*`) is inside its own anchor (`&`); accepted: one after it"));
                 };
                 if self.nodes + node.size > NODES_MAX {
                     return Err(too_many(at));
@@ -213,7 +211,7 @@ impl Builder<'_> {
         let Some(tag) = tag else { return false };
         let expected = tag.is_yaml_core_schema_tag(suffix);
         if !expected {
-            self.problems.push(at.problem("a YAML tag (`!`) stands before this value; accepted: the value alone"));
+            self.problems.push(at.problem("this value has a YAML tag (`!`); accepted: the value without it"));
         }
         expected
     }

@@ -458,7 +458,7 @@ impl Reading<'_> {
         if let Found::Events(answer) = self.search.ask(self.api, nobody, 1, false, "").await?
             && answer.events.good() > 0
         {
-            let got = "events that would be of next year: the service ignores the filter meta.created";
+            let got = "events dated next year: the service ignores the filter meta.created";
             return Err(Failure::new(ErrorKind::Decode, format!("POST {}", self.search.url), got));
         }
         Ok(())
@@ -588,7 +588,7 @@ impl Reading<'_> {
             }
         }
         answer.full = true;
-        let got = format!("{} events of {}, and there may be more of them", answer.len, span(window));
+        let got = format!("{} events of {}, and there may be more", answer.len, span(window));
         self.sink.report(Failure::new(ErrorKind::Truncated, format!("POST {}", self.search.url), got));
         Ok(answer)
     }

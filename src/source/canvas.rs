@@ -258,7 +258,7 @@ impl Canvas {
                     // parts that both hold something, and nothing new: it was whole, and what it led to is wrong
                     let was_whole = lengths.iter().all(|length| *length > 0) && reading.seen.len() == before;
                     if was_whole && walk.leads_back {
-                        let got = "a next link that leads back to a page that was read before";
+                        let got = "a next link that leads back to an earlier page";
                         let failure = Failure::new(ErrorKind::Decode, self.tried(scope), got);
                         reading.unproven.get_or_insert(failure);
                         return Ok(());
@@ -273,7 +273,7 @@ impl Canvas {
                     if full || (alone && reading.seen.len() > reading.longest) {
                         let got = "a full page without a Link header, and no smaller window";
                         let failure = Failure::new(ErrorKind::Truncated, self.tried(scope), got).advising(
-                            "find what takes the Link header away on the way (a proxy or gateway); it is read again",
+                            "find out what removes the Link header (a proxy or gateway); the window is read again",
                         );
                         reading.unproven.get_or_insert(failure);
                     }
@@ -282,9 +282,9 @@ impl Canvas {
                 None if walk.longest < reading.longest => {}
                 _ => {
                     let got = if alone {
-                        "more events in one second than a page holds, and pages that do not go on"
+                        "more events in one second than fit on a page, and no next page"
                     } else {
-                        "pages that do not lead to an end, and no smaller window because the filter is ignored"
+                        "pages without end, and no smaller window because the filter is ignored"
                     };
                     reading.sink.report(Failure::new(ErrorKind::Truncated, self.tried(scope), got));
                 }
@@ -393,7 +393,7 @@ impl Canvas {
         reading.finer |= walk.finer;
         if walk.strays && !reading.filter_ignored {
             reading.filter_ignored = true;
-            let got = "events outside the window that was asked for: start_time/end_time was ignored";
+            let got = "events outside the requested window: start_time/end_time was ignored";
             reading.sink.report(Failure::new(ErrorKind::Decode, self.tried(scope), got));
         }
     }
@@ -431,7 +431,7 @@ impl Canvas {
 /// The next page. Whether the token may go there is for `api.rs` to say.
 fn next_page(current: &Url, reply: &Reply) -> Result<Option<Url>, Failure> {
     let Some(target) = link::next(&reply.headers) else { return Ok(None) };
-    let mut next = current.join(&target).map_err(|_| reply.undecodable("its next link is no address"))?;
+    let mut next = current.join(&target).map_err(|_| reply.undecodable("its next link is not a URL"))?;
     next.set_fragment(None);
     Ok(Some(next))
 }

@@ -72,7 +72,7 @@ const RETENTION: Duration = Duration::from_hours(14 * 24);
 /// How the files are read.
 const READING: Reading = Reading::Feed {
     retention: RETENTION,
-    when_empty: "files are made within 36 hours; after 35 days without a call, the next calls make the service resume",
+    when_empty: "the service makes files within 36 hours; after 35 days without a call it stops, and resumes with the next call",
 };
 
 /// Reads the files of one client.

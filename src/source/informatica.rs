@@ -97,7 +97,7 @@ impl Source for Informatica {
                 Some((earlier, later)) => pieces.extend([later, earlier]),
                 None if full => {
                     let within = if progress.range_ignored { "any range" } else { "one second" };
-                    let got = format!("maybe more than a page within {within}, and skip is refused or ignored");
+                    let got = format!("possibly more than a page within {within}, and skip is refused or ignored");
                     return Err(Failure::new(ErrorKind::Decode, "reading all pages", got));
                 }
                 None => {}

@@ -36,7 +36,7 @@ pub enum BadList {
     #[error("too many entries")]
     TooMany,
     /// There are entries, and not one of them may be the service's.
-    #[error("a list in which no entry is one of this service's")]
+    #[error("a list in which no entry has a field of this service")]
     NothingOfItsOwn,
 }
 

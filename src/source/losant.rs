@@ -100,8 +100,8 @@ impl Source for Losant {
                 Reading { drifted: true, .. } => return Ok(()),
                 Reading { missing, .. } => {
                     let got = match missing {
-                        0 => "pages shorter than asked for, of which it is not known whether they join".to_owned(),
-                        _ => format!("{missing} events fewer than the service says there are, twice"),
+                        0 => "pages shorter than requested, so events between them may be missing".to_owned(),
+                        _ => format!("{missing} fewer events than the service says there are, twice"),
                     };
                     sink.report(Failure::new(ErrorKind::Truncated, "reading all pages", got));
                     return Ok(());
@@ -251,7 +251,7 @@ impl Losant {
                 }
                 // it would go on like this for ever
                 Next::Stuck => {
-                    return Err(reply.undecodable("a page of events that were there before: page is ignored"));
+                    return Err(reply.undecodable("a page of events that came before: page is ignored"));
                 }
             }
         }

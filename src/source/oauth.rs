@@ -58,7 +58,7 @@ pub(super) async fn client_credentials(
 ) -> Result<Session, Failure> {
     let form = "grant_type=client_credentials";
     let credential = secret_header("Basic ", basic).ok_or_else(|| {
-        Failure::new(ErrorKind::Auth, "reading the credential", "it holds characters no header can carry")
+        Failure::new(ErrorKind::Auth, "reading the credential", "it has characters that a header cannot carry")
     })?;
     let call = Call::post(token_url.clone(), "application/x-www-form-urlencoded", form)
         .with(header::AUTHORIZATION, credential)

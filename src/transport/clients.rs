@@ -210,7 +210,7 @@ impl Client {
             Ok(None) => current.said = None,
             Ok(Some((http, digest_of_files))) => {
                 if digest_of_files != current.digest {
-                    tracing::info!(files = %self.shown_files(), "changed certificates and keys are used from now on");
+                    tracing::info!(files = %self.shown_files(), "changed certificates and keys are now in use");
                 }
                 current.http = http;
                 current.digest = digest_of_files;
@@ -222,7 +222,7 @@ impl Client {
                 current.looked.settled = false;
                 let why = error.to_string();
                 if current.said.as_ref() != Some(&why) {
-                    tracing::error!(%why, "changed certificates and keys cannot be used; those before stay in force");
+                    tracing::error!(%why, "changed certificates and keys cannot be used; the previous ones stay in force");
                     current.said = Some(why);
                 }
             }

@@ -22,7 +22,7 @@ pub struct ListenAddress {
 
 /// Why a text is no [`ListenAddress`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{text:?} is no listen address: {why}; write :10812, 127.0.0.1:10812 or [::1]:10812")]
+#[error("{text:?} is not a listen address: {why}; write :10812, 127.0.0.1:10812 or [::1]:10812")]
 pub struct BadListenAddress {
     text: String,
     why: &'static str,
@@ -43,7 +43,7 @@ impl FromStr for ListenAddress {
             }
             None if host.contains([':', '[', ']']) => return Err(bad("an IPv6 address belongs in brackets")),
             None if host.contains(char::is_whitespace) || host.contains('/') => {
-                return Err(bad("that is no name of a host"));
+                return Err(bad("that is not a host name"));
             }
             None => host,
         };

@@ -177,7 +177,7 @@ fn parse_users(written: BTreeMap<String, Option<String>>) -> Result<BTreeMap<Str
             let hash = hash.unwrap_or_default();
             if password::cost_of(&hash).is_none() {
                 let why = format!(
-                    "the password of {} is no bcrypt hash; make one with: htpasswd -nBC 10 \"\"",
+                    "the password of {} is not a bcrypt hash; create one with: htpasswd -nBC 10 \"\"",
                     quote_word(&user)
                 );
                 return Err(WebConfigError::Setting { setting: "basic_auth_users", why });

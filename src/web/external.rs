@@ -16,7 +16,7 @@ pub struct ExternalUrl(Arc<str>);
 /// What is wrong with what was given.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{why}; give the whole address under which people open the status page, such as https://audit.example.com or https://example.com/audit-exporter"
+    "{why}; give the full address under which people open the status page, such as https://audit.example.com or https://example.com/audit-exporter"
 )]
 pub struct BadExternalUrl {
     why: String,
@@ -40,17 +40,17 @@ impl FromStr for ExternalUrl {
             Ok(_) | Err(url::ParseError::RelativeUrlWithoutBase) => {
                 return Err(bad("it does not begin with http:// or https://"));
             }
-            Err(error) => return Err(BadExternalUrl { why: format!("it is no address: {error}") }),
+            Err(error) => return Err(BadExternalUrl { why: format!("it is not a URL: {error}") }),
         };
         // browsers take these for an address; who writes it by hand did not mean it
         if !text.split_once(':').is_some_and(|(_, rest)| rest.starts_with("//")) {
-            return Err(bad("// is missing behind http: or https:"));
+            return Err(bad("// is missing after http: or https:"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(bad("it holds a user or a password, and everybody who may read /metrics would see it"));
+            return Err(bad("it contains a user or a password, and everyone who can read /metrics would see it"));
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(bad("nothing may stand behind its path (? or #)"));
+            return Err(bad("nothing may follow its path (? or #)"));
         }
         Ok(Self(url.as_str().trim_end_matches('/').into()))
     }
@@ -92,13 +92,13 @@ mod tests {
             ("javascript:alert(1)", "does not begin with http"),
             ("ftp://audit.example.com", "does not begin with http"),
             ("https:audit.example.com", "// is missing"),
-            ("https://", "is no address"),
-            ("https://:443", "is no address"),
-            ("http://audit.example.com:99999", "is no address"),
+            ("https://", "is not a URL"),
+            ("https://:443", "is not a URL"),
+            ("http://audit.example.com:99999", "is not a URL"),
             ("https://audit:secret@audit.example.com", "a user or a password"),
             ("https://audit@audit.example.com", "a user or a password"),
-            ("https://audit.example.com/?x=1", "behind its path"),
-            ("https://audit.example.com/#top", "behind its path"),
+            ("https://audit.example.com/?x=1", "follow its path"),
+            ("https://audit.example.com/#top", "follow its path"),
         ] {
             let refused = given.parse::<ExternalUrl>().unwrap_err().to_string();
             assert!(refused.contains(says) && refused.contains("such as https://"), "{given}: {refused}");

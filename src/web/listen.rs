@@ -122,7 +122,10 @@ pub async fn serve_at_most(
     shutdown: CancellationToken,
 ) {
     if connections < CLIENT_CONNECTIONS_MAX {
-        tracing::warn!(connections, "the limit of open files (ulimit -n) is low: few connections are served at once");
+        tracing::warn!(
+            connections,
+            "the limit of open files (ulimit -n) is low: only a few connections are served at once"
+        );
     }
     let server = Arc::new(Server { router, web, shutdown, room: Arc::new(Room::new(connections)) });
     futures_util::future::join_all(listeners.into_iter().map(|listener| accept(listener, Arc::clone(&server)))).await;

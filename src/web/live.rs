@@ -163,7 +163,7 @@ fn refresh<T>(
                 Ok(Arc::new(value))
             }
             Err(error) => {
-                tracing::error!(%error, "{what} cannot be used; requests are refused until it is mended");
+                tracing::error!(%error, "{what} cannot be used; requests are refused until it is fixed");
                 Err(Unusable)
             }
         };

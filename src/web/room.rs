@@ -124,7 +124,7 @@ impl Room {
                 tracing::warn!(
                     client = %crowd,
                     connections = guests.all.len(),
-                    "too many connections: those that have longest been idle or slow are closed for new ones"
+                    "too many connections: the ones that are idle or slow for longest are closed to admit new ones"
                 );
             }
             guests.longest_idle_leaves(|guest| guest.client == crowd)?;

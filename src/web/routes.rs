@@ -136,7 +136,7 @@ async fn status_json(State(pages): State<Pages>) -> Response {
 
 async fn reload(State(pages): State<Pages>, uri: Uri, headers: HeaderMap) -> Response {
     if is_from_another_site(&uri, &headers) {
-        return (StatusCode::FORBIDDEN, "a page of another site may not ask for this\n").into_response();
+        return (StatusCode::FORBIDDEN, "a page of another site may not request this\n").into_response();
     }
     // a task of its own, because the client may go away
     let reload = tokio::spawn(async move { pages.reload().await }).await;
@@ -174,7 +174,7 @@ impl Pages {
                 if let Some(exporter) = self.exporter.get() {
                     exporter.reload_failed();
                 }
-                error!(%why, "the new configuration is refused; the one before stays in force");
+                error!(%why, "the new configuration is refused; the previous one stays in force");
             }
         }
         outcome

@@ -77,7 +77,7 @@ fn row(page: &mut String, source: &SourceStatus, now: DateTime<Utc>) {
         grouped(source.events),
         ago(source.last_success, now),
         if source.last_event.is_none() && source.events > 0 {
-            "<span class=soft>not told</span>".to_owned()
+            "<span class=soft>unknown</span>".to_owned()
         } else {
             ago(source.last_event, now)
         },

@@ -471,7 +471,7 @@ async fn tls_below_1_2_is_refused_even_where_the_file_allows_it() {
     write("key.pem", &server.key);
     write("web.yml", "tls_server_config: {cert_file: cert.pem, key_file: key.pem, max_version: TLS11}");
     let error = WebFile::open(&folder.path().join("web.yml")).unwrap_err().to_string();
-    assert!(error.contains("max_version") && error.contains("TLS12 and TLS13 can be had"), "{error}");
+    assert!(error.contains("max_version") && error.contains("TLS12 and TLS13 are available"), "{error}");
 }
 
 #[tokio::test]

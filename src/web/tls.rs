@@ -85,7 +85,8 @@ fn protocol(
         let wanted = settings.curve_preferences.iter();
         provider.kx_groups = wanted.filter_map(|name| curve(name)).collect();
         if provider.kx_groups.is_empty() {
-            let why = format!("{}; CurveP256, CurveP384 and X25519 can be had", settings.curve_preferences.join(", "));
+            let why =
+                format!("{}; CurveP256, CurveP384 and X25519 are available", settings.curve_preferences.join(", "));
             return Err(WebConfigError::NothingUsable { setting: "tls_server_config.curve_preferences", why });
         }
     }
@@ -106,13 +107,14 @@ fn protocol(
         if provider.cipher_suites.iter().any(|suite| suite.tls13().is_none()) {
             versions.push(&version::TLS12);
         } else if versions.is_empty() {
-            let why = "none of the listed ones can be had for TLS 1.2, and max_version shuts out TLS 1.3; \
+            let why = "none of the listed ones is available for TLS 1.2, and max_version excludes TLS 1.3; \
                        use TLS_ECDHE_* with AES_128_GCM_SHA256, AES_256_GCM_SHA384 or CHACHA20_POLY1305_SHA256";
             return Err(WebConfigError::NothingUsable { setting: "tls_server_config.cipher_suites", why: why.into() });
         }
     }
     if versions.is_empty() {
-        let why = format!("from {:?} to {:?}; TLS12 and TLS13 can be had", settings.min_version, settings.max_version);
+        let why =
+            format!("from {:?} to {:?}; TLS12 and TLS13 are available", settings.min_version, settings.max_version);
         return Err(WebConfigError::NothingUsable { setting: VERSIONS, why });
     }
     Ok((provider, versions))
@@ -191,7 +193,7 @@ impl ClientRule {
             if mandatory {
                 return Err(WebConfigError::NothingUsable { setting: CLIENT_CA, why: why.into() });
             }
-            tracing::warn!("{CLIENT_CA}: {why}: clients that show a certificate are refused");
+            tracing::warn!("{CLIENT_CA}: {why}: clients that send a certificate are refused");
         }
         Ok(Some(Self {
             mandatory,

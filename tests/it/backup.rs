@@ -180,10 +180,10 @@ fn a_backup_that_cannot_be_made_says_why_overwrites_nothing_and_leaves_nothing_b
         std::fs::write(&to, "something of value").unwrap();
         std::os::unix::fs::symlink("nowhere", folder.path().join("link")).unwrap();
         for (to, code, said) in [
-            (to.as_path(), 2, "is there already"),
-            (&folder.path().join("link"), 2, "is there already"),
-            (&folder.path().join("data/ledger.redb"), 2, "is there already"),
-            (folder.path(), 2, "is there already"),
+            (to.as_path(), 2, "exists already"),
+            (&folder.path().join("link"), 2, "exists already"),
+            (&folder.path().join("data/ledger.redb"), 2, "exists already"),
+            (folder.path(), 2, "exists already"),
             (&folder.path().join("absent/copy"), 3, "No such file or directory"),
             (Path::new("/proc/copy"), 3, "cannot write /proc/copy"),
         ] {

@@ -55,7 +55,7 @@ fn help_and_version_are_answered_on_standard_output() {
 fn a_wrong_call_is_one_message_and_exit_status_2() {
     assert_refused(&finish(&["--no.such.flag"]), 2, "'--no.such.flag'");
     assert_refused(&finish(&["no-such-command"]), 2, "'no-such-command'");
-    assert_refused(&finish(&["--web.listen-address=nowhere"]), 2, "is no listen address");
+    assert_refused(&finish(&["--web.listen-address=nowhere"]), 2, "is not a listen address");
     assert_refused(&finish(&["--log.level=loud"]), 2, "'loud'");
     assert_refused(
         &finish(&["--web.external-url=audit.example.com:443"]),

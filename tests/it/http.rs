@@ -520,3 +520,59 @@ async fn tls_and_basic_authentication_guard_every_page() {
     assert_eq!(reload.status(), 401);
     assert_eq!(exporter.get("/metrics").status, 400, "plain HTTP is refused");
 }
+
+/// A row of the first table of docs/http.md.
+struct Told {
+    path: String,
+    methods: Vec<String>,
+    status: u16,
+    kind: String,
+}
+
+fn told_paths() -> Vec<Told> {
+    let page = include_str!("../../docs/http.md");
+    let rows = page.lines().skip_while(|line| !line.starts_with("| --- ")).skip(1);
+    let rows = rows.take_while(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let cells: Vec<String> = row.trim_matches(['|', ' ']).split(" | ").map(|cell| cell.replace('`', "")).collect();
+        let [path, methods, status, kind] = cells.try_into().expect("a row has four cells");
+        let status = status.split(", ").next().unwrap().parse().unwrap();
+        Told { path, methods: methods.split(", ").map(str::to_owned).collect(), status, kind }
+    })
+    .collect()
+}
+
+#[test]
+fn the_page_of_paths_has_every_path_and_each_answers_as_it_says() {
+    let told = told_paths();
+    let routes = include_str!("../../src/web/routes.rs").split(".route(\"").skip(1);
+    let routes: Vec<&str> = routes.map(|rest| rest.split('"').next().unwrap()).collect();
+    assert_eq!(told.iter().map(|row| row.path.as_str()).collect::<Vec<_>>(), routes);
+    let setup = Setup::new(EAGER);
+    for Told { path, methods, status, kind } in told {
+        let path = path.replace("{name}", "AuditSourceDown");
+        for method in ["GET", "HEAD", "POST", "PUT", "DELETE"] {
+            let answer = ask(&setup.exporter.address, method, &path, &[], "");
+            if methods.iter().any(|told| told == method) {
+                let expected = if kind == "–" { "" } else { &kind };
+                let is = (answer.status, answer.header("content-type"));
+                assert_eq!(is, (status, expected.to_owned()), "{method} {path}");
+            } else {
+                assert_eq!(answer.status, 405, "{method} {path}");
+                let allowed = answer.header("allow");
+                assert!(methods.iter().all(|told| allowed.contains(told.as_str())), "{method} {path}: {allowed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_page_of_paths_names_every_field_of_the_status() {
+    let setup = Setup::new(EAGER);
+    let (page, status) = (include_str!("../../docs/http.md"), setup.exporter.get("/api/v1/status").json());
+    let fields = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    for field in fields(&status).into_iter().chain(fields(&status["sources"][0])) {
+        let is_told = |line: &str| line.split(" | ").next().is_some_and(|cell| cell.contains(&format!("`{field}`")));
+        assert!(page.lines().any(|line| line.starts_with("| `") && is_told(line)), "docs/http.md lacks {field}");
+    }
+}

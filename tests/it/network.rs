@@ -312,7 +312,7 @@ fn doctor_says_that_the_environment_s_proxy_is_not_used() {
         command.env("HTTPS_PROXY", "http://user:env-Passw0rd@127.0.0.1:1").env_remove("NO_PROXY");
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     };
-    let told = "HTTPS_PROXY is set in the environment and not used";
+    let told = "HTTPS_PROXY is set in the environment but not used";
     let said = look("https://audit.invalid", "");
     assert!(said.contains(told) && said.contains("proxy_from_environment"), "{said}");
     assert!(!said.contains("env-Passw0rd"), "{said}");
@@ -581,7 +581,7 @@ fn rotated_certificates_are_used_without_restart_and_bad_ones_are_not() {
     eventually(PATIENCE, || if answers() > before { Ok(()) } else { Err(last_error(&exporter)) });
     // the other half: the new pair is shown, and this server does not know it
     put("two.key", "client.key");
-    until_printed("changed certificates and keys are used from now on", 1);
+    until_printed("changed certificates and keys are now in use", 1);
     until_up(&exporter, 0.0);
     let error = last_error(&exporter);
     assert!(error.contains("refuses the certificate of tls.cert_file"), "{error}");

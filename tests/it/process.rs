@@ -550,7 +550,7 @@ fn doctor_looks_at_sources_side_by_side_and_says_how_long_it_takes() {
         let looked = finish(&["doctor", &file]);
         let took = begun.elapsed();
         assert_eq!(looked.code, 0, "{alone}: {}{}", looked.stdout, looked.stderr);
-        let requests = looked.stdout.split("This look took ").skip(1);
+        let requests = looked.stdout.split("This check took ").skip(1);
         let requests: Vec<u32> = requests.map(|rest| rest.lines().next().unwrap().trim().parse().unwrap()).collect();
         let one_by_one = Duration::from_secs(1) * (requests.iter().sum::<u32>() - requests[2]);
         assert!(took < one_by_one * 2 / 3 || !alone, "{took:?} for {requests:?} requests");
@@ -559,7 +559,7 @@ fn doctor_looks_at_sources_side_by_side_and_says_how_long_it_takes() {
             .map(|name| looked.stdout.find(name).unwrap_or_else(|| panic!("{name} in {}", looked.stdout)))
             .collect();
         assert!(order.is_sorted(), "in the order of the configuration: {}", looked.stdout);
-        assert!(looked.stderr.contains("5 sources, 5 side by side: about "), "{}", looked.stderr);
+        assert!(looked.stderr.contains("5 sources, 5 at the same time: takes about "), "{}", looked.stderr);
     };
     look(&config, true);
     let fast = config_file(folder.path(), &simulator, "1s", EAGER);

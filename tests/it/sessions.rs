@@ -517,7 +517,7 @@ async fn a_clock_that_is_days_off_costs_one_login() {
             Ok((status, headers, body.replace("3600", "360000")))
         })
         .await;
-        assert!(!lived.is_up() && lived.error().contains("set the clock"), "{system}: {}", lived.error());
+        assert!(!lived.is_up() && lived.error().contains("set the wrong clock"), "{system}: {}", lived.error());
         assert_eq!(lived.logins().len(), 1, "{system}");
     }
 }

@@ -112,7 +112,7 @@ fn an_event_that_was_written_into_the_past_is_found_and_nothing_else() {
     exporter.process.signal("TERM");
     exporter.process.ended(PATIENCE);
     let alone = verify(&config, "iot", &["--from=110m"]);
-    let summary = "1 differences: 2 events of the service are not counted, 0 counted events are not there";
+    let summary = "1 difference: 2 events of the service not counted, 0 events counted and not in the service";
     assert_says(&alone, 1, &["user", "delete", "success", summary, "possible:", "overlap"]);
     assert!(!alone.stdout.contains("retention"), "only reasons that fit: {}", alone.stdout);
 }
@@ -155,7 +155,7 @@ fn what_cannot_be_checked_is_said_with_a_status_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let simulator = Running::simulator(&["--quiet"]);
     let config = config_file(folder.path(), &simulator, "1s", EAGER);
-    assert_says(&verify(&config, "iot", &["--from=1h"]), 3, &["there is no ledger", "nothing was counted"]);
+    assert_says(&verify(&config, "iot", &["--from=1h"]), 3, &["there is no ledger", "nothing has been counted"]);
     assert!(!folder.path().join("data").exists(), "looking makes nothing");
     assert_says(&verify(&config, "nobody", &["--from=1h"]), 2, &["no source \"nobody\"", "iot"]);
     assert_says(&verify(&config, "iot", &["--from=1h", "--to=2h"]), 2, &["--to must be later"]);
@@ -189,10 +189,10 @@ fn doctor_finds_nothing_wrong_where_all_is_well() {
             "campus (canvas)",
             "ads (index_exchange)",
             "the credential is accepted",
-            "the log of account 1 may be read",
-            "with the integrity check may be read",
-            "the files of \"bid events\" may be read",
-            "would be counted of the last 1h",
+            "may read the log of account 1",
+            "with the integrity check",
+            "may read the files of \"bid events\"",
+            "would be counted from the last 1h",
             "authentication login success",
             "can never report: login_failure",
             "clock agrees with ours",
@@ -262,12 +262,12 @@ fn doctor_names_what_is_wrong_and_the_fix() {
     assert_says(
         &canvas,
         1,
-        &["the log of account 1 may be read", "the log of account 7 could not be read", "404", "root account"],
+        &["may read the log of account 1", "cannot read the log of account 7", "404", "root account"],
     );
     assert_says(
         &doctor(&config, &["--source=iot"]),
         1,
-        &["instance deadbeef could not be read", "404", "correct `instance_id`"],
+        &["cannot read the audit log of instance deadbeef", "404", "correct `instance_id`"],
     );
 
     simulator.post(
@@ -278,18 +278,14 @@ fn doctor_names_what_is_wrong_and_the_fix() {
     assert_says(&doctor(&config, &["--source=campus"]), 1, &["the credential is accepted", "view_statistics"]);
     assert_says(&doctor(&config, &["--source=iot"]), 1, &["the credential is accepted", "instanceAuditLogs.get"]);
     let skewed = doctor(&config, &["--source=badge"]);
-    assert_says(&skewed, 1, &["may be read", "clock is 6m", "ahead of ours", "third clock"]);
+    assert_says(&skewed, 1, &["may read", "clock is 6m", "ahead of ours", "third clock"]);
     simulator.post("/simulator/faults", r#"{"losant":{"forbidden":0,"clock_skew_seconds":-200000}}"#);
     let days = doctor(&config, &["--source=iot"]);
-    assert_says(&days, 1, &["could not be read", "set the clock that is wrong", "behind ours", "nothing is read"]);
+    assert_says(&days, 1, &["cannot read", "set the wrong clock", "behind ours", "nothing is read"]);
 
     let config = changed(folder.path(), &origin, &[("impressions", "impresions")]);
     let misspelled = doctor(&config, &["--source=ads"]);
-    assert_says(
-        &misspelled,
-        1,
-        &["nothing is listed of the files of \"impresions\"", "correct the name in `subscriptions`"],
-    );
+    assert_says(&misspelled, 1, &["the files of \"impresions\" are not listed", "correct the name in `subscriptions`"]);
 
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = changed(folder.path(), &origin, &[(&origin, &format!("http://{nobody}"))]);

@@ -31,7 +31,7 @@ fn a_file_without_a_usable_source_is_refused() {
         ("a: 'é' b: 1\n", format!("1:8: not YAML: invalid trailing content after single-quoted scalar; {not_yaml}")),
         ("sources: [\n", format!("1:10: not YAML: unclosed bracket '['; {not_yaml}")),
         ("a: *b\n", format!("1:4: not YAML: an alias (`*`) without its anchor (`&`); {not_yaml}")),
-        ("a: &a [*a]\n", "1:8: this alias (`*`) stands within its own anchor (`&`); accepted: one after it".to_owned()),
+        ("a: &a [*a]\n", "1:8: this alias (`*`) is inside its own anchor (`&`); accepted: one after it".to_owned()),
     ] {
         assert_eq!(problems(text), [message], "{text:?}");
     }

@@ -94,7 +94,7 @@ fn a_bad_value_is_shown_at_its_place() {
         ("tls: {ca_file: .}", format!("6:22: the file of `ca_file`, DIR/., is not a regular file; accepted: {FILES}")),
         (
             "tls: {cert_file: client.pem}",
-            "6:13: `cert_file` stands without `key_file`; accepted: both or neither".to_owned(),
+            "6:13: `cert_file` is given without `key_file`; accepted: both or neither".to_owned(),
         ),
         (
             "tls: {server_name: a b}",
@@ -116,7 +116,7 @@ fn a_bad_value_is_shown_at_its_place() {
         ),
         ("[a]: 1", "6:7: a key must be one word".to_owned()),
         ("name: other", "6:7: duplicate key, already given on line 3; accepted: once".to_owned()),
-        ("overlap: !x 5m", "6:16: a YAML tag (`!`) stands before this value; accepted: the value alone".to_owned()),
+        ("overlap: !x 5m", "6:16: this value has a YAML tag (`!`); accepted: the value without it".to_owned()),
         (
             "api_token_file: losant.token",
             "6:7: both `api_token` and `api_token_file` are given; accepted: one of them".to_owned(),
@@ -144,12 +144,12 @@ fn settings_of_proxies_that_cannot_be_meant_are_refused() {
         ("proxy_url: http://p\nproxy_password_file: ix.key", vec![format!("7:7: {one_missing}")]),
         (
             "proxy_username: me\nproxy_password: hunter2",
-            vec!["6:7: `proxy_username` stands without a proxy; accepted: with `proxy_url` or `proxy_from_environment`"
+            vec!["6:7: `proxy_username` is given without a proxy; accepted: with `proxy_url` or `proxy_from_environment`"
                 .to_owned()],
         ),
         (
             "proxy_url: http://p\nproxy_username: 'me:'\nproxy_password: hunter2",
-            vec!["7:23: `proxy_username` has characters that no user name has; accepted: a text without colon and control \
+            vec!["7:23: `proxy_username` has characters that a user name cannot have; accepted: a text without colon and control \
                   characters"
                 .to_owned()],
         ),
@@ -165,7 +165,7 @@ fn settings_of_proxies_that_cannot_be_meant_are_refused() {
             "proxy_from_environment: true\nno_proxy: a.example",
             vec!["7:7: both `no_proxy` and `proxy_from_environment` are given; accepted: one of them".to_owned()],
         ),
-        ("no_proxy: a.example", vec!["6:7: `no_proxy` stands without `proxy_url`; accepted: with it".to_owned()]),
+        ("no_proxy: a.example", vec!["6:7: `no_proxy` is given without `proxy_url`; accepted: both".to_owned()]),
         (
             "proxy_url: http://p\nno_proxy: http://a.example",
             vec![format!("7:17: `no_proxy` has an entry with a scheme (`://`); {list}")],
@@ -177,7 +177,7 @@ fn settings_of_proxies_that_cannot_be_meant_are_refused() {
         ("proxy_url: http://p\nproxy_from_environment: false\nno_proxy: a.example", vec![]),
         (
             "proxy_from_environment: false\nno_proxy: a.example",
-            vec!["7:7: `no_proxy` stands without `proxy_url`; accepted: with it".to_owned()],
+            vec!["7:7: `no_proxy` is given without `proxy_url`; accepted: both".to_owned()],
         ),
         (
             "proxy_url: http://p\nbase_url: http://127.0.0.1:1",
@@ -197,7 +197,7 @@ fn settings_of_proxies_that_cannot_be_meant_are_refused() {
 #[test]
 fn headers_that_the_program_sets_itself_cannot_be_configured() {
     let name = "accepted: the name of a header that this program does not set itself";
-    let value = "has characters that no header can carry; accepted: visible ASCII characters and blanks, on one line";
+    let value = "has characters that a header cannot carry; accepted: visible ASCII characters and blanks, on one line";
     for (lines, message) in [
         ("headers: {name: a, value: b}", "6:16: `headers` is a mapping; accepted: a list, each entry with `name` and `value`".to_owned()),
         ("headers: [{value: b}]", "6:17: `name` is missing; required in an entry of `headers`".to_owned()),
@@ -210,13 +210,13 @@ fn headers_that_the_program_sets_itself_cannot_be_configured() {
         ("headers: [{name: a, value: b}, {name: A, value: c}]", format!("6:45: `name` is listed twice; {name}")),
         (
             "headers: [{name: a, value: \"b\\nc: d\"}]",
-            "6:34: `value` has a line end inside; only one at its end is left out; accepted: a text".to_owned(),
+            "6:34: `value` has a line end inside; only one at the end is ignored; accepted: a text".to_owned(),
         ),
         ("headers: [{name: a, value: hünter2}]", format!("6:34: `value` {value}")),
         ("headers: [{name: a, value: ''}]", "6:34: `value` is empty; accepted: a text".to_owned()),
         (
             "headers: [{name: a, value_file: two.lines}]",
-            format!("6:39: the file of `value_file`, DIR/two.lines, has a line end inside; only one at its end is left out; accepted: {FILES}"),
+            format!("6:39: the file of `value_file`, DIR/two.lines, has a line end inside; only one at the end is ignored; accepted: {FILES}"),
         ),
         (
             "headers: [{name: Authorization, value: hunter2}]",
@@ -226,7 +226,7 @@ fn headers_that_the_program_sets_itself_cannot_be_configured() {
             "headers: [{name: user-agent, value: b}]",
             format!("6:24: `name` cannot be user-agent: `user_agent` sets it; {name}"),
         ),
-        ("user_agent: \"a\\nb\"", "6:19: `user_agent` has characters that no header can carry; accepted: a text of visible ASCII characters and blanks".to_owned()),
+        ("user_agent: \"a\\nb\"", "6:19: `user_agent` has characters that a header cannot carry; accepted: a text of visible ASCII characters and blanks".to_owned()),
     ] {
         let folder = folder();
         std::fs::write(folder.path().join("two.lines"), "a\nb\n").unwrap();
@@ -327,7 +327,7 @@ fn what_a_service_needs_is_required() {
         "8:7: `base_url` is missing; required in a source of `activid`",
         "8:7: `client_id` is missing; required in a source of `activid`",
         "8:7: `client_secret` is missing; required in a source of `activid`, or `client_secret_file`",
-        "9:15: `tenant` has characters that no id has; accepted: a text",
+        "9:15: `tenant` has characters that an id cannot have; accepted: a text",
         "11:7: `api_token` is missing; required in a source of `losant`, or `api_token_file`",
         "11:7: `instance_id` is missing; required in a source of `losant`",
         "13:7: `client_key` is missing; required in a source of `index_exchange`, or `client_key_file`",
@@ -399,7 +399,7 @@ fn an_address_does_not_hold_the_path_that_is_added_to_it() {
     ] {
         let problems = problems(&source(system, key, &format!("https://h{path}")));
         assert!(
-            problems.len() == 1 && problems[0].contains(holds) && problems[0].contains(&format!("`{key}` holds")),
+            problems.len() == 1 && problems[0].contains(holds) && problems[0].contains(&format!("`{key}` contains")),
             "{system} {path}: {problems:?}"
         );
     }

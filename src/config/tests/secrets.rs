@@ -9,7 +9,7 @@ fn a_secret_in_the_configuration_is_looked_at_as_one_in_a_file_is() {
         ("${LOSANT_TOKEN}", "is a placeholder"),
         ("\"hunter2\\u200b\"", "has an invisible character (U+200B)"),
         ("\"hunter2\\nhunter3\"", "has a line end inside"),
-        ("'\"hunter2\"'", "stands in quotes"),
+        ("'\"hunter2\"'", "is in quotes"),
         ("' hunter2'", "has a blank (U+0020)"),
     ] {
         let problems = problems(&losant("").replace("api_token: hunter2", &format!("api_token: {secret}")));
@@ -21,7 +21,7 @@ fn a_secret_in_the_configuration_is_looked_at_as_one_in_a_file_is() {
     };
     let told = warnings(&key("hunter2"));
     assert!(
-        told.len() == 1 && told[0].ends_with(": `client_key` is not base64: write the key as it was issued"),
+        told.len() == 1 && told[0].ends_with(": `client_key` is not base64: write the key exactly as issued"),
         "{told:?}"
     );
     let with_blanks = "sources: {informatica: [{name: a, login_url: 'https://h', username: u, password: ' \"p\" '}]}";

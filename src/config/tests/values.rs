@@ -99,7 +99,7 @@ fn a_reload_sees_which_sources_changed() {
 #[test]
 fn the_token_url_of_activid_follows_the_base_url() {
     let text = "sources:\n  activid:\n    - {name: a, base_url: 'https://h/x/', tenant: Ä b, client_id: c, client_secret: s}\n";
-    assert_eq!(problems(text), ["3:51: `tenant` has characters that no id has; accepted: a text"]);
+    assert_eq!(problems(text), ["3:51: `tenant` has characters that an id cannot have; accepted: a text"]);
     let source = only(&text.replace("Ä b", "Äb"));
     let activid: &activid::Settings = own(&source);
     assert_eq!(activid.token_url.as_str(), "https://h/x/idp/%C3%84b/authn/token");

@@ -345,7 +345,7 @@ impl Mark {
         let number = line.split_once(' ').and_then(|(number, _)| number.parse().ok());
         let number = number.filter(|number| mark_line(*number) == line);
         if number.is_none() {
-            warn!(file = %self.0.display(), "cannot be read; whether the store is missing commits is not known");
+            warn!(file = %self.0.display(), "cannot be read; it is not known whether the store is missing commits");
         }
         number
     }

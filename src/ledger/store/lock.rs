@@ -120,7 +120,7 @@ fn is_local(_: &File) -> bool {
 /// The file of an owner that is gone; `None` if there is none (any more).
 fn still(path: &Path) -> Result<Option<String>, Refused> {
     let Some(first) = read(path)? else { return Ok(None) };
-    info!(file = %path.display(), "watching whether the process that holds the store still lives");
+    info!(file = %path.display(), "checking whether the process that holds the store is still alive");
     for _ in 0..SILENCE.as_millis() / LOOK.as_millis() {
         thread::sleep(LOOK);
         match read(path)? {
@@ -179,7 +179,7 @@ impl Lease {
         let beating = thread::Builder::new().name("ledger.lock".into()).spawn(move || beats.beat())?;
         info!(
             file = %state.path.display(),
-            "the locks of this file system may not keep other machines out; holding the store by this file as well"
+            "the locks of this file system may not keep other machines out; the store is also held with this file"
         );
         Ok(Self { state, beating: Some(beating) })
     }
@@ -262,7 +262,9 @@ impl LeaseState {
             });
             match &written {
                 Ok(()) if failed => warn!(file = %self.path.display(), "written again"),
-                Err(why) if !failed => error!(file = %self.path.display(), %why, "cannot renew the hold on the store"),
+                Err(why) if !failed => {
+                    error!(file = %self.path.display(), %why, "cannot renew the lock file of the store");
+                }
                 _ => {}
             }
             failed = written.is_err();

@@ -269,7 +269,7 @@ impl Writer {
             let went_back = commits > 0 && self.mark.as_ref().is_some_and(Mark::is_absent);
             self.begins_anew = generation.is_none() || is_copy || went_back;
             if is_copy || went_back {
-                info!(store = self.path, "the ledger was restored: it is older than what was counted last, or may be");
+                info!(store = self.path, "the ledger was restored from a backup: it may be older than the last count");
             }
         }
         if !self.begins_anew {

@@ -66,7 +66,7 @@ async fn a_clock_that_falls_back_takes_nothing_back_and_goes_on_asking() {
     bench.poller.clock = Clock::starting_at(bench.clock.now() - TimeDelta::hours(12));
     let asked = bench.windows.lock().unwrap().len();
     let unread = bench.poller.poll(&spec, soon, &mut step).await.unwrap_err();
-    assert!(unread.to_string().contains("is not counted"), "and says so: {unread}");
+    assert!(unread.to_string().contains("are not counted"), "and says so: {unread}");
     assert_eq!(bench.book.state().checkpoint(), Some(&before));
     let windows = bench.windows.lock().unwrap();
     assert!(windows.len() == asked + 1 && !windows[asked].is_empty(), "the answer would tell what time it is");

@@ -25,7 +25,7 @@ pub static SERVICE: System =
 
 const KEYS: &[Key] = &[
     Key::required("base_url", Kind::Url, "The appliance; /scim/{tenant}/v2/Event/.search is added."),
-    Key::required("tenant", Kind::Text, "The tenant as it stands in the paths."),
+    Key::required("tenant", Kind::Text, "The tenant as it appears in the paths."),
     Key::optional(
         "token_url",
         Kind::Url,

@@ -301,7 +301,7 @@ impl Unpacker {
             Form::Gzip(decoder) => decoder.finish().map_err(bad_gzip)?.0.finish()?,
         };
         if rows.columns == 1 && !rows.names_actions {
-            return Err(BadFile::NoFile("a text that is no table"));
+            return Err(BadFile::NoFile("a text that is not a table"));
         }
         Ok(rows)
     }

@@ -35,7 +35,7 @@ const KEYS: &[Key] = &[
     Key::optional(
         "base_url",
         Kind::Url,
-        Absent::Means("what the login answers"),
+        Absent::Means("from the login's answer"),
         "Where the log is; /public/core/v3/securityLog is added.",
     ),
     Key::required("username", Kind::Text, "User to log in as."),

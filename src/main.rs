@@ -24,7 +24,7 @@ use audit_exporter::web::listen::{self, ListenAddress};
 use audit_exporter::web::{ExternalUrl, Pages, WebFile, protect, router};
 use audit_exporter::{demo, doctor, metrics, output};
 use chrono::{DateTime, Utc};
-use clap::Parser;
+use clap::CommandFactory;
 use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -33,7 +33,10 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::arguments::{Arguments, Command, LogFormat, LogLevel, ReportFormat};
+use crate::arguments::{
+    Arguments, Command, ConfigCommand, Files, LogFormat, LogLevel, Logging, ReportFormat, Serving, Shell, Storage,
+    WebConfig,
+};
 use crate::signals::Signals;
 
 #[path = "main/arguments.rs"]
@@ -49,6 +52,8 @@ const EXIT_FAILURE: u8 = 1;
 const EXIT_NOT_WELL: u8 = 1;
 /// `verify`, `doctor` and `backup`: it could not be done.
 const EXIT_COULD_NOT_LOOK: u8 = 3;
+/// Where the configuration that `demo --print-config` prints expects the simulated services.
+const SIMULATOR: &str = "127.0.0.1:10813";
 /// How long to wait before a ledger that cannot be opened is tried again.
 const STORAGE_RETRY: Duration = Duration::from_secs(5);
 /// How long a stop may take beyond the commit under way.
@@ -77,7 +82,7 @@ impl Exit {
 }
 
 fn main() -> ExitCode {
-    let (code, patience) = match Arguments::try_parse() {
+    let (code, patience) = match Arguments::of_process() {
         Ok(arguments) => {
             // these go on when nobody reads their output; the others wait for a slow reader, such as a pager
             let goes_on = arguments.goes_on();
@@ -103,7 +108,7 @@ fn obey(arguments: Arguments) -> u8 {
         output::print(&format!("audit-exporter, version {version} (revision: {revision})"));
         return 0;
     }
-    log_to_stderr(arguments.log_level, arguments.log_format);
+    log_to_stderr(arguments.logging());
     log_panics();
     keep_memory_private();
     listen::raise_open_files();
@@ -130,8 +135,8 @@ fn keep_memory_private() {
     }
 }
 
-fn log_to_stderr(level: LogLevel, format: LogFormat) {
-    let ours = match level {
+fn log_to_stderr(Logging { log_level, log_format }: Logging) {
+    let ours = match log_level {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Warn => LevelFilter::WARN,
@@ -143,7 +148,7 @@ fn log_to_stderr(level: LogLevel, format: LogFormat) {
         .with_target("h2", LevelFilter::ERROR)
         .with_target("audit_exporter", ours);
     let registry = tracing_subscriber::registry();
-    match format {
+    match log_format {
         LogFormat::Logfmt => {
             let layer = tracing_logfmt::builder()
                 .with_span_name(false)
@@ -162,45 +167,71 @@ fn log_to_stderr(level: LogLevel, format: LogFormat) {
 async fn run(mut arguments: Arguments) -> Result<(), Exit> {
     let signals = Signals::take(&arguments)?;
     match arguments.command.take() {
-        Some(Command::Check) => {
-            let config = load(&arguments)?;
-            web_config(&arguments)?;
+        Some(Command::Check { files, web, .. }) => {
+            let config = load(&files)?;
+            web_config(&web)?;
             check_storage(&config.storage.path)?;
-            let file = arguments.config_file.as_deref().unwrap_or(Path::new(""));
-            config.warned(file).for_each(|warning| output::print(&warning));
+            config.warned(files.config()).for_each(|warning| output::print(&warning));
             let doubts = if config.warnings.is_empty() { "" } else { ", but see above" };
             output::print(&format!("the configuration is good{doubts}"));
             Ok(())
         }
-        Some(Command::Verify { source, from, to, format }) => run_verify(&arguments, &source, from, to, format).await,
-        Some(Command::Doctor { source }) => run_doctor(&arguments, source).await,
-        Some(Command::Backup { to }) => run_backup(&arguments, &to, &signals).await,
-        Some(Command::Demo { seed, fault, hold }) => run_demo(arguments, seed, &fault, &hold, &signals).await,
-        Some(Command::Simulate { listen, seed, fault, rate, quiet }) => {
+        Some(Command::Verify { files, source, from, to, format, .. }) => {
+            run_verify(&files, &source, from, to, format).await
+        }
+        Some(Command::Doctor { files, source, .. }) => run_doctor(&files, source).await,
+        Some(Command::Backup { files, to, .. }) => run_backup(&files, &to, &signals).await,
+        Some(Command::Demo { print_config: true, storage, hold, .. }) => print_demo(&storage, &hold),
+        Some(Command::Demo { seed, fault, hold, storage, serving, .. }) => {
+            let world = build_world(seed, &fault, 0.5, false)?;
+            run_demo(world, &hold, storage, &serving, &signals).await
+        }
+        Some(Command::Simulate { listen, seed, fault, rate, quiet, .. }) => {
             let world = build_world(seed, &fault, rate, quiet)?;
             let listeners = listen::bind(&[listen]).await.map_err(Exit::failure)?;
             for listener in &listeners {
                 let address = listener.local_addr().map_err(Exit::failure)?;
-                output::announce(format!("simulated services at http://{address}"));
+                let origin = format!("http://{}", seen_from_here(address));
+                let config = demo::config_text(&origin, Path::new("data"), "1m", demo::FAST);
+                output::announce(format!(
+                    "simulated services at http://{address}\n\
+                     a configuration that reads them, with their credentials:\n\n{config}"
+                ));
             }
             listen::serve(listeners, world.router(), Arc::new(WebFile::none()), signals.finish_work()).await;
             Ok(())
         }
+        Some(Command::Config(ConfigCommand::Schema)) => {
+            output::print(&format!("{:#}", config::schema::schema()));
+            Ok(())
+        }
+        Some(Command::Completions { shell }) => {
+            output::print(completions(shell).trim_end());
+            Ok(())
+        }
+        Some(Command::ManPages { folder }) => clap_mangen::generate_to(Arguments::command(), &folder)
+            .map_err(|error| Exit::failure(format!("{}: {error}", folder.display()))),
         None => {
-            let config = load(&arguments)?;
-            let file = arguments.config_file.clone().map(Arc::new);
-            config.log_warnings(file.as_deref().map_or(Path::new(""), PathBuf::as_path));
-            run_exporter(&arguments, config, file, &signals, |_, _| {}).await
+            let config = load(&arguments.files)?;
+            let file = Arc::new(arguments.files.config().to_owned());
+            config.log_warnings(&file);
+            let storage = arguments.files.storage.folder;
+            run_exporter(&arguments.serving, storage, config, Some(file), &signals, |_, _| {}).await
         }
     }
 }
 
-fn load(arguments: &Arguments) -> Result<Config, Exit> {
-    let Some(file) = &arguments.config_file else {
-        return Err(Exit::usage("no configuration: give --config.file=FILE, or try `audit-exporter demo`; see --help"));
-    };
+fn load(files: &Files) -> Result<Config, Exit> {
+    let file = files.config();
+    if files.is_without_config() {
+        return Err(Exit::usage(format!(
+            "no configuration: there is no {} in this folder; give --config.file=FILE, or try `audit-exporter demo`; \
+             see --help",
+            file.display()
+        )));
+    }
     let mut config = config::load(file).map_err(Exit::usage)?;
-    if let Some(storage) = &arguments.storage {
+    if let Some(storage) = &files.storage.folder {
         config.storage.path.clone_from(storage);
     }
     // proxies of the environment are part of the configuration; kept until all are made, because they share
@@ -213,6 +244,38 @@ fn load(arguments: &Arguments) -> Result<Config, Exit> {
         return Err(Exit::usage(bad.join("\n")));
     }
     Ok(config)
+}
+
+/// The script by which a shell completes our options.
+fn completions(shell: Shell) -> String {
+    let shell = match shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "audit-exporter", &mut script);
+    let script = String::from_utf8_lossy(&script).into_owned();
+    match shell {
+        // clap_complete 4.6 writes the name of a program with a hyphen in two ways, and then finds no subcommand
+        clap_complete::Shell::Bash => script.replace("audit__subcmd__exporter", "audit__exporter"),
+        clap_complete::Shell::Fish => for_fish(&script),
+        _ => script,
+    }
+}
+
+/// The script for fish. Its `argparse` refuses a dot in the name of an option: there, and in what it parses, our dots are
+/// underscores. It also fails at an option whose value is still to be typed, so an empty word stands at the end.
+fn for_fish(script: &str) -> String {
+    let dotless = " | string replace -r '^(--[a-z_-]+)\\.' '$1_'";
+    let mended = |line: &str| match line.trim() {
+        specs if specs.starts_with("string join") => line.replace('.', "_"),
+        "set -l cmd (commandline -opc)" => line.replace("-opc", &format!("-opc{dotless}{dotless}")),
+        parse if parse.starts_with("argparse ") => line.replace("-- $cmd", "-- $cmd ''"),
+        "if set -q argv[1]" => line.replace("set -q argv[1]", "test -n \"$argv[1]\""),
+        _ => line.to_owned(),
+    };
+    script.lines().map(|line| mended(line) + "\n").collect()
 }
 
 /// A check may run as another user than the exporter, so a folder that this user cannot use is only warned of.
@@ -230,13 +293,13 @@ fn check_storage(folder: &Path) -> Result<(), Exit> {
 }
 
 async fn run_verify(
-    arguments: &Arguments,
+    files: &Files,
     source: &str,
     from: DateTime<Utc>,
     to: Option<DateTime<Utc>>,
     format: ReportFormat,
 ) -> Result<(), Exit> {
-    let config = load(arguments)?;
+    let config = load(files)?;
     if to.is_some_and(|to| to <= from) {
         return Err(Exit::usage("--to must be later than --from"));
     }
@@ -248,11 +311,11 @@ async fn run_verify(
     if report.differences.is_empty() { Ok(()) } else { Err(Exit::not_well()) }
 }
 
-async fn run_doctor(arguments: &Arguments, only: Option<String>) -> Result<(), Exit> {
-    let config = load(arguments)?;
+async fn run_doctor(files: &Files, only: Option<String>) -> Result<(), Exit> {
+    let config = load(files)?;
     let all = config.sources.iter().map(|source| source.name.to_string());
     let names: Vec<String> = only.map_or_else(|| all.collect(), |name| vec![name]);
-    let changed_at = arguments.config_file.as_ref().and_then(|file| file.metadata().ok()?.modified().ok());
+    let changed_at = files.config().metadata().and_then(|file| file.modified()).ok();
     let changed_at = changed_at.map(DateTime::from);
     if let Some(how_long) = doctor::how_long(&config, &names) {
         PROGRESS(&how_long);
@@ -278,11 +341,13 @@ async fn run_doctor(arguments: &Arguments, only: Option<String>) -> Result<(), E
     if wrong { Err(Exit::not_well()) } else { Ok(()) }
 }
 
-async fn run_backup(arguments: &Arguments, to: &Path, signals: &Signals) -> Result<(), Exit> {
-    let storage = match (&arguments.storage, &arguments.config_file) {
-        (Some(storage), _) => storage.clone(),
-        (None, Some(file)) => config::load(file).map_err(Exit::usage)?.storage.path,
-        (None, None) => return Err(Exit::usage("which ledger? give --config.file=FILE or --storage.path=FOLDER")),
+async fn run_backup(files: &Files, to: &Path, signals: &Signals) -> Result<(), Exit> {
+    let storage = match &files.storage.folder {
+        Some(folder) => folder.clone(),
+        None if files.is_without_config() => {
+            return Err(Exit::usage("which ledger? give --config.file=FILE or --storage.path=FOLDER"));
+        }
+        None => config::load(files.config()).map_err(Exit::usage)?.storage.path,
     };
     // a stop removes the part that was made
     let stop = signals.finish_work();
@@ -312,8 +377,8 @@ impl From<CheckError> for Exit {
     }
 }
 
-fn web_config(arguments: &Arguments) -> Result<WebFile, Exit> {
-    match &arguments.web_config {
+fn web_config(web: &WebConfig) -> Result<WebFile, Exit> {
+    match &web.file {
         Some(file) => WebFile::open(file).map_err(|error| Exit::usage(format!("{}: {error}", file.display()))),
         None => Ok(WebFile::none()),
     }
@@ -335,32 +400,41 @@ fn build_world(seed: u64, faults: &[String], rate: f64, quiet: bool) -> Result<W
     }))
 }
 
+/// The configuration of the demo, for who runs its parts by hand.
+fn print_demo(storage: &Storage, hold: &str) -> Result<(), Exit> {
+    let storage = storage.folder.as_deref().unwrap_or(Path::new("data"));
+    let origin = format!("http://{SIMULATOR}");
+    demo::config(&origin, storage, hold).map_err(Exit::usage)?;
+    let config = demo::config_text(&origin, storage, hold, demo::FAST);
+    output::print(&format!("# the services: audit-exporter simulate --listen={SIMULATOR}\n{}", config.trim_end()));
+    Ok(())
+}
+
 /// The simulated services on a free port of loopback, the exporter on the address asked for.
 async fn run_demo(
-    mut arguments: Arguments,
-    seed: u64,
-    faults: &[String],
+    world: World,
     hold: &str,
+    mut storage: Storage,
+    serving: &Serving,
     signals: &Signals,
 ) -> Result<(), Exit> {
-    let world = build_world(seed, faults, 0.5, false)?;
     world.forget_after(demo::KEPT);
     let loopback: ListenAddress = "127.0.0.1:0".parse().map_err(Exit::failure)?;
     let services = listen::bind(&[loopback]).await.map_err(Exit::failure)?;
     let address = services[0].local_addr().map_err(Exit::failure)?;
     tokio::spawn(listen::serve(services, world.router(), Arc::new(WebFile::none()), signals.stop.clone()));
 
-    let own = match arguments.storage {
+    let own = match storage.folder {
         Some(_) => None,
         None => Some(demo::Folder::new().map_err(|error| Exit::failure(format!("a folder for the demo: {error}")))?),
     };
     if let Some(own) = &own {
         signals.remove_at_end(own.path());
     }
-    let given = arguments.storage.take();
+    let given = storage.folder.take();
     let storage = given.as_deref().or(own.as_ref().map(demo::Folder::path)).unwrap_or(Path::new("."));
     let config = demo::config(&format!("http://{address}"), storage, hold).map_err(Exit::usage)?;
-    run_exporter(&arguments, config, None, signals, |page, exporter| {
+    run_exporter(serving, None, config, None, signals, |page, exporter| {
         output::announce(format!(
             "simulated services at http://{address}\nstatus page at        http://{page}/\nmetrics at            http://{page}/metrics"
         ));
@@ -372,17 +446,18 @@ async fn run_demo(
 }
 
 async fn run_exporter(
-    arguments: &Arguments,
+    serving: &Serving,
+    storage: Option<PathBuf>,
     config: Config,
     config_file: Option<Arc<PathBuf>>,
     signals: &Signals,
     started: impl FnOnce(SocketAddr, &Exporter),
 ) -> Result<(), Exit> {
-    let web = Arc::new(web_config(arguments)?);
-    let listeners = listen::bind(&arguments.listen).await.map_err(Exit::failure)?;
+    let web = Arc::new(web_config(&serving.web)?);
+    let listeners = listen::bind(&serving.listen).await.map_err(Exit::failure)?;
     let stop = signals.finish_work();
     tell_what_starts(&config, config_file.as_deref());
-    let pages = Pages { exporter: Arc::default(), config_file, storage: arguments.storage.clone() };
+    let pages = Pages { exporter: Arc::default(), config_file, storage };
     if pages.config_file.is_some() {
         reload_on_hangup(pages.clone())?;
     }
@@ -393,11 +468,11 @@ async fn run_exporter(
     }
     let router = protect(router(pages.clone()), Arc::clone(&web));
     let connections = listen::connections_allowed(config.sources.len());
-    let serving = tokio::spawn(listen::serve_at_most(connections, listeners, router, web, stop.clone()));
+    let served = tokio::spawn(listen::serve_at_most(connections, listeners, router, web, stop.clone()));
 
     let storage = config.storage.path.clone();
     let exporter = tokio::select! {
-        exporter = start(config, arguments.external_url.as_ref()) => exporter?,
+        exporter = start(config, serving.external_url.as_ref()) => exporter?,
         () = stop.cancelled() => return Ok(()),
     };
     let _ = pages.exporter.set(Arc::clone(&exporter));
@@ -412,7 +487,7 @@ async fn run_exporter(
         }
     };
     info!("ready");
-    serving.await.map_err(Exit::failure)?;
+    served.await.map_err(Exit::failure)?;
     info!("stopping");
     exporter.stop().await;
     if let Some(control) = control {

@@ -1,65 +1,117 @@
-//! The command line.
+//! The command line: which options there are, and which of them each subcommand obeys.
+//!
+//! Promises: an option that a subcommand would ignore is an error. Options may stand before the subcommand, too.
+//!
+//! Leaves to others: what the subcommands do (`main.rs`).
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use audit_exporter::clock::Clock;
 use audit_exporter::config;
 use audit_exporter::web::ExternalUrl;
 use audit_exporter::web::listen::ListenAddress;
 use chrono::{DateTime, Utc};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The configuration file where none is named.
+const CONFIG_FILE: &str = "audit-exporter.yml";
 
 /// Prometheus exporter for the audit logs of Canvas LMS, Informatica IICS, HID `ActivID`, Losant and
 /// Index Exchange: every event counted exactly once.
 #[derive(Parser)]
-#[command(name = "audit-exporter", disable_version_flag = true)]
+#[command(name = "audit-exporter", disable_version_flag = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 
-    /// The configuration file (YAML).
-    #[arg(long = "config.file", value_name = "FILE", global = true)]
-    pub(crate) config_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: Files,
 
-    /// Address to listen on; can be given several times. Without a host: all interfaces.
-    #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = ":10812", global = true)]
-    pub(crate) listen: Vec<ListenAddress>,
+    #[command(flatten)]
+    pub(crate) serving: Serving,
 
-    /// File with TLS and basic authentication settings (exporter-toolkit format).
-    #[arg(long = "web.config.file", value_name = "FILE", global = true)]
-    pub(crate) web_config: Option<PathBuf>,
-
-    /// The http or https URL under which people reach this exporter, for links in alerts and dashboards.
-    #[arg(long = "web.external-url", value_name = "URL", global = true)]
-    pub(crate) external_url: Option<ExternalUrl>,
-
-    /// Folder of the ledger; overrides storage.path in the configuration.
-    #[arg(long = "storage.path", value_name = "FOLDER", global = true)]
-    pub(crate) storage: Option<PathBuf>,
-
-    /// The lowest level to log.
-    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info", global = true)]
-    pub(crate) log_level: LogLevel,
-
-    /// The format of log lines.
-    #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt", global = true)]
-    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) logging: Logging,
 
     /// Print the version and exit.
     #[arg(long)]
     pub(crate) version: bool,
 }
 
+/// What is counted, and where.
+#[derive(Args)]
+pub(crate) struct Files {
+    /// The configuration file (YAML) [default: audit-exporter.yml in the working folder].
+    #[arg(long = "config.file", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) storage: Storage,
+}
+
+/// Where the ledger is.
+#[derive(Args)]
+pub(crate) struct Storage {
+    /// Folder of the ledger; overrides storage.path in the configuration.
+    #[arg(long = "storage.path", value_name = "FOLDER")]
+    pub(crate) folder: Option<PathBuf>,
+}
+
+/// How the program serves.
+#[derive(Args)]
+pub(crate) struct Serving {
+    /// Address to listen on; can be given several times. Without a host: all interfaces.
+    #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = ":10812")]
+    pub(crate) listen: Vec<ListenAddress>,
+
+    #[command(flatten)]
+    pub(crate) web: WebConfig,
+
+    /// The http or https URL under which people reach this exporter, for links in alerts and dashboards.
+    #[arg(long = "web.external-url", value_name = "URL")]
+    pub(crate) external_url: Option<ExternalUrl>,
+}
+
+/// The web configuration.
+#[derive(Args)]
+pub(crate) struct WebConfig {
+    /// File with TLS and basic authentication settings (exporter-toolkit format).
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// How the program logs.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct Logging {
+    /// The lowest level to log.
+    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info")]
+    pub(crate) log_level: LogLevel,
+
+    /// The format of log lines.
+    #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt")]
+    pub(crate) log_format: LogFormat,
+}
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Validate the configuration file without touching the network: exit status 0 or 2.
-    Check,
+    Check {
+        #[command(flatten)]
+        files: Files,
+        #[command(flatten)]
+        web: WebConfig,
+        #[command(flatten)]
+        logging: Logging,
+    },
     /// Read a part of a source's history again and compare it with what was counted.
     ///
     /// If an exporter runs on the same storage, it does the reading, within its rate limit; else this command does.
     /// Exit status: 0 no difference, 1 differences, 2 wrong arguments, 3 it could not be done; 129, 130 or 143 if
     /// SIGHUP, SIGINT or SIGTERM ended it.
     Verify {
+        #[command(flatten)]
+        files: Files,
         /// Name of the source.
         #[arg(long, value_name = "NAME")]
         source: String,
@@ -72,6 +124,8 @@ pub(crate) enum Command {
         /// The format of the output.
         #[arg(long, value_name = "FORMAT", default_value = "text")]
         format: ReportFormat,
+        #[command(flatten)]
+        logging: Logging,
     },
     /// Check every source: whether it can be reached, accepts the credential and may be read, what
     /// would be counted, its clock, its budget.
@@ -81,19 +135,27 @@ pub(crate) enum Command {
     /// Exit status: 0 all is well, 1 something is wrong, 2 wrong arguments, 3 it could not be done; 129, 130 or 143 if
     /// SIGHUP, SIGINT or SIGTERM ended it.
     Doctor {
+        #[command(flatten)]
+        files: Files,
         /// Check only this source.
         #[arg(long, value_name = "NAME")]
         source: Option<String>,
+        #[command(flatten)]
+        logging: Logging,
     },
     /// Make a consistent copy of the ledger, also while the exporter runs.
     ///
-    /// Needs --config.file or --storage.path. The copy is verified before it gets its name. docs/backup.md says how to
-    /// restore it.
+    /// The ledger is the one in --storage.path or, without that option, in the storage.path of the configuration. The
+    /// copy is verified before it gets its name. docs/backup.md says how to restore it.
     /// Exit status: 0 done, 2 wrong arguments, 3 it could not be done.
     Backup {
+        #[command(flatten)]
+        files: Files,
         /// The file to create. It must not exist yet.
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
+        #[command(flatten)]
+        logging: Logging,
     },
     /// Run simulated services for all five systems on loopback, and an exporter that polls them.
     Demo {
@@ -106,6 +168,15 @@ pub(crate) enum Command {
         /// How long a new series is served as 0.
         #[arg(long, value_name = "DURATION", default_value = "5s")]
         hold: String,
+        /// Print the configuration of the demo and exit.
+        #[arg(long)]
+        print_config: bool,
+        #[command(flatten)]
+        storage: Storage,
+        #[command(flatten)]
+        serving: Serving,
+        #[command(flatten)]
+        logging: Logging,
     },
     /// Run only the simulated services.
     Simulate {
@@ -124,7 +195,37 @@ pub(crate) enum Command {
         /// No traffic except what you inject with POST /simulator/inject.
         #[arg(long)]
         quiet: bool,
+        #[command(flatten)]
+        logging: Logging,
     },
+    /// Print what an editor or a script wants to know of the configuration file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write a manual page for the program and each subcommand.
+    #[command(hide = true)]
+    ManPages {
+        /// An existing folder.
+        folder: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema,
+}
+
+/// A shell that can be told how to complete.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -148,10 +249,58 @@ pub(crate) enum LogFormat {
 }
 
 impl Arguments {
+    /// The arguments of this process. Ends it where they are wrong, or ask for nothing but help.
+    pub(crate) fn of_process() -> Result<Self, clap::Error> {
+        Self::try_parse_from(subcommand_first(std::env::args_os().collect()))
+    }
+
     /// Whether the program runs until it is stopped.
     pub(crate) fn goes_on(&self) -> bool {
-        !self.version && matches!(self.command, None | Some(Command::Demo { .. } | Command::Simulate { .. }))
+        !self.version
+            && matches!(self.command, None | Some(Command::Demo { print_config: false, .. } | Command::Simulate { .. }))
     }
+
+    /// How to log. Commands that only print something have no options for it.
+    pub(crate) fn logging(&self) -> Logging {
+        match &self.command {
+            Some(
+                Command::Check { logging, .. }
+                | Command::Verify { logging, .. }
+                | Command::Doctor { logging, .. }
+                | Command::Backup { logging, .. }
+                | Command::Demo { logging, .. }
+                | Command::Simulate { logging, .. },
+            ) => *logging,
+            Some(Command::Config(_) | Command::Completions { .. } | Command::ManPages { .. }) | None => self.logging,
+        }
+    }
+}
+
+impl Files {
+    /// The configuration file: the one that was named, or the usual one.
+    pub(crate) fn config(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new(CONFIG_FILE))
+    }
+
+    /// Whether nobody named a file and the usual one is not there.
+    pub(crate) fn is_without_config(&self) -> bool {
+        self.config.is_none() && !Path::new(CONFIG_FILE).exists()
+    }
+}
+
+/// The same arguments with the subcommand before its options, as clap wants them: the options of a subcommand are its own,
+/// so that it refuses those that it does not obey.
+fn subcommand_first(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let mut at = 1;
+    while let Some(argument) = arguments.get(at).and_then(|argument| argument.to_str()) {
+        if !argument.starts_with('-') {
+            arguments[1..=at].rotate_right(1);
+            break;
+        }
+        let is_alone = argument.contains('=') || ["--version", "--help", "-h"].contains(&argument);
+        at += if is_alone { 1 } else { 2 };
+    }
+    arguments
 }
 
 /// A time, or how long ago it was.
@@ -164,4 +313,64 @@ fn parse_moment(text: &str) -> Result<DateTime<Utc>, String> {
     at.ok_or_else(|| {
         "expected a time such as 2026-11-22T03:00:00Z, or a time span before now, such as 2h or 1d12h".to_owned()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Arguments, String> {
+        let arguments = std::iter::once("audit-exporter").chain(line.split_whitespace()).map(OsString::from).collect();
+        Arguments::try_parse_from(subcommand_first(arguments)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_one_that_clap_accepts() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_stand_on_both_sides_of_the_subcommand() {
+        for line in [
+            "check --config.file=check --log.level=debug",
+            "--config.file=check check --log.level=debug",
+            "--config.file check --log.level debug check",
+            "--log.level=debug check --config.file check",
+        ] {
+            let Ok(Arguments { command: Some(Command::Check { files, logging, .. }), .. }) = parsed(line) else {
+                panic!("{line}");
+            };
+            assert_eq!(files.config(), Path::new("check"), "{line}");
+            assert!(matches!(logging.log_level, LogLevel::Debug), "{line}");
+        }
+        let exporter = parsed("--config.file check --web.listen-address=:1").unwrap();
+        assert!(exporter.command.is_none() && exporter.files.config() == Path::new("check"));
+    }
+
+    #[test]
+    fn an_option_that_a_subcommand_would_ignore_is_refused_wherever_it_stands() {
+        for (command, refused) in [
+            (
+                "simulate --listen=:1",
+                &["--config.file=x", "--web.config.file=x", "--storage.path=x", "--web.listen-address=:1"][..],
+            ),
+            ("demo", &["--config.file=x"]),
+            ("check", &["--web.listen-address=:1", "--web.external-url=http://x"]),
+            ("doctor", &["--web.config.file=x", "--web.listen-address=:1", "--web.external-url=http://x"]),
+            ("verify --source=a --from=1h", &["--web.config.file=x", "--web.external-url=http://x"]),
+            ("backup --to=x", &["--web.config.file=x", "--web.external-url=http://x"]),
+            ("completions bash", &["--config.file=x", "--log.level=debug"]),
+            ("config schema", &["--config.file=x", "--log.level=debug"]),
+        ] {
+            assert!(parsed(command).is_ok(), "{command}");
+            for option in refused {
+                for line in [format!("{command} {option}"), format!("{option} {command}")] {
+                    let error = parsed(&line).err().unwrap_or_else(|| panic!("{line} is accepted"));
+                    assert!(error.contains("unexpected argument"), "{line}: {error}");
+                }
+            }
+        }
+    }
 }

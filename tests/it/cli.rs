@@ -4,10 +4,12 @@ use std::fs::Permissions;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
+use audit_exporter::simulate::SERVICES;
 use redb::{Database, ReadableDatabase, TableDefinition, TableHandle};
 
-use crate::program::{EAGER, Finished, Running, config_file, config_text, finish};
+use crate::program::{EAGER, Finished, Process, Running, config_file, config_text, finish, program};
 
 fn assert_refused(finished: &Finished, code: i32, says: &str) {
     assert_eq!(finished.code, code, "{}", finished.stderr);
@@ -43,6 +45,8 @@ fn help_and_version_are_answered_on_standard_output() {
         "backup",
         "demo",
         "simulate",
+        "config",
+        "completions",
     ] {
         assert!(help.stdout.contains(flag), "{flag} in {}", help.stdout);
     }
@@ -179,4 +183,120 @@ fn a_store_of_a_newer_version_is_refused_and_left_alone() {
     assert_eq!(read.open_table(meta).unwrap().get("schema").unwrap().unwrap().value(), 99);
     let tables: Vec<_> = read.list_tables().unwrap().map(|table| table.name().to_owned()).collect();
     assert_eq!(tables, ["meta"]);
+}
+
+/// What a shell says to a script.
+fn shell(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let output =
+        output.unwrap_or_else(|error| panic!("{program} was not found ({error}): run tests/run, which installs it"));
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn bash_and_fish_complete_subcommands_options_and_their_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let scripts = ["bash", "zsh", "fish"].map(|shell| {
+        let script = finish(&["completions", shell]);
+        assert_eq!((script.code, script.stderr.as_str()), (0, ""));
+        let path = folder.path().join(shell);
+        std::fs::write(&path, &script.stdout).unwrap();
+        (path.display().to_string(), script.stdout)
+    });
+    let [(bash, _), (_, zsh), (fish, _)] = scripts;
+    assert!(zsh.starts_with("#compdef audit-exporter\n"), "{zsh}");
+    for (line, completed) in [
+        ("che", "check"),
+        ("--log.level ", "debug"),
+        ("--log.level deb", "debug"),
+        ("check --web.conf", "--web.config.file"),
+        ("verify --format ", "json"),
+        ("config ", "schema"),
+    ] {
+        let words: Vec<String> = line.split(' ').map(|word| format!("'{word}'")).collect();
+        let script = format!(
+            "source {bash}; COMP_WORDS=(audit-exporter {}); COMP_CWORD={}; \
+             $(complete -p audit-exporter | grep -o '_audit[a-z_]*') audit-exporter \"${{COMP_WORDS[COMP_CWORD]}}\" \
+             \"${{COMP_WORDS[COMP_CWORD-1]}}\"; echo \"${{COMPREPLY[*]}}\"",
+            words.join(" "),
+            words.len()
+        );
+        let given = shell("bash", &["--norc", "-c", &script]);
+        assert!(given.split_whitespace().any(|word| word == completed), "bash, {line:?}: {given}");
+        let given =
+            shell("fish", &["--no-config", "-c", &format!("source {fish}; complete -C'audit-exporter {line}'")]);
+        assert!(given.lines().any(|word| word.split('\t').next() == Some(completed)), "fish, {line:?}: {given}");
+    }
+    // after an option with a dot the subcommand is still understood
+    let given = shell(
+        "fish",
+        &["--no-config", "-c", &format!("source {fish}; complete -C'audit-exporter --log.level=debug che'")],
+    );
+    assert!(given.contains("check"), "{given}");
+}
+
+#[test]
+fn the_schema_is_the_one_in_the_docs() {
+    let printed = finish(&["config", "schema"]);
+    assert_eq!((printed.code, printed.stderr.as_str()), (0, ""));
+    assert_eq!(printed.stdout, include_str!("../../docs/config.schema.json"));
+}
+
+#[test]
+fn the_demo_s_configuration_can_be_had_without_the_demo() {
+    let folder = tempfile::tempdir().unwrap();
+    let printed = finish(&["demo", "--print-config", "--hold=7s"]);
+    assert_eq!((printed.code, printed.stderr.as_str()), (0, ""));
+    assert!(printed.stdout.starts_with("# the services: audit-exporter simulate --listen="), "{}", printed.stdout);
+    assert!(printed.stdout.contains("hold_new_series: 7s"), "{}", printed.stdout);
+    let checked = finish(&["check", &written(folder.path(), &printed.stdout)]);
+    assert_eq!((checked.code, checked.stderr.as_str()), (0, ""));
+    assert_refused(&finish(&["demo", "--print-config", "--hold=soon"]), 2, "`hold_new_series` is not a duration");
+}
+
+#[test]
+fn there_is_a_manual_page_for_each_subcommand() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().display().to_string();
+    let made = finish(&["man-pages", &path]);
+    assert_eq!((made.code, made.stdout.as_str(), made.stderr.as_str()), (0, "", ""));
+    for (page, says) in [
+        ("audit-exporter", "config.file"),
+        ("audit-exporter-verify", "differences"),
+        ("audit-exporter-demo", "simulated"),
+    ] {
+        let text = std::fs::read_to_string(folder.path().join(format!("{page}.1"))).unwrap();
+        assert!(text.contains(".TH ") && text.replace('\\', "").contains(says), "{page}: {text}");
+    }
+    assert_refused(&finish(&["man-pages", "/nowhere/at/all"]), 1, "/nowhere/at/all");
+}
+
+#[test]
+fn without_a_name_the_configuration_in_the_working_folder_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    written(folder.path(), &config_text("http://127.0.0.1:1", folder.path(), "1s", EAGER));
+    let check = |folder: &Path| {
+        let program = env!("CARGO_BIN_EXE_audit-exporter");
+        Command::new(program).arg("check").current_dir(folder).output().unwrap()
+    };
+    let checked = check(folder.path());
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let checked = check(elsewhere.path());
+    assert_eq!(checked.status.code(), Some(2));
+    let says = String::from_utf8(checked.stderr).unwrap();
+    assert!(says.contains("there is no audit-exporter.yml in this folder"), "{says}");
+}
+
+#[test]
+fn what_simulate_prints_is_a_configuration_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut simulator = Process::start(&mut program(&["simulate", "--listen=127.0.0.1:0", "--quiet"]));
+    let config = simulator.until_printed("a configuration", |printed| {
+        let (_, config) = printed.split_once("credentials:\n\n")?;
+        (config.ends_with('\n') && config.matches("    - name: ").count() == SERVICES.len()).then(|| config.to_owned())
+    });
+    let checked = finish(&["check", &written(folder.path(), &config)]);
+    assert_eq!((checked.code, checked.stderr.as_str()), (0, ""));
 }

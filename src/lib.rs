@@ -17,7 +17,7 @@
 //!   that runs, in the running exporter or beside it;
 //! - [`event`], [`page`], [`failure`]: the words that all of them use;
 //! - [`config`], [`settings`]: the file and its language;
-//! - `backoff`, [`clock`], [`connect`], [`stats`], [`threads`], [`transport`], [`proxy`]: the edges;
+//! - `backoff`, [`clock`], [`connect`], [`process`], [`stats`], [`threads`], [`transport`], [`proxy`]: the edges;
 //! - [`fault`]: what a panic may say; [`output`]: standard output and standard error;
 //! - [`simulate`] and [`demo`]: the five services over one ground truth, for demo and tests.
 
@@ -43,6 +43,7 @@ pub mod output;
 pub mod page;
 mod pem;
 pub mod poll;
+pub mod process;
 pub mod proxy;
 pub mod settings;
 pub mod simulate;

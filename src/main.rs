@@ -22,7 +22,7 @@ use audit_exporter::threads::run_blocking;
 use audit_exporter::verify::Say;
 use audit_exporter::web::listen::{self, ListenAddress};
 use audit_exporter::web::{ExternalUrl, Pages, WebFile, protect, router};
-use audit_exporter::{demo, doctor, metrics, output};
+use audit_exporter::{demo, doctor, metrics, output, process};
 use chrono::{DateTime, Utc};
 use clap::Parser;
 use futures_util::StreamExt;
@@ -77,6 +77,8 @@ impl Exit {
 }
 
 fn main() -> ExitCode {
+    // it fixes the moment
+    let _ = process::started_at();
     let (code, patience) = match Arguments::try_parse() {
         Ok(arguments) => {
             // these go on without whoever reads what they write; the others wait for a slow reader, such as a pager

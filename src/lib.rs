@@ -12,7 +12,7 @@
 //! - [`poll`]: one task per source, newest window first, gaps with the time left;
 //! - [`source`]: five services, each in one place, each knowing nothing but its service;
 //! - [`metrics`] and [`exposition`]: what `/metrics` shows, and its bytes;
-//! - [`exporter`] and [`web`]: the running program, its reload, its pages;
+//! - [`exporter`] and [`web`]: the running program, its reload, its pages; [`notify`]: what systemd is told of it;
 //! - [`verify`] and [`doctor`]: what an operator asks about numbers and sources; [`control`]: where
 //!   that runs, in the running exporter or beside it;
 //! - [`event`], [`page`], [`failure`]: the words that all of them use;
@@ -39,6 +39,7 @@ pub mod failure;
 pub mod fault;
 pub mod ledger;
 pub mod metrics;
+pub mod notify;
 pub mod output;
 pub mod page;
 mod pem;

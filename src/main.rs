@@ -16,6 +16,7 @@ use audit_exporter::control::{self, CheckError, Control};
 use audit_exporter::exporter::{ApplyError, Edges, Exporter};
 use audit_exporter::fault::{catch_panic, log_panics};
 use audit_exporter::ledger::{Copied, Ledger, OpenError, Unusable, usable};
+use audit_exporter::notify::Manager;
 use audit_exporter::simulate::{Faults, Options, World};
 use audit_exporter::source::registry::SYSTEMS;
 use audit_exporter::threads::run_blocking;
@@ -383,7 +384,11 @@ async fn run_exporter(
     started: impl FnOnce(SocketAddr, &Exporter),
 ) -> Result<(), Exit> {
     let web = Arc::new(web_config(arguments)?);
-    let listeners = listen::bind(&arguments.listen).await.map_err(Exit::failure)?;
+    let listeners = if arguments.systemd_socket {
+        listen::take_handed().map_err(Exit::usage)?
+    } else {
+        listen::bind(&arguments.listen).await.map_err(Exit::failure)?
+    };
     let stop = signals.finish_work();
     tell_what_starts(&config, config_file.as_deref());
     let pages = Pages { exporter: Arc::default(), config_file, storage: arguments.storage.clone() };
@@ -400,8 +405,9 @@ async fn run_exporter(
     let serving = tokio::spawn(listen::serve_at_most(connections, listeners, router, web, stop.clone()));
 
     let storage = config.storage.path.clone();
+    let manager = Manager::from_env();
     let exporter = tokio::select! {
-        exporter = start(config, arguments.external_url.as_ref()) => exporter?,
+        exporter = start(config, arguments.external_url.as_ref(), &manager) => exporter?,
         () = stop.cancelled() => return Ok(()),
     };
     let _ = pages.exporter.set(Arc::clone(&exporter));
@@ -416,19 +422,21 @@ async fn run_exporter(
         }
     };
     info!("ready");
+    let told = tokio::spawn(manager.tell(Arc::clone(&exporter), stop.clone()));
     serving.await.map_err(Exit::failure)?;
     info!("stopping");
     exporter.stop().await;
     if let Some(control) = control {
         let _ = control.await;
     }
+    let _ = told.await;
     info!("stopped");
     Ok(())
 }
 
 /// Loads the ledger and starts polling. A disk that is full or read-only for now is waited for;
 /// until then the program serves, and says that it is not ready.
-async fn start(config: Config, external_url: Option<&ExternalUrl>) -> Result<Arc<Exporter>, Exit> {
+async fn start(config: Config, external_url: Option<&ExternalUrl>, manager: &Manager) -> Result<Arc<Exporter>, Exit> {
     loop {
         let folder = config.storage.path.clone();
         let why = match run_blocking(move || Ledger::open(&folder)).await {
@@ -451,6 +459,7 @@ async fn start(config: Config, external_url: Option<&ExternalUrl>) -> Result<Arc
             Err(error) => return Err(Exit::failure(error)),
         };
         error!(%why, retry_in = ?STORAGE_RETRY, "not ready");
+        manager.tell_not_ready(&why);
         tokio::time::sleep(STORAGE_RETRY).await;
     }
 }

@@ -25,6 +25,10 @@ pub(crate) struct Arguments {
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = ":10812", global = true)]
     pub(crate) listen: Vec<ListenAddress>,
 
+    /// Serve on the sockets that systemd hands over, instead of --web.listen-address.
+    #[arg(long = "web.systemd-socket", conflicts_with = "listen", global = true)]
+    pub(crate) systemd_socket: bool,
+
     /// File with TLS and basic authentication settings (exporter-toolkit format).
     #[arg(long = "web.config.file", value_name = "FILE", global = true)]
     pub(crate) web_config: Option<PathBuf>,

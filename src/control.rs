@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -287,7 +288,7 @@ async fn take_backup(stream: &UnixStream, writer: &mut OwnedWriteHalf, exporter:
 /// A file that the other side has opened.
 async fn receive_file(stream: &UnixStream) -> io::Result<File> {
     let receive = || {
-        let mut space = [0; rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
         recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
@@ -303,7 +304,7 @@ async fn receive_file(stream: &UnixStream) -> io::Result<File> {
 async fn send_file(stream: &UnixStream, file: &File) -> io::Result<()> {
     let send = || {
         let files = [file.as_fd()];
-        let mut space = [0; rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&files));
         Ok(sendmsg(stream, &[IoSlice::new(b"\n")], &mut control, SendFlags::empty()).map(drop)?)

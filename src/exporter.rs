@@ -229,6 +229,11 @@ impl Exporter {
         self.inner().reload.loaded_at
     }
 
+    /// Whether the last configuration was taken.
+    pub fn reload_succeeded(&self) -> bool {
+        self.inner().reload.successful
+    }
+
     /// Records that a configuration was refused.
     pub fn reload_failed(&self) {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).reload.successful = false;

@@ -15,11 +15,6 @@ mod negotiate;
 mod protobuf;
 mod text;
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use prometheus::proto;
-
 pub use family::{Family, Kind, Sample, Value};
 pub use negotiate::negotiate;
 
@@ -58,58 +53,6 @@ pub fn encode(families: &[Family], format: Format, openmetrics_created: bool) ->
         Format::OpenMetrics => text::write(families, text::Dialect::OpenMetrics { created: openmetrics_created }),
         Format::Protobuf => protobuf::write(families),
     }
-}
-
-/// Families as the `prometheus` crate collects them (its process collector), so that they can be
-/// served beside our own. Summaries and untyped metrics have no counterpart here and are left
-/// out, and so are explicit timestamps, which an exporter should not set.
-///
-/// Names and help texts are kept for the life of the process, each distinct one once: they come
-/// from code, so there are few, and everything else can go on with `&'static str`.
-pub fn from_proto(families: Vec<proto::MetricFamily>) -> Vec<Family> {
-    families.into_iter().filter_map(family_from_proto).collect()
-}
-
-fn family_from_proto(mut family: proto::MetricFamily) -> Option<Family> {
-    let kind = match family.get_field_type() {
-        proto::MetricType::COUNTER => Kind::Counter,
-        proto::MetricType::GAUGE => Kind::Gauge,
-        proto::MetricType::HISTOGRAM => Kind::Histogram,
-        proto::MetricType::SUMMARY | proto::MetricType::UNTYPED => return None,
-    };
-    let samples = family.take_metric().iter().map(|metric| sample_from_proto(kind, metric)).collect();
-    Some(Family { name: intern(family.name()), help: intern(family.help()), kind, samples })
-}
-
-fn sample_from_proto(kind: Kind, metric: &proto::Metric) -> Sample {
-    let labels = metric.get_label().iter().map(|label| (intern(label.name()), Arc::from(label.value()))).collect();
-    let value = match kind {
-        Kind::Counter => Value::Number(metric.get_counter().value()),
-        Kind::Gauge => Value::Number(metric.get_gauge().value()),
-        Kind::Histogram => {
-            let histogram = metric.get_histogram();
-            let buckets = histogram.get_bucket().iter().map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()));
-            Value::Histogram {
-                buckets: buckets.filter(|(bound, _)| *bound != f64::INFINITY).collect(),
-                sum: histogram.get_sample_sum(),
-                count: histogram.get_sample_count(),
-            }
-        }
-    };
-    Sample { labels, value, created: None }
-}
-
-/// The text, kept for the life of the process.
-fn intern(text: &str) -> &'static str {
-    static KEPT: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-    // A panic between the two steps leaves the set whole, so a poisoned lock is still good.
-    let mut all = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = all.get(text) {
-        return known;
-    }
-    let new: &'static str = Box::leak(text.into());
-    all.insert(new);
-    new
 }
 
 #[cfg(test)]

@@ -12,12 +12,12 @@
 //! - [`poll`]: one task per source, newest window first, gaps with the time left;
 //! - [`source`]: five services, each in one place, each knowing nothing but its service;
 //! - [`metrics`] and [`exposition`]: what `/metrics` shows, and its bytes;
-//! - [`exporter`] and [`web`]: the running program, its reload, its pages;
+//! - [`exporter`] and [`web`]: the running program, its reload, its pages; [`notify`]: what systemd is told of it;
 //! - [`verify`] and [`doctor`]: what an operator asks about numbers and sources; [`control`]: where
 //!   that runs, in the running exporter or beside it;
 //! - [`event`], [`page`], [`failure`]: the words that all of them use;
 //! - [`config`], [`settings`]: the file and its language;
-//! - `backoff`, [`clock`], [`connect`], [`stats`], [`threads`], [`transport`], [`proxy`]: the edges;
+//! - `backoff`, [`clock`], [`connect`], [`process`], [`stats`], [`threads`], [`transport`], [`proxy`]: the edges;
 //! - [`fault`]: what a panic may say; [`output`]: standard output and standard error;
 //! - [`simulate`] and [`demo`]: the five services over one ground truth, for demo and tests.
 
@@ -39,10 +39,12 @@ pub mod failure;
 pub mod fault;
 pub mod ledger;
 pub mod metrics;
+pub mod notify;
 pub mod output;
 pub mod page;
 mod pem;
 pub mod poll;
+pub mod process;
 pub mod proxy;
 pub mod settings;
 pub mod simulate;

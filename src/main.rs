@@ -16,13 +16,14 @@ use audit_exporter::control::{self, CheckError, Control};
 use audit_exporter::exporter::{ApplyError, Edges, Exporter};
 use audit_exporter::fault::{catch_panic, log_panics};
 use audit_exporter::ledger::{Copied, Ledger, OpenError, Unusable, usable};
+use audit_exporter::notify::Manager;
 use audit_exporter::simulate::{Faults, Options, World};
 use audit_exporter::source::registry::SYSTEMS;
 use audit_exporter::threads::run_blocking;
 use audit_exporter::verify::Say;
 use audit_exporter::web::listen::{self, ListenAddress};
 use audit_exporter::web::{ExternalUrl, Pages, WebFile, protect, router};
-use audit_exporter::{demo, doctor, metrics, output};
+use audit_exporter::{demo, doctor, metrics, output, process};
 use chrono::{DateTime, Utc};
 use clap::CommandFactory;
 use futures_util::StreamExt;
@@ -82,6 +83,8 @@ impl Exit {
 }
 
 fn main() -> ExitCode {
+    // it fixes the moment
+    let _ = process::started_at();
     let (code, patience) = match Arguments::of_process() {
         Ok(arguments) => {
             // these go on when nobody reads their output; the others wait for a slow reader, such as a pager
@@ -454,7 +457,11 @@ async fn run_exporter(
     started: impl FnOnce(SocketAddr, &Exporter),
 ) -> Result<(), Exit> {
     let web = Arc::new(web_config(&serving.web)?);
-    let listeners = listen::bind(&serving.listen).await.map_err(Exit::failure)?;
+    let listeners = if serving.systemd_socket {
+        listen::take_handed().map_err(Exit::usage)?
+    } else {
+        listen::bind(&serving.listen).await.map_err(Exit::failure)?
+    };
     let stop = signals.finish_work();
     tell_what_starts(&config, config_file.as_deref());
     let pages = Pages { exporter: Arc::default(), config_file, storage };
@@ -471,8 +478,9 @@ async fn run_exporter(
     let served = tokio::spawn(listen::serve_at_most(connections, listeners, router, web, stop.clone()));
 
     let storage = config.storage.path.clone();
+    let manager = Manager::from_env();
     let exporter = tokio::select! {
-        exporter = start(config, serving.external_url.as_ref()) => exporter?,
+        exporter = start(config, serving.external_url.as_ref(), &manager) => exporter?,
         () = stop.cancelled() => return Ok(()),
     };
     let _ = pages.exporter.set(Arc::clone(&exporter));
@@ -487,19 +495,21 @@ async fn run_exporter(
         }
     };
     info!("ready");
+    let told = tokio::spawn(manager.tell(Arc::clone(&exporter), stop.clone()));
     served.await.map_err(Exit::failure)?;
     info!("stopping");
     exporter.stop().await;
     if let Some(control) = control {
         let _ = control.await;
     }
+    let _ = told.await;
     info!("stopped");
     Ok(())
 }
 
 /// Loads the ledger and starts polling. A disk that is full or read-only for now is waited for;
 /// until then the program serves, and says that it is not ready.
-async fn start(config: Config, external_url: Option<&ExternalUrl>) -> Result<Arc<Exporter>, Exit> {
+async fn start(config: Config, external_url: Option<&ExternalUrl>, manager: &Manager) -> Result<Arc<Exporter>, Exit> {
     loop {
         let folder = config.storage.path.clone();
         let why = match run_blocking(move || Ledger::open(&folder)).await {
@@ -522,6 +532,7 @@ async fn start(config: Config, external_url: Option<&ExternalUrl>) -> Result<Arc
             Err(error) => return Err(Exit::failure(error)),
         };
         error!(%why, retry_in = ?STORAGE_RETRY, "not ready");
+        manager.tell_not_ready(&why);
         tokio::time::sleep(STORAGE_RETRY).await;
     }
 }

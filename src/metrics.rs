@@ -3,16 +3,15 @@
 //! Promises: every source shows the same families, made here and never by a source; event
 //! counters show committed values only; a number the program does not know is left out.
 //!
-//! Leaves to others: the counting (`ledger.rs`), the bytes (`exposition.rs`).
+//! Leaves to others: the counting (`ledger.rs`), the process itself (`process.rs`), the bytes (`exposition.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use prometheus::core::Collector;
 
 use crate::clock::{milliseconds_as_seconds, unix_seconds};
-use crate::exposition::{Family, Kind, Sample, Value, from_proto};
+use crate::exposition::{Family, Kind, Sample, Value};
 use crate::failure::ErrorKind;
 use crate::ledger::{Book, Counter, LATENESS_BOUNDS, Snapshot};
 use crate::source::Spec;
@@ -424,8 +423,7 @@ fn own(page: &mut Page, exporter: &ExporterView) {
         Vec::new(),
         Value::Count(crate::output::lines_dropped()),
     );
-    let process = prometheus::process_collector::ProcessCollector::for_self();
-    page.families.extend(from_proto(process.collect()));
+    page.families.extend(crate::process::families());
 }
 
 /// The commit this program was built from, as `build.rs` found it; `unknown` where there was none to find.

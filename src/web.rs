@@ -6,6 +6,7 @@
 mod address;
 pub mod config;
 mod external;
+mod handed;
 mod handover;
 pub mod listen;
 mod live;

@@ -65,6 +65,10 @@ pub(crate) struct Serving {
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = ":10812")]
     pub(crate) listen: Vec<ListenAddress>,
 
+    /// Serve on the sockets that systemd hands over, instead of --web.listen-address.
+    #[arg(long = "web.systemd-socket", conflicts_with = "listen")]
+    pub(crate) systemd_socket: bool,
+
     #[command(flatten)]
     pub(crate) web: WebConfig,
 
@@ -297,7 +301,7 @@ fn subcommand_first(mut arguments: Vec<OsString>) -> Vec<OsString> {
             arguments[1..=at].rotate_right(1);
             break;
         }
-        let is_alone = argument.contains('=') || ["--version", "--help", "-h"].contains(&argument);
+        let is_alone = argument.contains('=') || ["--version", "--help", "-h", "--web.systemd-socket"].contains(&argument);
         at += if is_alone { 1 } else { 2 };
     }
     arguments

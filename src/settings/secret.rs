@@ -23,6 +23,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 /// Largest secret file, in bytes. Tokens have a few hundred; a bigger file is a wrong path.
 pub const SECRET_BYTES_MAX: usize = 64 * 1024;
+/// Where systemd puts the credentials of a unit.
+const CREDENTIALS: &str = "/run/credentials";
 
 /// A secret that can be read whenever it is needed.
 ///
@@ -63,6 +65,16 @@ pub struct SecretError {
 pub(crate) enum Why {
     #[error("cannot be read: {0}")]
     Io(io::Error),
+    #[error(
+        "cannot be read by the user of this process (uid {user}): {error}; change the owner, the group or the mode of the \
+         file and its folder"
+    )]
+    Forbidden { user: u32, error: io::Error },
+    #[error(
+        "cannot be read: {0}; systemd puts it there when it starts the unit: put the secret where LoadCredential= of the \
+         unit says, and restart the unit"
+    )]
+    Credential(io::Error),
     #[error("is not a regular file")]
     NotAFile,
     #[error("is empty")]
@@ -75,6 +87,19 @@ pub(crate) enum Why {
     Utf16,
     #[error(transparent)]
     Form(#[from] BadForm),
+}
+
+impl Why {
+    /// Says what helps, where that follows from the place or the error.
+    fn unreadable(path: &Path, error: io::Error) -> Self {
+        if path.starts_with(CREDENTIALS) {
+            return Why::Credential(error);
+        }
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Why::Forbidden { user: rustix::process::geteuid().as_raw(), error },
+            _ => Why::Io(error),
+        }
+    }
 }
 
 /// Why a text cannot be the secret it should be. Says what kind of character is in the way and
@@ -269,10 +294,11 @@ fn is_variable(name: &str) -> bool {
 /// Opens a file, if it is a regular one.
 pub(crate) fn open_file(path: &Path) -> Result<File, Why> {
     // Asked before opening: to open a pipe without a writer would wait for ever.
-    if !std::fs::metadata(path).map_err(Why::Io)?.is_file() {
+    let unreadable = |error| Why::unreadable(path, error);
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(Why::NotAFile);
     }
-    File::open(path).map_err(Why::Io)
+    File::open(path).map_err(unreadable)
 }
 
 /// Warns, once for each, of the files that every user of this machine can read. They hold secrets.
@@ -348,6 +374,20 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let error = secret.read().unwrap_err().to_string();
         assert!(error.contains("token cannot be read: No such file"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_with_what_helps_there() {
+        let told = |path: &str, kind: io::ErrorKind| Why::unreadable(Path::new(path), kind.into()).to_string();
+        for kind in [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied] {
+            let credential = told("/run/credentials/audit-exporter.service/secrets_losant.token", kind);
+            assert!(credential.contains("LoadCredential=") && credential.contains("restart the unit"), "{credential}");
+        }
+        let forbidden = told("/etc/audit-exporter/secrets/losant.token", io::ErrorKind::PermissionDenied);
+        let user = format!("(uid {})", rustix::process::geteuid().as_raw());
+        assert!(forbidden.contains(&user) && forbidden.contains("mode of the file"), "{forbidden}");
+        let missing = told("/etc/audit-exporter/secrets/losant.token", io::ErrorKind::NotFound);
+        assert!(!missing.contains("LoadCredential") && !missing.contains("uid"), "{missing}");
     }
 
     #[test]

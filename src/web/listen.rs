@@ -10,7 +10,7 @@
 //! [`GRACE`] at most; a request whose handler panics is answered with 500.
 //!
 //! Leaves to others: who may ask (`protect`, which the router must have passed through), which
-//! certificates hold (`live.rs`), where to listen (`address.rs`), who has a place (`room.rs`), what is answered (the
+//! certificates hold (`live.rs`), where to listen (`address.rs`, `handed.rs`), who has a place (`room.rs`), what is answered (the
 //! router).
 
 use std::convert::Infallible;
@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 pub use super::address::{BadListenAddress, ListenAddress, ListenError, bind};
+pub use super::handed::{HandedError, take_handed};
 use super::handover::{OverTcp, Stream, Unproven, Wire};
 use super::live::WebFile;
 use super::room::{Activity, Place, Room, UnderWay};

@@ -20,7 +20,7 @@ use crate::program::{
 };
 
 /// A small file system that exists only for the processes that are started in it.
-struct SmallDisk {
+pub struct SmallDisk {
     /// Holds the mount.
     holder: Process,
     /// Where it is for those processes.
@@ -30,7 +30,7 @@ struct SmallDisk {
 
 impl SmallDisk {
     /// `None`, said aloud, where mounting is not allowed, not even in a namespace of its own.
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().to_owned();
         let mount =
@@ -51,7 +51,7 @@ impl SmallDisk {
     }
 
     /// A command that sees it.
-    fn inside(&self, command: &Command) -> Command {
+    pub fn inside(&self, command: &Command) -> Command {
         let mut inside = Command::new("nsenter");
         inside.args(["-t", &self.holder.id().to_string(), "-U", "-m", "--preserve-credentials", "--"]);
         inside.arg(command.get_program()).args(command.get_args());
@@ -62,6 +62,11 @@ impl SmallDisk {
         let file = format!("--config.file={}", config.display());
         let storage = format!("--storage.path={}", self.folder.display());
         Process::start(&mut self.inside(&program(&[&file, &storage, "--web.listen-address=127.0.0.1:0"])))
+    }
+
+    /// Where it is for what runs inside.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The big file that fills it, seen from here.
@@ -81,7 +86,7 @@ impl SmallDisk {
     }
 
     /// Remounts it: `ro` or `rw`. It is refused while a file is open for writing.
-    fn remount(&self, how: &str) {
+    pub fn remount(&self, how: &str) {
         let folder = self.folder.display().to_string();
         let remount = format!("remount,{how}");
         eventually(PATIENCE, || {

@@ -27,5 +27,6 @@ mod prometheus;
 mod scrapes;
 mod security;
 mod seeds;
+mod service;
 mod sessions;
 mod verify;

@@ -245,6 +245,19 @@ def check_alert(where, rule):
         problem(where, f"dashboard_url is not one of {', '.join(sorted(DASHBOARDS))}")
 
 
+def check_silencing(rules):
+    """A severe alert silences the milder one of its name. If it ended first, the milder one would be told afterwards."""
+    ranks = ["info", "warning", "critical"]
+    for path, rule in rules:
+        for _, other in rules:
+            severities = [each["labels"].get("severity") for each in (rule, other)]
+            if rule["alert"] != other["alert"] or not set(severities) <= set(ranks):
+                continue
+            stays, other_stays = (seconds(each.get("keep_firing_for", "0s")) for each in (rule, other))
+            if ranks.index(severities[0]) > ranks.index(severities[1]) and stays < other_stays:
+                problem(f"{path.name}: {rule['alert']}", f"{severities[0]} ends before the {severities[1]} that it silences")
+
+
 def check_template_queries(where, notes):
     """The numbers in the text are those of the very series that fired: two jobs may have a source of one name."""
     for note, text in notes.items():
@@ -492,6 +505,7 @@ def main():
         check_comments(path)
     check_tests(rules)
     check_activity(rules, recording)
+    check_silencing(rules)
     check_runbooks(rules, known)
     check_metrics_page(rules, recording, known)
     check_alertmanager(rules)

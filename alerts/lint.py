@@ -405,6 +405,11 @@ def check_alertmanager(rules):
                 problem(where, f"there is no alert {name}")
 
 
+def family_of(name):
+    """A name without the ending of a histogram's part."""
+    return re.sub(r"_(bucket|count|sum)$", "", name)
+
+
 def families_behind(names, recorded):
     """The metrics that these names stand for, through the recorded series; without thresholds and the guard."""
     found, todo, seen = set(), list(names), set()
@@ -416,7 +421,7 @@ def families_behind(names, recorded):
         if ":" in name:
             todo.extend(recorded.get(name, ()))
         else:
-            found.add(re.sub(r"_(bucket|count|sum)$", "", name))
+            found.add(family_of(name))
     return found
 
 
@@ -434,7 +439,7 @@ def check_metrics_page(rules, recording, known):
             uses.setdefault(family, set()).add(re.sub(r"^.*InBacklog$", "…InBacklog", rule["alert"]))
     labels = {}
     for name, has in read_exposed().items():
-        family = re.sub(r"_(bucket|count|sum)$", "", name) if f"{re.sub('_(bucket|count|sum)$', '', name)}_bucket" in known else name
+        family = family_of(name) if f"{family_of(name)}_bucket" in known else name
         labels.setdefault(family, set()).update(set(has) - {"le"})
     blocks = re.findall(r"```promql\n(.*?)```", text, re.S)
     asked = set()

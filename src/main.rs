@@ -251,19 +251,16 @@ fn load(files: &Files) -> Result<Config, Exit> {
 
 /// The script by which a shell completes our options.
 fn completions(shell: Shell) -> String {
-    let shell = match shell {
-        Shell::Bash => clap_complete::Shell::Bash,
-        Shell::Zsh => clap_complete::Shell::Zsh,
-        Shell::Fish => clap_complete::Shell::Fish,
+    let script = |generator: clap_complete::Shell| {
+        let mut script = Vec::new();
+        clap_complete::generate(generator, &mut Arguments::command(), "audit-exporter", &mut script);
+        String::from_utf8_lossy(&script).into_owned()
     };
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "audit-exporter", &mut script);
-    let script = String::from_utf8_lossy(&script).into_owned();
     match shell {
         // clap_complete 4.6 writes the name of a program with a hyphen in two ways, and then finds no subcommand
-        clap_complete::Shell::Bash => script.replace("audit__subcmd__exporter", "audit__exporter"),
-        clap_complete::Shell::Fish => for_fish(&script),
-        _ => script,
+        Shell::Bash => script(clap_complete::Shell::Bash).replace("audit__subcmd__exporter", "audit__exporter"),
+        Shell::Zsh => script(clap_complete::Shell::Zsh),
+        Shell::Fish => for_fish(&script(clap_complete::Shell::Fish)),
     }
 }
 

@@ -357,7 +357,10 @@ impl Sample {
         let at = at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
         let event = self.event.replace("$N", &number.to_string()).replace("$AT", &at);
         let event = filled(&event, "$UNREAD", unread);
-        self.wrapped.map_or_else(|| event.clone(), |wrapped| wrapped(&event))
+        match self.wrapped {
+            Some(wrapped) => wrapped(&event),
+            None => event,
+        }
     }
 
     /// An answer that holds these events.

@@ -81,13 +81,18 @@ fn a_service_knows_no_other() {
     }
 }
 
+/// Its page in the docs.
+fn page_of(system: &System) -> String {
+    format!("docs/services/{}.md", system.name.as_str().replace('_', "-"))
+}
+
 #[test]
 fn every_service_has_a_name_that_is_a_label_files_and_a_page() {
     for system in SYSTEMS {
         let name = system.name.as_str();
         assert_eq!(Label::from_words(name).as_str(), name);
         assert_eq!(find(name).map(|system| system.name), Some(system.name));
-        let page = format!("docs/services/{}.md", name.replace('_', "-"));
+        let page = page_of(system);
         for file in [format!("src/source/{name}.rs"), format!("src/simulate/{name}.rs"), page] {
             assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file).exists(), "there is no {file}");
         }
@@ -118,7 +123,7 @@ fn the_readme_and_the_security_page_name_every_service() {
     let read = |path: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
     let (readme, security) = (read("README.md"), read("docs/security.md"));
     for system in SYSTEMS {
-        let page = format!("docs/services/{}.md", system.name.as_str().replace('_', "-"));
+        let page = page_of(system);
         assert!(readme.contains(&format!("]({page})")), "README.md has no link to {page}");
         let (title, key) = (system.name.as_str().replace('_', " "), format!("`{}`", system.credential_key()));
         let is_told =

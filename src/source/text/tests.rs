@@ -11,8 +11,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use chrono::DateTime;
 use futures_util::StreamExt;
@@ -174,7 +172,7 @@ fn event(system: System, n: usize, unread: &[u8]) -> Vec<u8> {
 }
 
 fn token(payload: &[u8]) -> Vec<u8> {
-    format!("\"e30.{}.\"", URL_SAFE_NO_PAD.encode(payload)).into_bytes()
+    sample(ACTIVID).wrapped.unwrap()(payload)
 }
 
 fn page(system: System, entries: &[Vec<u8>]) -> Vec<u8> {

@@ -19,14 +19,26 @@ const SLOW: [(&str, &str); 1] = [("User-Agent", "Telegraf/1.30 Go/1.22")];
 const BROWSER: [(&str, &str); 1] = [("User-Agent", "Mozilla/5.0 (X11; Linux x86_64) Gecko/20100101 Firefox/140.0")];
 const PROBE: [(&str, &str); 1] = [("User-Agent", "curl/8.5.0")];
 
-/// Waits until everything that happened is counted, whether or not it is shown. Asks for no `/metrics`.
+/// The events that are counted, whether or not they are shown.
+fn counted(status: &serde_json::Value) -> u64 {
+    status["sources"].as_array().unwrap().iter().map(|source| source["events"].as_u64().unwrap()).sum()
+}
+
+/// Waits until everything that happened is counted. Asks for no `/metrics`.
 fn until_counted(exporter: &Running, simulator: &Running) {
     eventually(PATIENCE, || {
         let happened: u64 = simulator.truth().values().sum();
-        let sources = exporter.get("/api/v1/status").json()["sources"].clone();
-        let counted: u64 = sources.as_array().unwrap().iter().map(|source| source["events"].as_u64().unwrap()).sum();
+        let counted = counted(&exporter.get("/api/v1/status").json());
         if counted == happened { Ok(()) } else { Err(format!("{happened} events, {counted} are counted")) }
     });
+}
+
+/// Services in which something has happened, and nothing more happens by itself: the end of ordinary traffic comes
+/// with some seconds of delay, and may be a series that nobody has heard of.
+fn simulator() -> Running {
+    let simulator = Running::simulator(&["--quiet"]);
+    simulator.post("/simulator/inject", r#"["password_spray", "deletion_burst", "privilege_escalation"]"#);
+    simulator
 }
 
 struct Setup {
@@ -39,8 +51,7 @@ impl Setup {
     /// An exporter that has counted the simulator's history and was never asked for `/metrics`.
     fn new(hold: &str, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let simulator = Running::simulator(&["--rate=0.05"]);
-        simulator.post("/simulator/silence", "");
+        let simulator = simulator();
         let config = config_file(folder.path(), &simulator, hold, EAGER);
         let exporter = Running::exporter(&config, more);
         let setup = Self { exporter, simulator, _folder: folder };
@@ -183,8 +194,7 @@ fn what_was_held_for_as_long_as_can_be_is_shown_and_said() {
 #[test]
 fn after_a_restart_what_was_shown_is_shown_and_what_is_held_waits_for_those_who_come() {
     let folder = tempfile::tempdir().unwrap();
-    let simulator = Running::simulator(&["--rate=0.05"]);
-    simulator.post("/simulator/silence", "");
+    let simulator = simulator();
     let config = config_file(folder.path(), &simulator, "4s", EAGER);
     let page =
         |exporter: &Running, headers: &[(&str, &str)]| Exposed::parse(&exporter.get_with("/metrics", headers).text());
@@ -221,9 +231,8 @@ fn after_a_restart_what_was_shown_is_shown_and_what_is_held_waits_for_those_who_
 #[test]
 fn taint_and_the_counter_of_tainted_records_tell_one_story_on_every_page() {
     let folder = tempfile::tempdir().unwrap();
-    let simulator = Running::simulator(&["--rate=0.05"]);
+    let simulator = simulator();
     simulator.post("/simulator/inject", r#"["tainted_record"]"#);
-    simulator.post("/simulator/silence", "");
     let config = config_file(folder.path(), &simulator, "2s", EAGER);
     let exporter = Running::exporter(&config, &[]);
     eventually(PATIENCE, || {
@@ -289,11 +298,15 @@ async fn the_rule_is_the_same_over_tls_with_http_1_and_http_2() {
             builder.http2_initial_stream_window_size(window).build().unwrap()
         };
         let steady = client(1 << 20);
-        for _ in 0..400 {
+        let happened: u64 = setup.simulator.truth().values().sum();
+        let patient_until = now() + PATIENCE;
+        loop {
             let status = steady.get(url("/api/v1/status")).send().await.unwrap().text().await.unwrap();
-            if status.contains("\"events\": ") && !status.contains("\"events\": 0,") {
+            let counted = counted(&serde_json::from_str(&status).unwrap());
+            if counted == happened {
                 break;
             }
+            assert!(now() < patient_until, "{happened} events, {counted} are counted");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let ask = async |client: &reqwest::Client| {

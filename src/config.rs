@@ -29,7 +29,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::event::{self, SourceName};
-pub(crate) use crate::settings::fields::{PEM_BYTES_MAX, join_words, kind, read_at_most};
+pub(crate) use crate::settings::fields::{Machine, PEM_BYTES_MAX, join_words, kind, read_at_most};
 pub(crate) use crate::settings::secret::warn_of_open_files;
 use crate::settings::tree::{self, At, Node, Value};
 pub use crate::settings::units::{duration_text, parse_duration};
@@ -242,6 +242,21 @@ impl std::error::Error for ConfigErrors {}
 /// # Errors
 /// All problems of the file, or the one that kept it from being read.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let config = read(path, Machine::This, crate::transport::machine_has_authorities)?;
+    config.warn_of_open_files(path);
+    Ok(config)
+}
+
+/// Reads and parses the config file at `path` as far as that can be done on another machine than the one it is for, without
+/// the secrets: files with secrets are not looked at, files with certificates are if they are there.
+///
+/// # Errors
+/// All problems of the file, or the one that kept it from being read.
+pub fn load_without_secrets(path: &Path) -> Result<Config, ConfigErrors> {
+    read(path, Machine::Another, || true)
+}
+
+fn read(path: &Path, machine: Machine, has_authorities: fn() -> bool) -> Result<Config, ConfigErrors> {
     let content = read_at_most(FILE_BYTES_MAX, path).map_err(|error| {
         let message = match error.kind() {
             io::ErrorKind::FileTooLarge => format!("the file is too large; accepted: up to {FILE_BYTES_MAX} bytes"),
@@ -250,11 +265,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         ConfigErrors::one(path, 1, 1, message)
     })?;
     match std::str::from_utf8(&content) {
-        Ok(text) => {
-            let config = parse_with(text, path, crate::transport::machine_has_authorities)?;
-            config.warn_of_open_files(path);
-            Ok(config)
-        }
+        Ok(text) => parse_with(text, path, machine, has_authorities),
         Err(error) => {
             let good = String::from_utf8_lossy(&content[..error.valid_up_to()]);
             let line = good.matches('\n').count() + 1;
@@ -272,12 +283,17 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 /// # Errors
 /// All problems of the text.
 pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
-    parse_with(text, path, || true)
+    parse_with(text, path, Machine::This, || true)
 }
 
 /// The same for a machine that has or lacks certificates of authorities; only asked where some are needed.
-fn parse_with(text: &str, path: &Path, has_authorities: fn() -> bool) -> Result<Config, ConfigErrors> {
-    let mut reader = Reader::new(path.parent().unwrap_or(Path::new("")));
+fn parse_with(
+    text: &str,
+    path: &Path,
+    machine: Machine,
+    has_authorities: fn() -> bool,
+) -> Result<Config, ConfigErrors> {
+    let mut reader = Reader::new(path.parent().unwrap_or(Path::new("")), machine);
     let root = tree::read(text, &mut reader.problems);
     let config = root.and_then(|root| whole(&root, &mut reader, has_authorities));
     let Reader { problems, .. } = reader;

@@ -60,6 +60,7 @@ use crate::clock::{delta, rfc3339_seconds};
 use crate::event::{EventLabels, Label, SourceName, System};
 use crate::fault::{Panicked, catch_panic_async};
 use crate::page::Catalogue;
+use crate::threads::run_to_end;
 use crate::window::Window;
 
 /// How long a scrape waits, over all sources, for the ledger to record that series may be shown.
@@ -169,7 +170,7 @@ impl Ledger {
         work: impl Future<Output = Result<T, CommitError>> + Send + 'static,
     ) -> Result<T, CommitError> {
         let ledger = self.clone();
-        let task = self.tasks.spawn(async move {
+        let work = async move {
             match catch_panic_async(work).await {
                 Ok(done) => done,
                 Err(panic) => {
@@ -177,12 +178,8 @@ impl Ledger {
                     Err(CommitError::Fault(panic))
                 }
             }
-        });
-        match task.await {
-            Ok(done) => done,
-            // the runtime is shutting down, and so is the caller that waits here
-            Err(_) => std::future::pending().await,
-        }
+        };
+        run_to_end(self.tasks.track_future(work)).await
     }
 
     /// Reads what every source shows from the store anew. What cannot be read now is read before it is used again.

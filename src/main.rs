@@ -170,15 +170,7 @@ fn log_to_stderr(Logging { log_level, log_format }: Logging) {
 async fn run(mut arguments: Arguments) -> Result<(), Exit> {
     let signals = Signals::take(&arguments)?;
     match arguments.command.take() {
-        Some(Command::Check { files, web, .. }) => {
-            let config = load(&files)?;
-            web_config(&web)?;
-            check_storage(&config.storage.path)?;
-            config.warned(files.config()).for_each(|warning| output::print(&warning));
-            let doubts = if config.warnings.is_empty() { "" } else { ", but see above" };
-            output::print(&format!("the configuration is good{doubts}"));
-            Ok(())
-        }
+        Some(Command::Check { without_secrets, files, web, .. }) => check(&files, &web, without_secrets),
         Some(Command::Verify { files, source, from, to, format, .. }) => {
             run_verify(&files, &source, from, to, format).await
         }
@@ -224,7 +216,8 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
     }
 }
 
-fn load(files: &Files) -> Result<Config, Exit> {
+/// The configuration file, which has to be there if none was named.
+fn named(files: &Files) -> Result<&Path, Exit> {
     let file = files.config();
     if files.is_without_config() {
         return Err(Exit::usage(format!(
@@ -233,7 +226,11 @@ fn load(files: &Files) -> Result<Config, Exit> {
             file.display()
         )));
     }
-    let mut config = config::load(file).map_err(Exit::usage)?;
+    Ok(file)
+}
+
+fn load(files: &Files) -> Result<Config, Exit> {
+    let mut config = config::load(named(files)?).map_err(Exit::usage)?;
     if let Some(storage) = &files.storage.folder {
         config.storage.path.clone_from(storage);
     }
@@ -279,6 +276,26 @@ fn for_fish(script: &str) -> String {
 }
 
 /// A check may run as another user than the exporter, so a folder that this user cannot use is only warned of.
+fn check(files: &Files, web: &WebConfig, without_secrets: bool) -> Result<(), Exit> {
+    let config = if without_secrets {
+        if let Some(file) = &web.file {
+            WebFile::check_without_secrets(file)
+                .map_err(|error| Exit::usage(format!("{}: {error}", file.display())))?;
+        }
+        config::load_without_secrets(named(files)?).map_err(Exit::usage)?
+    } else {
+        let config = load(files)?;
+        web_config(web)?;
+        check_storage(&config.storage.path)?;
+        config
+    };
+    config.warned(files.config()).for_each(|warning| output::print(&warning));
+    let unseen = if without_secrets { "; files with secrets were not looked at" } else { "" };
+    let doubts = if config.warnings.is_empty() { "" } else { ", but see above" };
+    output::print(&format!("the configuration is good{doubts}{unseen}"));
+    Ok(())
+}
+
 fn check_storage(folder: &Path) -> Result<(), Exit> {
     match usable(folder) {
         Ok(()) => {}

@@ -17,7 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// The configuration file where none is named.
 const CONFIG_FILE: &str = "audit-exporter.yml";
 
-/// Prometheus exporter for the audit logs of Canvas LMS, Informatica IICS, HID `ActivID`, Losant and
+/// Prometheus exporter for the audit logs of Canvas LMS, Informatica IICS, HID ActivID, Losant and
 /// Index Exchange: every event counted exactly once.
 #[derive(Parser)]
 #[command(name = "audit-exporter", disable_version_flag = true, args_conflicts_with_subcommands = true)]
@@ -101,6 +101,10 @@ pub(crate) struct Logging {
 pub(crate) enum Command {
     /// Validate the configuration file without touching the network: exit status 0 or 2.
     Check {
+        /// For a repository or a pipeline: do not look at the files with secrets, nor at what belongs to the machine that
+        /// the configuration is for.
+        #[arg(long)]
+        without_secrets: bool,
         #[command(flatten)]
         files: Files,
         #[command(flatten)]

@@ -69,14 +69,25 @@ pub(crate) struct Scalar<'n> {
 /// Reads values, and collects what is wrong with them.
 pub struct Reader<'a> {
     folder: &'a Path,
+    pub(super) machine: Machine,
     pub(crate) problems: Vec<Problem>,
     pub(crate) warnings: Vec<Problem>,
 }
 
+/// Where a config file is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Machine {
+    /// Where it is used: each file that it names must be there, and good.
+    This,
+    /// Elsewhere (a repository, a pipeline): files with secrets are not looked at, because what is there in their place
+    /// may be encrypted; files with certificates are, if they are there.
+    Another,
+}
+
 impl<'a> Reader<'a> {
     /// A reader of a file in this folder.
-    pub(crate) fn new(folder: &'a Path) -> Self {
-        Self { folder, problems: Vec::new(), warnings: Vec::new() }
+    pub(crate) fn new(folder: &'a Path, machine: Machine) -> Self {
+        Self { folder, machine, problems: Vec::new(), warnings: Vec::new() }
     }
 
     /// The folder of the config file.
@@ -266,8 +277,33 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A file with certificates or a key, and what `parse` makes of it.
-    pub(crate) fn pem<T>(
+    /// A file with certificates, and what `parse` makes of it; `None` where it is not there and need not be.
+    pub(crate) fn certificates<T>(
+        &mut self,
+        fields: &Fields<'_>,
+        key: &str,
+        parse: impl FnOnce(&[u8]) -> Result<T, Unfit>,
+    ) -> Option<(PathBuf, T)> {
+        if self.machine == Machine::Another && !self.path(fields, key)?.exists() {
+            return None;
+        }
+        self.pem(fields, key, parse)
+    }
+
+    /// A file with a key, and what `parse` makes of it; `None` where it need not be there.
+    pub(crate) fn private_key<T>(
+        &mut self,
+        fields: &Fields<'_>,
+        key: &str,
+        parse: impl FnOnce(&[u8]) -> Result<T, Unfit>,
+    ) -> Option<(PathBuf, T)> {
+        match self.machine {
+            Machine::This => self.pem(fields, key, parse),
+            Machine::Another => self.path(fields, key).and(None),
+        }
+    }
+
+    fn pem<T>(
         &mut self,
         fields: &Fields<'_>,
         key: &str,
@@ -327,8 +363,11 @@ impl<'a> Reader<'a> {
                 secret
             }
             (None, Some(_)) => {
-                let path = self.file(fields, &key_file, |path| check_secret_file(path, form))?;
-                Some(Secret::file(path).of_form(form))
+                let path = match self.machine {
+                    Machine::This => self.file(fields, &key_file, |path| check_secret_file(path, form)),
+                    Machine::Another => self.path(fields, &key_file),
+                };
+                Some(Secret::file(path?).of_form(form))
             }
         }
     }

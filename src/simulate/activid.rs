@@ -1,4 +1,4 @@
-//! HID `ActivID`, SCIM audit events: `POST /idp/{tenant}/authn/token` and
+//! HID ActivID, SCIM audit events: `POST /idp/{tenant}/authn/token` and
 //! `POST /scim/{tenant}/v2/Event/.search`.
 //!
 //! Promises: the documented filter grammar and nothing beyond it; `meta.created` bounds are

@@ -76,13 +76,13 @@ pub struct EventCall {
     /// The service.
     pub system: System,
     /// What the service calls what was done: Canvas `event_type`, Informatica `actionEvent`,
-    /// `ActivID` `type`, Losant `requestAction`, Index Exchange `event_type`.
+    /// ActivID `type`, Losant `requestAction`, Index Exchange `event_type`.
     pub verb: String,
-    /// What the service calls what it was done to: Informatica `actionCategory`, `ActivID` a
+    /// What the service calls what it was done to: Informatica `actionCategory`, ActivID a
     /// resource type as in `…/Users/1`, Losant `primaryTargetType`, Index Exchange the subscription.
     #[serde(default)]
     pub kind: Option<String>,
-    /// How it ended: `ActivID` `values.status`, Losant `responseStatus` as a number.
+    /// How it ended: ActivID `values.status`, Losant `responseStatus` as a number.
     #[serde(default)]
     pub status: Option<String>,
     /// Who did it; someone by default.
@@ -97,7 +97,7 @@ pub struct EventCall {
     /// How many equal ones; 1 by default.
     #[serde(default)]
     pub count: Option<u32>,
-    /// `ActivID`: fails the integrity check.
+    /// ActivID: fails the integrity check.
     #[serde(default)]
     pub tainted: bool,
     /// The category it must be counted as.

@@ -1,6 +1,6 @@
-//! HID `ActivID`, SCIM audit events: logins and their failures, logouts, changes, integrity.
+//! HID ActivID, SCIM audit events: logins and their failures, logouts, changes, integrity.
 //!
-//! `POST /scim/{tenant}/v2/Event/.search` (docs.hidglobal.com, "Event" of the `ActivID` SCIM API).
+//! `POST /scim/{tenant}/v2/Event/.search` (docs.hidglobal.com, "Event" of the ActivID SCIM API).
 //! The service bends every rule: its events have no id, no time and no order, a search has no
 //! pages and no total, and the bounds of its time filter are exclusive. What follows from that:
 //!

@@ -25,7 +25,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
 /// The events of a page.
 pub type RawEvents<'a> = List<Raw<'a>>;
 
-/// How many events or files one answer may hold: the most that is ever asked for (`ActivID`, where time cannot be
+/// How many events or files one answer may hold: the most that is ever asked for (ActivID, where time cannot be
 /// cut any finer). In the memory of this program an event is larger than the three bytes `{},` of an answer.
 pub const ENTRIES_MAX: usize = 100_000;
 

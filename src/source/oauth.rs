@@ -1,4 +1,4 @@
-//! OAuth 2.0 client credentials (RFC 6749 section 4.4), as `ActivID` and Index Exchange use them.
+//! OAuth 2.0 client credentials (RFC 6749 section 4.4), as ActivID and Index Exchange use them.
 
 use std::time::Duration;
 

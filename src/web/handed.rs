@@ -30,7 +30,9 @@ pub enum HandedError {
     },
 }
 
-/// The listeners that were handed over, in their order. They can be taken once.
+/// The listeners that were handed over, in their order. They can be taken once: `listenfd` removes the variables that
+/// announce them, so that no child of this process takes them for its own. Call it before a name is resolved: the
+/// resolver reads the environment, and does so on another thread.
 pub fn take_handed() -> Result<Vec<TcpListener>, HandedError> {
     let mut handed = ListenFd::from_env();
     let all = handed.len();

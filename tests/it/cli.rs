@@ -84,6 +84,51 @@ fn check_accepts_a_good_file_and_makes_no_store() {
     assert!(!folder.path().join("data").exists());
 }
 
+#[test]
+fn check_without_secrets_needs_nothing_of_the_machine_that_the_configuration_is_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "\
+storage: {path: /proc/nowhere}
+sources:
+  losant:
+    - name: iot
+      instance_id: 575ec7417ae143cd83dc4a96
+      api_token_file: secrets/losant.token
+      proxy_url: http://proxy.example.com:3128
+      tls: {ca_file: ca.pem, cert_file: client.pem, key_file: client.key}
+";
+    let file = written(folder.path(), text);
+    let web = folder.path().join("web.yml");
+    std::fs::write(&web, "tls_server_config: {cert_file: server.crt, key_file: server.key}\n").unwrap();
+    let web = format!("--web.config.file={}", web.display());
+    let check = |more: &[&str]| finish(&[&["check", &file, &web], more].concat());
+    let refused = check(&[]);
+    assert!(refused.code == 2, "{}", refused.stderr);
+    let good = || {
+        let checked = check(&["--without-secrets"]);
+        assert_eq!((checked.code, checked.stderr.as_str()), (0, ""));
+        assert_eq!(checked.stdout, "the configuration is good; files with secrets were not looked at\n");
+    };
+    good();
+    // what stands in the place of a secret may be encrypted
+    std::fs::create_dir(folder.path().join("secrets")).unwrap();
+    for encrypted in ["secrets/losant.token", "client.key", "server.key"] {
+        std::fs::write(folder.path().join(encrypted), [0, 255, 10]).unwrap();
+    }
+    good();
+    // everything else is checked
+    std::fs::write(folder.path().join("ca.pem"), "no certificate").unwrap();
+    assert_refused(&check(&["--without-secrets"]), 2, "`ca_file`");
+    std::fs::remove_file(folder.path().join("ca.pem")).unwrap();
+    written(folder.path(), &text.replace("api_token_file:", "api_tokn_file:"));
+    assert_refused(&check(&["--without-secrets"]), 2, "`api_token_file`");
+    written(folder.path(), &text.replace("secrets/losant.token", "\"\""));
+    assert_refused(&check(&["--without-secrets"]), 2, "`api_token_file`");
+    written(folder.path(), text);
+    std::fs::write(folder.path().join("web.yml"), "basic_auth_users: {prometheus: plain}\n").unwrap();
+    assert_refused(&check(&["--without-secrets"]), 2, "bcrypt");
+}
+
 /// Seven mistakes; a secret stands in three of them.
 const MISTAKES: &str = "\
 global:

@@ -288,7 +288,7 @@ fn a_certificate_and_its_key_belong_together() {
 fn a_machine_without_authorities_is_told_of_where_some_are_needed() {
     let without = |text: &str| {
         let folder = folder();
-        let errors = parse_with(text, &folder.path().join("c.yml"), || false).err();
+        let errors = parse_with(text, &folder.path().join("c.yml"), Machine::This, || false).err();
         errors.map(|errors| errors.problems().iter().map(|p| (p.line, p.column, p.message.clone())).collect::<Vec<_>>())
     };
     let own = losant("tls: {ca_file: private-ca.pem}");

@@ -1,6 +1,6 @@
-//! What an `ActivID` event is counted as: a pure function of its name, its resources and its status.
+//! What an ActivID event is counted as: a pure function of its name, its resources and its status.
 //!
-//! The names are those of the audit page and the Event endpoint of HID's `ActivID` documentation.
+//! The names are those of the audit page and the Event endpoint of HID's ActivID documentation.
 //! They are no closed list, so a name is taken apart: `addRoleToUser` is a verb (`add`), a thing
 //! (`Role`) and the rest, which begins with a preposition. Decisions where that leaves a choice:
 //!

@@ -1,4 +1,4 @@
-//! What a configuration says of an `ActivID` source, and what to know of it without asking.
+//! What a configuration says of an ActivID source, and what to know of it without asking.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

@@ -230,7 +230,8 @@ fn named(files: &Files) -> Result<&Path, Exit> {
 }
 
 fn load(files: &Files) -> Result<Config, Exit> {
-    let mut config = config::load(named(files)?).map_err(Exit::usage)?;
+    let file = named(files)?;
+    let mut config = config::load(file).map_err(Exit::usage)?;
     if let Some(storage) = &files.storage.folder {
         config.storage.path.clone_from(storage);
     }

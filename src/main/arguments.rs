@@ -12,7 +12,7 @@ use audit_exporter::config;
 use audit_exporter::web::ExternalUrl;
 use audit_exporter::web::listen::ListenAddress;
 use chrono::{DateTime, Utc};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// The configuration file where none is named.
 const CONFIG_FILE: &str = "audit-exporter.yml";
@@ -299,13 +299,19 @@ impl Files {
 /// The same arguments with the subcommand before its options, as clap wants them: the options of a subcommand are its own,
 /// so that it refuses those that it does not obey.
 fn subcommand_first(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let command = Arguments::command();
+    let all = || std::iter::once(&command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
+    let is_flag = |name: &str| {
+        let flags = all().filter(|argument| !argument.get_action().takes_values());
+        ["help", "h"].into_iter().chain(flags.filter_map(clap::Arg::get_long)).any(|flag| flag == name)
+    };
     let mut at = 1;
     while let Some(argument) = arguments.get(at).and_then(|argument| argument.to_str()) {
         if !argument.starts_with('-') {
             arguments[1..=at].rotate_right(1);
             break;
         }
-        let is_alone = argument.contains('=') || ["--version", "--help", "-h", "--web.systemd-socket"].contains(&argument);
+        let is_alone = argument.contains('=') || is_flag(argument.trim_start_matches('-'));
         at += if is_alone { 1 } else { 2 };
     }
     arguments
@@ -325,7 +331,6 @@ fn parse_moment(text: &str) -> Result<DateTime<Utc>, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
 
     use super::*;
 
@@ -346,6 +351,8 @@ mod tests {
             "--config.file=check check --log.level=debug",
             "--config.file check --log.level debug check",
             "--log.level=debug check --config.file check",
+            "--without-secrets check --config.file=check --log.level=debug",
+            "--log.level debug --without-secrets check --config.file=check",
         ] {
             let Ok(Arguments { command: Some(Command::Check { files, logging, .. }), .. }) = parsed(line) else {
                 panic!("{line}");

@@ -361,7 +361,8 @@ impl Reader<'_> {
         }
         if wanted
             && self.machine == Machine::This
-            && let Err(why) = Proxies::of_environment(|name| std::env::var(name).ok()) {
+            && let Err(why) = Proxies::of_environment(|name| std::env::var(name).ok())
+        {
             self.problems.push(fields.value_at(key).problem(why.to_string()));
         }
         wanted

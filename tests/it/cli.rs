@@ -121,9 +121,9 @@ sources:
     assert_refused(&check(&["--without-secrets"]), 2, "`ca_file`");
     std::fs::remove_file(folder.path().join("ca.pem")).unwrap();
     written(folder.path(), &text.replace("api_token_file:", "api_tokn_file:"));
-    assert_refused(&check(&["--without-secrets"]), 2, "`api_token_file`");
+    assert_refused(&check(&["--without-secrets"]), 2, "did you mean `api_token_file`?");
     written(folder.path(), &text.replace("secrets/losant.token", "\"\""));
-    assert_refused(&check(&["--without-secrets"]), 2, "`api_token_file`");
+    assert_refused(&check(&["--without-secrets"]), 2, "`api_token_file` is empty");
     written(folder.path(), text);
     std::fs::write(folder.path().join("web.yml"), "basic_auth_users: {prometheus: plain}\n").unwrap();
     assert_refused(&check(&["--without-secrets"]), 2, "bcrypt");

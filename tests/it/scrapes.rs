@@ -298,9 +298,10 @@ async fn the_rule_is_the_same_over_tls_with_http_1_and_http_2() {
             builder.http2_initial_stream_window_size(window).build().unwrap()
         };
         let steady = client(1 << 20);
-        let happened: u64 = setup.simulator.truth().values().sum();
         let patient_until = now() + PATIENCE;
         loop {
+            // the exporter's own logins among it
+            let happened: u64 = setup.simulator.truth().values().sum();
             let answer = steady.get(url("/api/v1/status")).send().await.unwrap();
             // until the ledger is open there is none
             let is_there = answer.status().is_success();

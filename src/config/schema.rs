@@ -107,13 +107,13 @@ mod tests {
     #[test]
     fn the_schema_in_the_docs_is_the_one_of_the_keys() {
         let made = format!("{:#}\n", schema());
-        if std::env::var_os("AUDIT_EXPORTER_WRITE_SCHEMA").is_some() {
+        if std::env::var_os("AUDIT_EXPORTER_WRITE_DOCS").is_some() {
             std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.schema.json"), &made).unwrap();
             return;
         }
         assert!(
             made == WRITTEN,
-            "docs/config.schema.json is of other keys: run this test with AUDIT_EXPORTER_WRITE_SCHEMA=1"
+            "docs/config.schema.json is of other keys: run this test with AUDIT_EXPORTER_WRITE_DOCS=1"
         );
     }
 

@@ -288,6 +288,41 @@ fn the_schema_is_the_one_in_the_docs() {
     assert_eq!(printed.stdout, include_str!("../../docs/config.schema.json"));
 }
 
+/// What `--help` prints of the program and of each command, as the page has it.
+fn helps() -> String {
+    let help = |name: &str| {
+        let printed = finish(&[name.split_whitespace().collect::<Vec<_>>(), vec!["--help"]].concat());
+        assert_eq!((printed.code, printed.stderr.as_str()), (0, ""));
+        printed.stdout
+    };
+    let program = help("");
+    let commands = program.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let mut names: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.contains(&"verify") && names.last() == Some(&"help"), "{program}");
+    names.pop();
+    let mut page = String::new();
+    for name in std::iter::once("").chain(names).chain(["config schema"]) {
+        let title = format!("audit-exporter {name}");
+        let help = help(name);
+        let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        page += &format!("## `{}`\n\n```\n{}\n```\n\n", title.trim_end(), lines.join("\n").trim_end());
+    }
+    page.trim_end().to_owned() + "\n"
+}
+
+#[test]
+fn the_page_of_the_command_line_is_what_help_prints() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/command-line.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let (by_hand, made) = page.split_at(page.find("## `audit-exporter`\n").expect("the heading of the first help"));
+    let helps = helps();
+    if std::env::var_os("AUDIT_EXPORTER_WRITE_DOCS").is_some() {
+        std::fs::write(path, by_hand.to_owned() + &helps).unwrap();
+        return;
+    }
+    assert_eq!(made, helps, "run this test with AUDIT_EXPORTER_WRITE_DOCS=1");
+}
+
 #[test]
 fn the_demo_s_configuration_can_be_had_without_the_demo() {
     let folder = tempfile::tempdir().unwrap();

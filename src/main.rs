@@ -276,7 +276,7 @@ fn for_fish(script: &str) -> String {
     script.lines().map(|line| mended(line) + "\n").collect()
 }
 
-/// A check may run as another user than the exporter, so a folder that this user cannot use is only warned of.
+/// Whether the exporter would take these files; what is doubtful in them is printed.
 fn check(files: &Files, web: &WebConfig, without_secrets: bool) -> Result<(), Exit> {
     let config = if without_secrets {
         if let Some(file) = &web.file {
@@ -297,6 +297,7 @@ fn check(files: &Files, web: &WebConfig, without_secrets: bool) -> Result<(), Ex
     Ok(())
 }
 
+/// A check may run as another user than the exporter, so a folder that this user cannot use is only warned of.
 fn check_storage(folder: &Path) -> Result<(), Exit> {
     match usable(folder) {
         Ok(()) => {}

@@ -300,14 +300,14 @@ fn helps() -> String {
     let mut names: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
     assert!(names.contains(&"verify") && names.last() == Some(&"help"), "{program}");
     names.pop();
-    let mut page = String::new();
-    for name in std::iter::once("").chain(names).chain(["config schema"]) {
+    let part = |name: &str| {
         let title = format!("audit-exporter {name}");
         let help = help(name);
         let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
-        page += &format!("## `{}`\n\n```\n{}\n```\n\n", title.trim_end(), lines.join("\n").trim_end());
-    }
-    page.trim_end().to_owned() + "\n"
+        format!("## `{}`\n\n```\n{}\n```\n", title.trim_end(), lines.join("\n").trim_end())
+    };
+    let parts: Vec<String> = std::iter::once("").chain(names).chain(["config schema"]).map(part).collect();
+    parts.join("\n")
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A pause that grows from failure to failure.
+//! A pause that grows with every failure.
 //!
 //! Promises: one rule for every such pause: the first, then a fixed factor longer each time, up to the longest.
 //!

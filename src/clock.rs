@@ -1,4 +1,4 @@
-//! The only place that asks what time it is.
+//! The only place that reads the clock.
 //!
 //! Promises: every other module receives a [`Clock`] and can therefore run in simulated time
 //! (`tokio::time::pause`). Leaves to others: sleeping (`tokio::time`), and the services' own

@@ -1,4 +1,4 @@
-//! How a source is connected: over the network, or into a simulator, and within which bounds.
+//! Connects a source to its service: over the network or to a simulator, and within which limits.
 //!
 //! Leaves to others: connections themselves (`transport.rs`), keeping the bounds (`api.rs`).
 

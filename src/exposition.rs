@@ -1,4 +1,4 @@
-//! From a list of metric families to the bytes of a scrape, and which bytes a scraper wants.
+//! Encodes metric families in the format that the scraper asks for.
 //!
 //! Promises: pure functions, no I/O, no clock. The same families say the same in every
 //! [`Format`]; what differs is only what the format itself prescribes. A family without samples

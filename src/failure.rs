@@ -1,4 +1,4 @@
-//! What went wrong, in one sentence for the person who has to act: what was tried, what came back, what to do.
+//! Errors of a source, in one sentence for the person who has to act: what was tried, what came back, what to do.
 //!
 //! Promises: the text of a failure is one line of bounded length.
 //!

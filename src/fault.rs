@@ -1,4 +1,4 @@
-//! Faults of this program: panics, which should not happen, and must not end it when they do.
+//! Panics: they should not happen, and if they do, they must not end the program.
 //!
 //! Promises: a panic is one line of the log, with its place; of its words only those are shown that are
 //! fixed in the program, because what is put into them may be a secret or an event.

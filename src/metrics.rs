@@ -1,4 +1,4 @@
-//! What `/metrics` shows: a projection of what the ledger committed and the frame observed.
+//! The families of `/metrics`, computed from what the ledger committed and what the pollers observed.
 //!
 //! Promises: every source shows the same families, made here and never by a source; event
 //! counters show committed values only; a number the program does not know is left out.

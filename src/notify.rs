@@ -1,10 +1,9 @@
-//! What the service manager is told (systemd's `sd_notify`): that the program is ready, that it stops, and one line for
-//! `systemctl status`.
+//! Notifications to the service manager (systemd's `sd_notify`): ready, stopping, and a status line for `systemctl status`.
 //!
-//! Promises: without `NOTIFY_SOCKET` nothing is sent. A manager that does not take its messages holds up nothing but the
-//! end of the program, and that for [`SAY_MAX`]. The line is sent when it has changed, and says no more than the status page.
+//! Promises: without `NOTIFY_SOCKET` nothing is sent. A manager that does not read its messages delays only the end of the
+//! program, by at most [`SAY_MAX`]. The status line is sent when it changes, and says no more than the status page.
 //!
-//! Leaves to others: when the program is ready, and what keeps it from that (`main.rs`).
+//! Leaves to others: when the program is ready, and why it is not (`main.rs`).
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -18,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exporter::{Exporter, SourceStatus};
 
-/// How long the end of the program waits for the last message to be taken.
+/// How long the program waits, at its end, for the manager to read the last message.
 pub const SAY_MAX: Duration = Duration::from_secs(1);
-/// How often the line is looked at.
+/// How often the status line is computed.
 const EVERY: Duration = Duration::from_secs(2);
-/// How many messages wait for the manager. More are not sent.
+/// How many messages may be queued for the manager. Further ones are dropped.
 const WAITING_MAX: usize = 8;
 
-/// The service manager that has started the program, if one has.
+/// The service manager that started the program, if there is one.
 pub struct Manager(Option<Told>);
 
 struct Told {
@@ -40,14 +39,14 @@ enum State {
 }
 
 impl Manager {
-    /// The one in `NOTIFY_SOCKET`.
+    /// The manager named by `NOTIFY_SOCKET`.
     pub fn from_env() -> Self {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
             return Self(None);
         }
         let (messages, waiting) = sync_channel(WAITING_MAX);
         let (done, ended) = oneshot::channel();
-        // a thread that the runtime does not know: it may wait for ever, and the program must end all the same
+        // not a thread of the runtime: it may block forever, and must not keep the program from ending
         std::thread::spawn(move || {
             pass_on(&waiting);
             let _ = done.send(());
@@ -55,16 +54,16 @@ impl Manager {
         Self(Some(Told { messages, ended }))
     }
 
-    /// Says why the program is not ready yet.
+    /// Reports why the program is not ready yet.
     pub fn tell_not_ready(&self, why: &str) {
         if let Self(Some(told)) = self {
-            // one line is all that is shown
+            // systemctl shows one line
             let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
             told.say(vec![State::Line(format!("not ready: {why}"))]);
         }
     }
 
-    /// Says that the program is ready, then how its sources are, until it is stopped, and that.
+    /// Reports that the program is ready, then the state of its sources, and at the end that it is stopping.
     pub async fn tell(self, exporter: Arc<Exporter>, stop: CancellationToken) {
         let Self(Some(told)) = self else { return };
         let mut shown = line(&exporter);
@@ -88,7 +87,7 @@ impl Manager {
 }
 
 impl Told {
-    /// Whether the message is on its way.
+    /// Returns whether the message was queued.
     fn say(&self, states: Vec<State>) -> bool {
         self.messages.try_send(states).is_ok()
     }
@@ -130,7 +129,7 @@ fn summary(sources: &[SourceStatus], reload_succeeded: bool) -> String {
         (of(&["starting"]), "starting"),
     ] {
         if count > 0 {
-            // a String takes everything
+            // writing to a String cannot fail
             let _ = write!(line, ", {count} {what}");
         }
     }

@@ -1,4 +1,4 @@
-//! What a source hands on: a page of events or files, and what it can ever report.
+//! What a source returns: a page of events or files, and the events that its system can report at all.
 //!
 //! Promises: values only. Nothing here reads, counts or stores.
 //!

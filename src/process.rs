@@ -1,9 +1,8 @@
-//! What this process takes of the machine: the `process_*` family.
+//! The `process_*` metrics: CPU time, memory, files and threads of this process.
 //!
-//! Promises: names and meanings are those of Prometheus's client libraries. Processor time has its fractions, so that a
-//! program that uses a hundredth of a processor does not show 0 for minutes. Nothing is read but this process's own
-//! folder in `/proc`, so the numbers are the same where the rest is hidden (`ProcSubset=pid` in a systemd unit). A number
-//! that the system does not tell is left out.
+//! Promises: names and meanings match Prometheus's client libraries. CPU time includes fractions of a second, so that a
+//! program that uses 1 % of a core does not show 0 for minutes. Only `/proc/self` is read, so the values are also right where
+//! the rest of `/proc` is hidden (`ProcSubset=pid` in a systemd unit). A value that the system does not report is left out.
 //!
 //! Leaves to others: the bytes (`exposition.rs`).
 
@@ -17,14 +16,14 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::clock::{Clock, unix_seconds};
 use crate::exposition::{Family, Kind, Sample, Value};
 
-/// When this process started, by its own clock: the system's answer needs the time of the boot, which is in a file that
-/// may be hidden. It is the moment of the first call, so `main` calls it first.
+/// When this process started: the time of the first call, so `main` calls it first. The kernel's own value counts from the
+/// boot, and the file with the time of the boot may be hidden.
 pub fn started_at() -> DateTime<Utc> {
     static STARTED: OnceLock<DateTime<Utc>> = OnceLock::new();
     *STARTED.get_or_init(|| Clock::machine().now())
 }
 
-/// The family, as it is now.
+/// The current values.
 pub fn families() -> Vec<Family> {
     let status = std::fs::read_to_string("/proc/self/stat").ok().and_then(|text| Stat::parse(&text));
     let status = status.as_ref();
@@ -75,7 +74,7 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
-/// The time of all threads, those that have ended included.
+/// CPU time of all threads, including those that have ended.
 fn processor_seconds() -> f64 {
     let spent = clock_gettime(ClockId::ProcessCPUTime);
     #[expect(clippy::cast_precision_loss, reason = "a processor's time stays exact to the microsecond for 285 years")]
@@ -85,11 +84,11 @@ fn processor_seconds() -> f64 {
 
 fn open_files() -> Option<u64> {
     let entries = std::fs::read_dir("/proc/self/fd").ok()?.flatten().count();
-    // the folder is open itself while it is read
+    // reading the folder opens one file itself
     Some((entries as u64).saturating_sub(1))
 }
 
-/// What is used of `/proc/self/stat` (proc(5)).
+/// The fields of `/proc/self/stat` that are used (proc(5)).
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     threads: u64,
@@ -99,9 +98,9 @@ struct Stat {
 
 impl Stat {
     fn parse(text: &str) -> Option<Self> {
-        // the name of the program, in parentheses, may hold anything, parentheses included
+        // the program's name stands in parentheses and may contain anything, even parentheses
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-        // the manual counts from 1, and the field after the name is the third
+        // proc(5) counts fields from 1; the first one after the name is number 3
         let number = |field: usize| fields.get(field - 3)?.parse().ok();
         Some(Self { threads: number(20)?, virtual_bytes: number(23)?, resident_pages: number(24)? })
     }

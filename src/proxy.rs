@@ -1,4 +1,4 @@
-//! Which proxy a request goes through.
+//! Chooses the proxy of a request.
 //!
 //! Promises: plain functions over values. `no_proxy` and the environment's variables mean what they
 //! mean to Prometheus, whose HTTP client follows Go's `httpproxy`. No text printed here holds the

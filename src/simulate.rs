@@ -1,4 +1,4 @@
-//! Services, simulated: what they send and what they refuse, over one ground truth; and the disk.
+//! Simulated services with a common ground truth, and a simulated disk.
 //!
 //! Promises: each service answers as its documentation and public collectors say it does on the
 //! wire; with the same seed and the same clock it has the same events whatever is asked of it;

@@ -1,4 +1,4 @@
-//! What a service and a source of it are.
+//! The interfaces of a service and of a source.
 //!
 //! A [`System`] is a service, an [`Entry`] what a configuration says of one source of it, a [`Source`] what reads that.
 //!

@@ -1,4 +1,4 @@
-//! What the frame learns about a source while it works: requests, errors, throttling, polls.
+//! Statistics of a source: requests, errors, throttling, polls.
 //!
 //! Promises: made by `api.rs` and `poll.rs` alone, alike for every source. Unlike the ledger's
 //! counters these begin at 0 with the process, as Prometheus counters of a process do, so that

@@ -1,4 +1,4 @@
-//! How a request reaches a service: over the network, or, in tests, straight into the simulator.
+//! Delivers requests to a service: over the network or, in tests, directly to the simulator.
 //!
 //! Promises: follows no redirect, takes a proxy from the environment only if the configuration
 //! says so, never prints an address with its query.

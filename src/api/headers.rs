@@ -1,4 +1,4 @@
-//! What the headers of an answer say about time: its moment, its age, and the pause they ask for.
+//! The times in the headers of an answer: its date, its age, and the pause that it asks for.
 //!
 //! Promises: a pause is understood in every way in which services write it, and none is believed to be longer than
 //! [`RETRY_AFTER_BELIEVED`].

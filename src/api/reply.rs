@@ -1,4 +1,4 @@
-//! An answer, and what may be said of it.
+//! An answer, and what may be quoted from it.
 //!
 //! Promises: no text about an answer holds an event, a token or a secret that its request carried, even where the
 //! service repeats what it was sent.

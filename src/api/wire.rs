@@ -1,4 +1,4 @@
-//! Requests without a session: the gate, the deadline, the cap.
+//! Sends requests that need no session: rate limit, deadline, size limit.
 //!
 //! Promises: every request passes the gate and ends by its deadline; no body is longer than its cap, decompressed; a
 //! service whose clock and ours cannot both be right is not read.

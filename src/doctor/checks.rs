@@ -1,4 +1,4 @@
-//! What is found of one thing, by what was read and measured. Plain functions.
+//! The single checks of `doctor`: pure functions over what was read and measured.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

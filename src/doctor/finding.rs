@@ -1,4 +1,4 @@
-//! What was found, and how it is told.
+//! A finding of `doctor`, and how it is printed.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What a poll would count, counted nowhere.
+//! Shows what a poll would count, without counting it.
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! Prometheus text 0.0.4 and `OpenMetrics` text 1.0 by one writer.
+//! One writer for Prometheus text 0.0.4 and `OpenMetrics` text 1.0.
 //!
 //! `OpenMetrics` differs in: counters are declared without `_total`, `"` is escaped in HELP too,
 //! whole bucket bounds end in `.0`, `_created` lines (if asked for), and `# EOF`.

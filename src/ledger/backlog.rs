@@ -1,4 +1,4 @@
-//! The most events of a label set in any 15 minutes, among those that an outage held back.
+//! Among the events that an outage held back: the highest count of each label set in any 15 minutes.
 //!
 //! What is counted while catching up stands in the counters at the moment it was counted, so alerts on their increase
 //! must not judge it. Here the event's own time decides.

@@ -1,4 +1,4 @@
-//! The pieces of time in which the ledger counts: seconds, cells of five minutes, hours.
+//! The time units of the ledger: seconds, cells of five minutes, hours.
 //!
 //! Promises: what lies before 1970 or beyond an `u32` is at its end, so that no time makes arithmetic panic.
 

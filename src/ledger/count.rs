@@ -1,4 +1,4 @@
-//! What a page adds to what is known of its source: counting, without a store.
+//! Counts a page: computes what it changes in its source, without a store.
 //!
 //! Promises:
 //! - The same state, page and answers of the store give the same change: no clock, no disk, no randomness.

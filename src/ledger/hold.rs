@@ -1,4 +1,4 @@
-//! Who must have been handed the 0 of a new series before its value is shown.
+//! Decides when a new series may show its value: once every known scraper has read its 0.
 //!
 //! Promises: a series that some known scraper has not been handed as 0 is not due, unless it has been
 //! held for [`LONGEST_HOLDS`] times the hold; a browser or a probe makes no series due while a scraper

@@ -1,4 +1,4 @@
-//! Which series an event adds to, and how a series is named in the store.
+//! Which series an event adds to, and the key of a series in the store.
 //!
 //! Promises: the families after `audit_events_total` are sums over the same events, because
 //! [`series_of`] is the only place that says which series an event adds to.

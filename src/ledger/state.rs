@@ -1,4 +1,4 @@
-//! What is known of one source: its counters, how far it was read, which label values it has taken.
+//! The state of one source: its counters, how far it has been read, the label values that it uses.
 //!
 //! Promises: what is readable here was on the disk before; label values are bounded ([`LABEL_VALUES_MAX`]).
 //!

@@ -1,14 +1,14 @@
-//! Where the ledger keeps what was counted: the contract, and what can go wrong with it.
+//! The interface of a ledger store, and its errors.
 //!
 //! Promises, of every store (`tests/promises.rs` of the ledger holds each of them to the ledger's):
-//! - **One verb counts.** [`Store::commit`] looks keys up, hands what it knows to `count`, and writes what that returns: all
-//!   of it or nothing, and nothing unless the source is where [`Place`] says it is.
-//! - **Durable.** What a verb returned `Ok` for is there after a loss of power. After an error it may be there or not;
-//!   whoever asked loads the source anew.
-//! - **One after the other.** The verbs of one source are not called side by side; those of different sources may be.
-//!   No verb leaves anything open for the caller between two calls.
+//! - **Atomic.** [`Store::commit`] looks up keys, passes the answers to `count`, and writes the result: all of it or nothing,
+//!   and nothing unless the source is where [`Place`] says.
+//! - **Durable.** After `Ok`, the change survives a power failure. After an error it may or may not have been written, and
+//!   the caller must load the source again.
+//! - **Serial per source.** Callers never run two calls for one source at the same time; calls for different sources may
+//!   overlap. No call leaves a transaction open.
 //!
-//! Leaves to others: what a page adds (`count.rs`), what is shown (`state.rs`), whose turn it is (`ledger.rs`).
+//! Leaves to others: what a page adds (`count.rs`), what is shown (`state.rs`), the order of the calls (`ledger.rs`).
 
 mod access;
 mod backup;
@@ -45,38 +45,36 @@ const SCHEMA: u64 = 3;
 /// Name of the file inside `storage.path`.
 pub const STORE_FILE: &str = "ledger.redb";
 
-/// Keeps sources.
+/// A store of sources.
 #[async_trait]
 pub(super) trait Store: Send + Sync {
-    /// What is recorded of a source; `None` where nothing is.
+    /// Loads a source; `None` if it is not known.
     async fn load(&self, who: Who) -> Result<Option<Loaded>, StoreError>;
 
-    /// Brings sources and series into being, all of them or none: series of value 0, born `now`. Returns the number of
-    /// each source.
+    /// Creates sources and series, all of them or none. Series begin at 0, born `now`. Returns the number of each source.
     async fn register(&self, wanted: Vec<Wanted>, now: DateTime<Utc>) -> Result<Vec<u32>, StoreError>;
 
-    /// Looks `keys` up and remembers them, hands the answers to `count`, and writes the change that it returns.
+    /// Looks up `keys` and remembers them, passes the answers to `count`, and writes the change that it returns.
     async fn commit(&self, place: Place, keys: Keys, count: Count) -> Result<Counted, StoreError>;
 
-    /// Writes series that no commit touches: newly released ones.
+    /// Writes newly released series.
     async fn write_series(&self, source: u32, rows: Vec<SeriesRow>) -> Result<(), StoreError>;
 
-    /// The tallies whose cells begin in `window`.
+    /// The tallies of the cells that begin in `window`.
     async fn tallies(&self, source: u32, window: Window) -> Result<Tallies, StoreError>;
 
     /// Writes a copy of all that is committed now into an empty file, and flushes it. Commits go on meanwhile.
     async fn backup(&self, file: File) -> Result<Copied, StoreError>;
 
-    /// When it was begun, or put in the place of a newer one (a backup that was restored), in Unix milliseconds; 0 until
-    /// that is known.
+    /// When the store was created, or restored from a backup, in Unix milliseconds; 0 until that is known.
     fn generation(&self) -> u64;
 
-    /// To be called after a panic of its user: closes what is open. The next use opens and verifies it again.
+    /// Closes the store after a panic in its user. The next use opens and verifies it again.
     async fn distrust(&self);
 }
 
-/// What counts a page, once its keys were looked up. It is pure but for the state that it reads, and is not called where
-/// the source is elsewhere.
+/// Counts a page, given what is known of its keys. Pure, except that it reads the source's state. It is not called if the
+/// source is not where [`Place`] says.
 pub(super) type Count = Box<dyn FnOnce(&[Recalled]) -> Counted + Send>;
 
 /// What is recorded of a source.

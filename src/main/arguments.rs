@@ -1,4 +1,4 @@
-//! The command line: which options there are, and which of them each subcommand obeys.
+//! The command line: all options, and which of them each subcommand accepts.
 //!
 //! Promises: an option that a subcommand would ignore is an error. Options may stand before the subcommand, too.
 //!

@@ -1,4 +1,4 @@
-//! The keys of every source, after its own.
+//! The keys that every source has, besides those of its system.
 //!
 //! Leaves to others: what is usual for a system (`source/NAME/setup.rs`), and what of it is used how.
 

@@ -1,4 +1,4 @@
-//! The kinds of values, and how what is wrong with one is said.
+//! Reads the values of the config file, and reports the problems in them.
 //!
 //! Promises: goes on after a problem, so that one run finds all; a reader that returns `None` for
 //! something that was given has added the reason to the problems; no message quotes a value.

@@ -1,4 +1,4 @@
-//! Chance that can be repeated: seeded draws, and the times of a service's traffic.
+//! Reproducible randomness: seeded draws, and the times of a service's traffic.
 //!
 //! Promises: the same seed, subject and number draw the same; traffic follows the hours of a day.
 //!

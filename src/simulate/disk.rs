@@ -1,4 +1,4 @@
-//! A disk that misbehaves: it can be full, and it can lose power.
+//! A disk that can be full and can lose power.
 //!
 //! Promises: what was flushed is still there after a loss of power; of what was not, each sector of
 //! 512 bytes is there or is not, by chance; a changed length is taken to be durable, as after

@@ -1,4 +1,4 @@
-//! What a simulated service may do wrong, as plain switches.
+//! The faults of a simulated service, as switches.
 //!
 //! Promises: all off by default; the same switches by flag (`canvas:throttle=0.1,retry_after=5`),
 //! by JSON and in code; an unknown service or switch is an error that names it.

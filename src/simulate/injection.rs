@@ -1,4 +1,4 @@
-//! What the user of the simulator can make happen in a simulated service.
+//! The events that a user of the simulator can inject.
 //!
 //! Promises: the same in code and as JSON; a field that is not known is an error.
 //!

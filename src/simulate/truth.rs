@@ -1,4 +1,4 @@
-//! What happened, and what an exact reader must show of it.
+//! The ground truth: what happened, and what an exact reader must show.
 //!
 //! Promises: an event counts from the moment it can be read; what it counts as was written by hand
 //! where it was made.

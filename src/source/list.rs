@@ -1,4 +1,4 @@
-//! The entries of an answer, whatever stands among them.
+//! Splits an answer into its entries, even if some of them are malformed.
 //!
 //! Promises: an entry that is malformed cannot lose the rest; no answer makes more than [`ENTRIES_MAX`] of them; a list of
 //! which not one entry is the service's own is no list of events ([`List::read`], the only way in). The service tells of

@@ -1,4 +1,4 @@
-//! Why a source cannot be connected, and why no answer arrived.
+//! Errors of connecting a source, and of requests without an answer.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

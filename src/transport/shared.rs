@@ -1,4 +1,4 @@
-//! Values that are shared by all who need the same.
+//! A cache of values that several sources share.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -1,4 +1,4 @@
-//! The TLS side of a client: whom to trust, what to show, which name to expect.
+//! The TLS settings of a client: trusted authorities, client certificate, expected name.
 //!
 //! Promises: a service's certificate is in date and carries the name asked for, and comes from a trusted
 //! authority or stands itself in `tls.ca_file`; the handshake is signed with its key. What is refused

@@ -1,4 +1,4 @@
-//! What a proxy says that opens no way to an `https://` service.
+//! Explains why a proxy refused a tunnel to an `https://` service.
 //!
 //! Promises: of an error that stems from a refused `CONNECT`, the proxy's status and what to do about it are told.
 //! hyper-util, which asks, tells only that there is no way; so the proxy is asked once more, by hand.

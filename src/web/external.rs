@@ -1,4 +1,4 @@
-//! Where people reach this exporter, as `--web.external-url` says it.
+//! The address at which people reach this exporter (`--web.external-url`).
 //!
 //! Promises: an absolute http or https address without anything that does not belong into a link to a page of ours, and
 //! without a `/` at its end, so that a path can be added to it.

@@ -1,6 +1,7 @@
-//! Listeners that the service manager has opened (`--web.systemd-socket`, systemd's socket activation).
+//! Listeners that the service manager opened (`--web.systemd-socket`, systemd's socket activation).
 //!
-//! Promises: all that was handed over is listened on, or nothing is; what is no TCP socket is an error that says so.
+//! Promises: the program listens on every socket that it was given, or fails; a socket that is not TCP is an error that says
+//! so.
 //!
 //! Leaves to others: addresses that the program opens itself (`address.rs`).
 
@@ -9,16 +10,16 @@ use std::io;
 use listenfd::ListenFd;
 use tokio::net::TcpListener;
 
-/// Why nothing that was handed over can be listened on.
+/// Why the program cannot listen on the sockets of the service manager.
 #[derive(Debug, thiserror::Error)]
 pub enum HandedError {
-    /// Nobody handed over anything.
+    /// There are none.
     #[error(
         "--web.systemd-socket: no socket was handed over (LISTEN_FDS and LISTEN_PID): start the program through its .socket \
          unit, or give --web.listen-address instead"
     )]
     Nothing,
-    /// Something else than a socket to listen on.
+    /// One of them cannot be used.
     #[error("--web.systemd-socket: socket {number} of {all}: {source}; it must be a TCP socket (ListenStream=PORT)")]
     Unfit {
         /// Which, from 1.
@@ -30,9 +31,9 @@ pub enum HandedError {
     },
 }
 
-/// The listeners that were handed over, in their order. They can be taken once: `listenfd` removes the variables that
-/// announce them, so that no child of this process takes them for its own. Call it before a name is resolved: the
-/// resolver reads the environment, and does so on another thread.
+/// Takes the listeners of the service manager, in its order. This works once: `listenfd` removes the environment variables
+/// that announce them, so that no child process takes them for its own. Call it before anything resolves a name, because the
+/// resolver reads the environment on another thread.
 pub fn take_handed() -> Result<Vec<TcpListener>, HandedError> {
     let mut handed = ListenFd::from_env();
     let all = handed.len();

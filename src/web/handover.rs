@@ -1,4 +1,4 @@
-//! Whether a client was handed an answer whole.
+//! Detects whether a client received a whole answer.
 //!
 //! Promises: a [`Receipt`] in the extensions of a response is taken only after the last byte of the body was
 //! written to the connection **and** the client then showed that it goes on: by its next request on the same

@@ -1,4 +1,4 @@
-//! Who has a place among the connections, and who makes room for another.
+//! Limits the connections: decides which one is closed to make room for a new one.
 //!
 //! Promises: at most so many connections at once, and [`CLIENT_CONNECTIONS_MAX`] of one client. A new one takes the
 //! place of the longest idle one; if every place has a request under way, it waits for one.

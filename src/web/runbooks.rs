@@ -1,4 +1,4 @@
-//! The runbooks of the alerts, as pages of the program: who is paged must not depend on another place.
+//! Serves the runbooks of the alerts, so that a person who is paged needs no other site.
 //!
 //! Promises: every file of `docs/runbooks` has a page; what stands in a file as HTML is shown and not passed on; a link
 //! leads to another runbook, to a place on a page or out into the web, or it is none.

@@ -1,4 +1,4 @@
-//! What a web configuration file asks for, and the files that it names.
+//! The settings of a web configuration file, and the files that it names.
 //!
 //! Promises: no message and no `Debug` text holds a key or a hash.
 //!

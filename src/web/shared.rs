@@ -1,4 +1,4 @@
-//! A connection that two can write to.
+//! A connection with two writers.
 
 use std::io;
 use std::pin::Pin;

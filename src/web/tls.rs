@@ -1,4 +1,4 @@
-//! What rustls makes of `tls_server_config`.
+//! Builds the rustls configuration from `tls_server_config`.
 //!
 //! Promises: a server that asks for client certificates as Go's crypto/tls does for the same
 //! settings, or a stricter one; a clear error where TLS 1.2 and 1.3 with the suites and curves of

@@ -1,4 +1,4 @@
-//! Why a folder cannot be used as `storage.path`: who may not do what, and which command helps.
+//! Explains why a folder cannot be used as `storage.path`: which user lacks which right, and which command helps.
 //!
 //! Promises: looks only, makes nothing.
 

@@ -1,4 +1,4 @@
-//! The file of the ledger on a disk that may lie.
+//! The file of the ledger, on a disk that may not keep its promises.
 //!
 //! Promises: a file under its name was once complete, because it is made under another one; every
 //! page in use is verified each time it is opened; what is read later is what was verified or

@@ -1,4 +1,4 @@
-//! Under which second each key of a source is remembered, to find one that comes again with another time.
+//! An index of the second under which each key is stored, to recognize an event that returns with another time.
 //!
 //! The table of keys is in the order of time, which makes commits cheap, but answers only "is this key there with this
 //! second". A mark is a part of the key and its second. It is looked up for what is new at its own second; what it

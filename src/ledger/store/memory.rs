@@ -1,4 +1,4 @@
-//! A store in memory, as simple as can be: the second maker, which the promises are tried on as well.
+//! A store in memory, as simple as possible: a second implementation for the tests of the store's promises.
 //!
 //! Promises: those of `store.rs`, by looking at everything each time; clones share what they hold, as a restart does.
 

@@ -1,4 +1,4 @@
-//! What can be searched for in `ActivID`'s log.
+//! The searches that ActivID's log supports.
 //!
 //! Promises: the documented filter grammar and nothing beyond it.
 //!

@@ -1,4 +1,4 @@
-//! The tokens that hold `ActivID`'s events.
+//! The tokens that carry ActivID's events.
 //!
 //! Promises: both shapes of the documentation; neither has a time or an id.
 //!

@@ -1,4 +1,4 @@
-//! What the tests of the services share.
+//! Helpers for the tests of the simulated services.
 
 use bytes::Bytes;
 use tower::ServiceExt;

@@ -1,4 +1,4 @@
-//! What an ActivID event is counted as: a pure function of its name, its resources and its status.
+//! The labels of an ActivID event: a pure function of its name, its resources and its status.
 //!
 //! The names are those of the audit page and the Event endpoint of HID's ActivID documentation.
 //! They are no closed list, so a name is taken apart: `addRoleToUser` is a verb (`add`), a thing

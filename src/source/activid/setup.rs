@@ -1,4 +1,4 @@
-//! What a configuration says of an ActivID source, and what to know of it without asking.
+//! The configuration of an ActivID source, and what is known of it without a request.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

@@ -1,4 +1,4 @@
-//! Event tokens: unsigned JWTs, of which only the second segment says anything.
+//! Event tokens: unsigned JWTs, of which only the second segment is used.
 //!
 //! Promises: both shapes of the documentation are understood (`type` and `values.status`;
 //! `eventTypes`); a token that is not understood becomes a rejection that shows no value of it;

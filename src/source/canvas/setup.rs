@@ -1,4 +1,4 @@
-//! What a configuration says of a Canvas source, and what to know of it without asking.
+//! The configuration of a Canvas source, and what is known of it without a request.
 
 use std::sync::Arc;
 use std::time::Duration;

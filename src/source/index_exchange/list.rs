@@ -1,4 +1,4 @@
-//! What the two list routes say: which files there are for which hour.
+//! Reads the answers of the two list routes: the files of each hour.
 //!
 //! Promises: a file that is listed twice, by either route, is one file; what is said about it is
 //! reduced to where it is, its status, and a key of all that changes only when its content does.

@@ -1,4 +1,4 @@
-//! What a configuration says of an Index Exchange source, and what to know of it without asking.
+//! The configuration of an Index Exchange source, and what is known of it without a request.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;

@@ -1,4 +1,4 @@
-//! The session: a login, and what tells that one has ended.
+//! The session: logging in, and recognizing that a session has ended.
 //!
 //! Promises: the password goes to `login_url` alone, and the session to where the log is only if that is the machine of the
 //! login, one below it, or one of Informatica's own.

@@ -1,4 +1,4 @@
-//! What a configuration says of an Informatica source, and what to know of it without asking.
+//! The configuration of an Informatica source, and what is known of it without a request.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! When a window ends, whatever the service says about its end.
+//! Finds the end of a window without trusting the service's own answer about it.
 
 use std::collections::HashMap;
 use std::sync::Arc;

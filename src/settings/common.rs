@@ -10,7 +10,7 @@ use http::HeaderName;
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::fields::{Fields, Machine, Reader, any_text, kind};
+use super::fields::{Fields, Holds, Machine, Reader, any_text, kind};
 use super::keys::{Absent, Key, Kind, Zero};
 use super::secret::{Form, Secret};
 use super::tree::Value;
@@ -329,9 +329,9 @@ impl Reader<'_> {
                     .push(at.problem(format!("`{one}` is given without `{other}`; accepted: both or neither")));
             }
         }
-        let (ca_file, _) = self.certificates(&tls, "ca_file", pem::certificates).unzip();
-        let (cert_file, chain) = self.certificates(&tls, "cert_file", pem::certificates).unzip();
-        let (key_file, key) = self.private_key(&tls, "key_file", pem::private_key).unzip();
+        let (ca_file, _) = self.pem(&tls, "ca_file", Holds::Certificates, pem::certificates).unzip();
+        let (cert_file, chain) = self.pem(&tls, "cert_file", Holds::Certificates, pem::certificates).unzip();
+        let (key_file, key) = self.pem(&tls, "key_file", Holds::Secret, pem::private_key).unzip();
         if let (Some(chain), Some(key)) = (chain, key)
             && let Err(no_pair) = pem::pair(chain, key)
         {

@@ -84,6 +84,15 @@ pub(crate) enum Machine {
     Another,
 }
 
+/// What a file holds that a config file names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holds {
+    /// A secret or a private key.
+    Secret,
+    /// Certificates.
+    Certificates,
+}
+
 impl<'a> Reader<'a> {
     /// A reader of a file in this folder.
     pub(crate) fn new(folder: &'a Path, machine: Machine) -> Self {
@@ -256,15 +265,19 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A path whose file `check` finds good. What of the path looks like a secret is shortened: it may be one that
-    /// was given under the wrong key.
+    /// A path whose file `check` finds good, or is not asked about (see [`Machine::Another`]). What of the path looks
+    /// like a secret is shortened: it may be one that was given under the wrong key.
     fn file(
         &mut self,
         fields: &Fields<'_>,
         key: &str,
+        holds: Holds,
         check: impl FnOnce(&Path) -> Result<(), Why>,
     ) -> Option<PathBuf> {
         let path = self.path(fields, key)?;
+        if self.machine == Machine::Another && (holds == Holds::Secret || !path.exists()) {
+            return Some(path);
+        }
         let Some(Value::Scalar { text, .. }) = fields.get(key).map(|node| &node.value) else { return None };
         match check(&path) {
             Ok(()) => Some(path),
@@ -277,42 +290,20 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A file with certificates, and what `parse` makes of it; `None` where it is not there and need not be.
-    pub(crate) fn certificates<T>(
+    /// A file with certificates or a key, and what `parse` makes of it; `None` where it is not looked at.
+    pub(crate) fn pem<T>(
         &mut self,
         fields: &Fields<'_>,
         key: &str,
+        holds: Holds,
         parse: impl FnOnce(&[u8]) -> Result<T, Unfit>,
     ) -> Option<(PathBuf, T)> {
-        if self.machine == Machine::Another && !self.path(fields, key)?.exists() {
-            return None;
-        }
-        self.pem(fields, key, parse)
-    }
-
-    /// A file with a key, and what `parse` makes of it; `None` where it need not be there.
-    pub(crate) fn private_key<T>(
-        &mut self,
-        fields: &Fields<'_>,
-        key: &str,
-        parse: impl FnOnce(&[u8]) -> Result<T, Unfit>,
-    ) -> Option<(PathBuf, T)> {
-        match self.machine {
-            Machine::This => self.pem(fields, key, parse),
-            Machine::Another => self.path(fields, key).and(None),
-        }
-    }
-
-    fn pem<T>(
-        &mut self,
-        fields: &Fields<'_>,
-        key: &str,
-        parse: impl FnOnce(&[u8]) -> Result<T, Unfit>,
-    ) -> Option<(PathBuf, T)> {
-        let mut content = Zeroizing::new(Vec::new());
-        let path = self.file(fields, key, |path| {
-            open_file(path)?.take(PEM_BYTES_MAX + 1).read_to_end(&mut content).map(drop).map_err(Why::Io)
+        let mut content = None;
+        let path = self.file(fields, key, holds, |path| {
+            let content = content.insert(Zeroizing::new(Vec::new()));
+            open_file(path)?.take(PEM_BYTES_MAX + 1).read_to_end(content).map(drop).map_err(Why::Io)
         })?;
+        let content = content?;
         let unfit = if content.len() as u64 > PEM_BYTES_MAX {
             let is = format!("is larger than {} MiB", PEM_BYTES_MAX >> 20);
             Unfit { is, accepted: "certificates and keys in PEM".to_owned() }
@@ -363,11 +354,8 @@ impl<'a> Reader<'a> {
                 secret
             }
             (None, Some(_)) => {
-                let path = match self.machine {
-                    Machine::This => self.file(fields, &key_file, |path| check_secret_file(path, form)),
-                    Machine::Another => self.path(fields, &key_file),
-                };
-                Some(Secret::file(path?).of_form(form))
+                let path = self.file(fields, &key_file, Holds::Secret, |path| check_secret_file(path, form))?;
+                Some(Secret::file(path).of_form(form))
             }
         }
     }

@@ -33,7 +33,7 @@ pub use disk::Disk;
 pub use faults::{BadFault, ErrorShape, Faults, RetryForm, ServiceFaults, SessionEnd, TotalCount};
 pub use injection::{BadInjection, EventCall, Injection, Scenario, ScenarioCall};
 pub use service::{Credential, Example, Sample, Sessions, Simulated, Told, Wrap};
-pub use truth::{Truth, TruthOf};
+pub use truth::{PlacedBy, Truth, TruthOf};
 pub use world::{Options, Seen, World};
 
 /// Calls a macro with the name of each service, in the order in which they are shown: the one list of them.

@@ -5,7 +5,7 @@
 //!
 //! Leaves to others: making events.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -40,6 +40,21 @@ pub struct TruthOf {
     pub visible_by: Option<DateTime<Utc>>,
     /// Without events of these actors (compared without case).
     pub ignored_actors: Vec<String>,
+    /// Which of its times places an event that got another one.
+    pub placed_by: PlacedBy,
+}
+
+/// Which time of an event must lie in the part of the truth that is asked for. It matters only to events that the
+/// service gave another time after they could be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PlacedBy {
+    /// The one that it has now.
+    #[default]
+    LastTime,
+    /// The one that it has now or the one that it had first: a reader may have seen it at either.
+    EitherTime,
+    /// Both: wherever a reader saw it, it was there.
+    BothTimes,
 }
 
 /// What an event must be counted as: written by hand where the event is made.
@@ -70,8 +85,8 @@ pub(super) struct Timeline<E> {
     inserted: u64,
     /// What is forgotten, counted.
     forgotten: Truth,
-    /// Which got another time.
-    redated: BTreeSet<u64>,
+    /// The first time of each that got another one.
+    redated: BTreeMap<u64, DateTime<Utc>>,
 }
 
 /// Within so much of its own time an event may get another one.
@@ -149,9 +164,16 @@ impl TruthOf {
         self.from.is_none() && self.to.is_none() && self.visible_by.is_none() && self.ignored_actors.is_empty()
     }
 
-    fn holds<E>(&self, event: &Placed<E>) -> bool {
-        self.from.is_none_or(|from| event.at >= from)
-            && self.to.is_none_or(|to| event.at < to)
+    /// Whether it is of this event, which had another time first if there is a `first_at`.
+    fn holds<E>(&self, event: &Placed<E>, first_at: Option<DateTime<Utc>>) -> bool {
+        let within = |at: DateTime<Utc>| self.from.is_none_or(|from| at >= from) && self.to.is_none_or(|to| at < to);
+        let first_at = first_at.unwrap_or(event.at);
+        let placed = match self.placed_by {
+            PlacedBy::LastTime => within(event.at),
+            PlacedBy::EitherTime => within(event.at) || within(first_at),
+            PlacedBy::BothTimes => within(event.at) && within(first_at),
+        };
+        placed
             && self.visible_by.is_none_or(|by| event.visible_at <= by)
             && !self
                 .ignored_actors
@@ -223,7 +245,7 @@ pub(super) trait Events {
 
 impl<E> Timeline<E> {
     pub(super) fn new(system: System) -> Self {
-        Self { system, events: BTreeMap::new(), inserted: 0, forgotten: Truth::default(), redated: BTreeSet::new() }
+        Self { system, events: BTreeMap::new(), inserted: 0, forgotten: Truth::default(), redated: BTreeMap::new() }
     }
 
     pub(super) fn insert(&mut self, event: Placed<E>) {
@@ -252,8 +274,10 @@ impl<E: Wire> Events for Timeline<E> {
         if of.is_everything() {
             truth.merge(&self.forgotten);
         }
-        for event in self.events.values().filter(|event| event.visible_at <= now && of.holds(event)) {
-            event.tell(self.system, truth);
+        for ((_, n), event) in &self.events {
+            if event.visible_at <= now && of.holds(event, self.redated.get(n).copied()) {
+                event.tell(self.system, truth);
+            }
         }
     }
 
@@ -262,6 +286,7 @@ impl<E: Wire> Events for Timeline<E> {
             let event = oldest.get();
             event.at < before && event.visible_at < before
         }) {
+            self.redated.remove(&oldest.key().1);
             oldest.remove().tell(self.system, &mut self.forgotten);
         }
     }
@@ -271,7 +296,7 @@ impl<E: Wire> Events for Timeline<E> {
         let moved: Vec<((i64, u64), DateTime<Utc>)> = self
             .events
             .range(range)
-            .filter(|((_, n), _)| !self.redated.contains(n))
+            .filter(|((_, n), _)| !self.redated.contains_key(n))
             .filter_map(|(place, event)| {
                 let mut dice = Dice::of(0, event.wire.id()?, 1);
                 let happens = dice.chance(share);
@@ -285,8 +310,8 @@ impl<E: Wire> Events for Timeline<E> {
             .collect();
         for (place @ (_, n), at) in moved {
             let Some(event) = self.events.remove(&place) else { continue };
+            self.redated.insert(n, event.at);
             self.events.insert((at.timestamp_millis(), n), Placed { at, ..event });
-            self.redated.insert(n);
         }
     }
 

@@ -2,7 +2,7 @@ use super::testing::{body, bytes, call, get, quiet, request, with_fault, with_tr
 use super::*;
 use crate::event::{Outcome, Principal};
 use crate::simulate::credentials::LOSANT_API_TOKEN;
-use crate::simulate::{SERVICES, service};
+use crate::simulate::{PlacedBy, SERVICES, service};
 
 const LOSANT: &str = "/instance/575ec7417ae143cd83dc4a96/audit-logs?perPage=1000&sortDirection=asc";
 
@@ -89,6 +89,28 @@ async fn the_truth_of_two_halves_is_the_truth() {
     for Simulated { system, .. } in SERVICES {
         assert!(older.total(*system) > 0, "{system}");
         assert_eq!(older.total(*system) + newer.total(*system), world.truth().total(*system), "{system}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_got_another_time_is_placed_by_either_or_both_if_so_asked() {
+    let world = with_fault("losant:redated=0.5");
+    for _ in 0..30 {
+        tokio::time::advance(Duration::from_mins(1)).await;
+        world.truth();
+    }
+    let (from, to) = (Some(world.now() - TimeDelta::minutes(20)), Some(world.now() - TimeDelta::minutes(15)));
+    let total = |placed_by, system: System| {
+        world.truth_of(&TruthOf { from, to, placed_by, ..TruthOf::default() }).total(system)
+    };
+    for Simulated { system, .. } in SERVICES {
+        let [last, either, both] =
+            [PlacedBy::LastTime, PlacedBy::EitherTime, PlacedBy::BothTimes].map(|placed_by| total(placed_by, *system));
+        if system.as_str() == "losant" {
+            assert!(both < last && last < either, "{both} {last} {either}");
+        } else {
+            assert!(both == last && last == either, "{system}: {both} {last} {either}");
+        }
     }
 }
 

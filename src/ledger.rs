@@ -54,7 +54,7 @@ pub use series::{Counter, SeriesKey, series_of};
 pub use state::{Book, LABEL_VALUES_MAX, LATENESS_BOUNDS, Lateness, Shown, Snapshot, State, TALLIES_KEPT, Tallies};
 use state::{Series, Who};
 pub use store::{BackupError, Copied, OpenError, Opener, STORE_FILE, Unusable, usable, verify_copy};
-use store::{Place, RedbStore, Store, StoreError, Wanted};
+use store::{Loaded, Place, RedbStore, Store, StoreError, Wanted};
 
 use crate::clock::{delta, rfc3339_seconds};
 use crate::event::{EventLabels, Label, SourceName, System};
@@ -205,23 +205,29 @@ impl Ledger {
     /// the disk. To be called by whose turn it is.
     async fn settle_doubt(&self, book: &Book) -> Result<(), CommitError> {
         if book.is_uncertain()
-            && let Some(stored) = self.store.load(book.who().clone()).await?
+            && let Some(stored) = self.store.load(vec![book.who().clone()]).await?.pop().flatten()
         {
             book.refresh(stored.state);
         }
         Ok(())
     }
 
-    /// The one state of a source, read from the store at its first use; `None` where nothing is recorded of it.
+    /// The one state of each source, read from the store at its first use; `None` where nothing is recorded of it.
     /// To be called with the registry locked.
-    async fn book(&self, who: &Who) -> Result<Option<Arc<Book>>, CommitError> {
-        if let Some(book) = self.books().get(who) {
-            return Ok(Some(Arc::clone(book)));
+    async fn recorded(&self, sources: &[Who]) -> Result<Vec<Option<Arc<Book>>>, CommitError> {
+        let unread: Vec<Who> = {
+            let books = self.books();
+            sources.iter().filter(|who| !books.contains_key(who)).cloned().collect()
+        };
+        // all at once: a call of the store costs a change of the thread, or a round trip
+        let loaded = if unread.is_empty() { Vec::new() } else { self.store.load(unread.clone()).await? };
+        let mut books = self.books();
+        for (who, loaded) in unread.into_iter().zip(loaded) {
+            if let Some(Loaded { id, state }) = loaded {
+                books.insert(who.clone(), Arc::new(Book::new(who, id, state, false)));
+            }
         }
-        let Some(stored) = self.store.load(who.clone()).await? else { return Ok(None) };
-        let book = Arc::new(Book::new(who.clone(), stored.id, stored.state, false));
-        self.books().insert(who.clone(), Arc::clone(&book));
-        Ok(Some(book))
+        Ok(sources.iter().map(|who| books.get(who).cloned()).collect())
     }
 
     /// Makes a source known: reads what was counted for it, and brings the series of its
@@ -256,12 +262,17 @@ impl Ledger {
         now: DateTime<Utc>,
     ) -> Result<Vec<Arc<Book>>, CommitError> {
         let _registry = self.registry.lock().await;
-        let mut known: Vec<(Who, Catalogue, Option<Arc<Book>>)> = Vec::with_capacity(registrations.len());
-        for Registration { name, system, catalogue } in registrations {
-            let who = Who { name, system };
-            let book = self.book(&who).await?;
-            known.push((who, catalogue, book));
-        }
+        let (sources, catalogues): (Vec<Who>, Vec<Catalogue>) = registrations
+            .into_iter()
+            .map(|Registration { name, system, catalogue }| (Who { name, system }, catalogue))
+            .unzip();
+        let books = self.recorded(&sources).await?;
+        let known: Vec<(Who, Catalogue, Option<Arc<Book>>)> = sources
+            .into_iter()
+            .zip(catalogues)
+            .zip(books)
+            .map(|((who, catalogue), book)| (who, catalogue, book))
+            .collect();
         let mut turns = Vec::with_capacity(known.len());
         let mut wanted = Vec::with_capacity(known.len());
         for (who, catalogue, book) in &known {
@@ -308,9 +319,11 @@ impl Ledger {
         let (ledger, who) = (self.clone(), Who { name: name.clone(), system });
         self.run(async move {
             let _registry = ledger.registry.lock().await;
-            let Some(book) = ledger.book(&who).await? else { return Ok(None) };
-            book.learn(catalogue);
-            Ok(Some(book))
+            let book = ledger.recorded(&[who]).await?.pop().flatten();
+            if let Some(book) = &book {
+                book.learn(catalogue);
+            }
+            Ok(book)
         })
         .await
     }

@@ -48,8 +48,8 @@ pub const STORE_FILE: &str = "ledger.redb";
 /// A store of sources.
 #[async_trait]
 pub(super) trait Store: Send + Sync {
-    /// Loads a source; `None` if it is not known.
-    async fn load(&self, who: Who) -> Result<Option<Loaded>, StoreError>;
+    /// Loads sources, in their order; `None` for one that is not known.
+    async fn load(&self, sources: Vec<Who>) -> Result<Vec<Option<Loaded>>, StoreError>;
 
     /// Creates sources and series, all of them or none. Series begin at 0, born `now`. Returns the number of each source.
     async fn register(&self, wanted: Vec<Wanted>, now: DateTime<Utc>) -> Result<Vec<u32>, StoreError>;

@@ -37,6 +37,19 @@ struct Tables {
 }
 
 impl Tables {
+    fn load(&self, who: &Who) -> Option<Loaded> {
+        let id = self.id_of(who)?;
+        let mut state = State { record: self.sources[id as usize - 1].1.clone(), ..State::default() };
+        for ((_, key), row) in self.series.iter().filter(|((of, _), _)| *of == id) {
+            state.series.insert(key.clone().into(), Series::new(row.value, row.born, row.released));
+        }
+        let documents = self.documents.iter().filter(|((of, _), _)| *of == id);
+        state.documents = documents.map(|((_, key), record)| (*key, record.clone())).collect();
+        let peaks = self.peaks.iter().filter(|((of, _), _)| *of == id);
+        state.backlog = peaks.map(|((_, series), peaks)| (series.clone(), peaks.clone())).collect();
+        Some(Loaded { id, state })
+    }
+
     fn id_of(&self, who: &Who) -> Option<u32> {
         let at = self.sources.iter().position(|(path, _)| *path == who.path())?;
         Some(u32::try_from(at).unwrap() + 1)
@@ -119,18 +132,9 @@ impl Tables {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn load(&self, who: Who) -> Result<Option<Loaded>, StoreError> {
-        let mut tables = self.0.lock().unwrap();
-        let Some(id) = tables.id_of(&who) else { return Ok(None) };
-        let mut state = State { record: tables.record(id).clone(), ..State::default() };
-        for ((_, key), row) in tables.series.iter().filter(|((of, _), _)| *of == id) {
-            state.series.insert(key.clone().into(), Series::new(row.value, row.born, row.released));
-        }
-        let documents = tables.documents.iter().filter(|((of, _), _)| *of == id);
-        state.documents = documents.map(|((_, key), record)| (*key, record.clone())).collect();
-        let peaks = tables.peaks.iter().filter(|((of, _), _)| *of == id);
-        state.backlog = peaks.map(|((_, series), peaks)| (series.clone(), peaks.clone())).collect();
-        Ok(Some(Loaded { id, state }))
+    async fn load(&self, sources: Vec<Who>) -> Result<Vec<Option<Loaded>>, StoreError> {
+        let tables = self.0.lock().unwrap();
+        Ok(sources.iter().map(|who| tables.load(who)).collect())
     }
 
     async fn register(&self, wanted: Vec<Wanted>, now: DateTime<Utc>) -> Result<Vec<u32>, StoreError> {

@@ -146,8 +146,8 @@ impl RedbStore {
 
 #[async_trait]
 impl Store for RedbStore {
-    async fn load(&self, who: Who) -> Result<Option<Loaded>, StoreError> {
-        self.with(move |writer| writer.guarded(|database| tables::load(database, &who.path()))).await
+    async fn load(&self, sources: Vec<Who>) -> Result<Vec<Option<Loaded>>, StoreError> {
+        self.with(move |writer| writer.guarded(|database| tables::load(database, &sources))).await
     }
 
     async fn register(&self, wanted: Vec<Wanted>, now: DateTime<Utc>) -> Result<Vec<u32>, StoreError> {

@@ -21,7 +21,7 @@ use crate::ledger::backlog::highest;
 use crate::ledger::cells::{TALLY_CELL, hour_of, second_of};
 use crate::ledger::count::{Asked, Change, Forgotten, Keys, Recalled, SeriesRow};
 use crate::ledger::series::{Counter, SeriesKey};
-use crate::ledger::state::{Record, Series, State, Tallies};
+use crate::ledger::state::{Record, Series, State, Tallies, Who};
 use crate::window::{Checkpoint, Window, floor};
 
 macro_rules! from_redb {
@@ -484,9 +484,13 @@ pub(super) fn checkpoint_of(write: &WriteTransaction, path: &str) -> Result<Opti
     Ok(place.and_then(|place| place.checkpoint))
 }
 
-/// The number and the state of a source; `None` where nothing is recorded of it.
-pub(super) fn load(database: &Database, path: &str) -> Result<Option<Loaded>, StoreError> {
+/// The number and the state of each source; `None` where nothing is recorded of it.
+pub(super) fn load(database: &Database, sources: &[Who]) -> Result<Vec<Option<Loaded>>, StoreError> {
     let read = database.begin_read()?;
+    sources.iter().map(|who| load_one(&read, &who.path())).collect()
+}
+
+fn load_one(read: &ReadTransaction, path: &str) -> Result<Option<Loaded>, StoreError> {
     let known = read.open_table(SOURCES)?.get(path)?.map(|row| {
         let (id, record) = row.value();
         (id, serde_json::from_slice::<Record>(record))

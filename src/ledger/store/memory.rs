@@ -37,9 +37,9 @@ struct Tables {
 }
 
 impl Tables {
-    fn load(&self, who: &Who) -> Option<Loaded> {
+    fn load(&mut self, who: &Who) -> Option<Loaded> {
         let id = self.id_of(who)?;
-        let mut state = State { record: self.sources[id as usize - 1].1.clone(), ..State::default() };
+        let mut state = State { record: self.record(id).clone(), ..State::default() };
         for ((_, key), row) in self.series.iter().filter(|((of, _), _)| *of == id) {
             state.series.insert(key.clone().into(), Series::new(row.value, row.born, row.released));
         }
@@ -133,7 +133,7 @@ impl Tables {
 #[async_trait]
 impl Store for MemoryStore {
     async fn load(&self, sources: Vec<Who>) -> Result<Vec<Option<Loaded>>, StoreError> {
-        let tables = self.0.lock().unwrap();
+        let mut tables = self.0.lock().unwrap();
         Ok(sources.iter().map(|who| tables.load(who)).collect())
     }
 

@@ -304,13 +304,16 @@ impl Trial {
     // --- lives ---
 
     fn config(&self) -> Config {
+        // a source may get to its first look after days, and yet everything is to be counted; a day, because a look
+        // that fails is tried again
+        let since_the_first_event = self.begun.elapsed() + HISTORY + Duration::from_hours(24);
         let mut text = format!(
             "global:\n  hold_new_series: {}\nstorage:\n  path: simulated\nsources:\n",
             duration_text(self.hold)
         );
         for Simulated { system, .. } in SERVICES {
             let of_system = self.entries.iter().filter(|entry| entry.service.system == *system && entry.configured);
-            let entries: String = of_system.map(Entry::text).collect();
+            let entries: String = of_system.map(|entry| entry.text(since_the_first_event)).collect();
             if !entries.is_empty() {
                 let _ = write!(text, "  {system}:\n{entries}");
             }

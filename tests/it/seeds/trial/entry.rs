@@ -58,13 +58,14 @@ impl Entry {
         }
     }
 
-    pub fn text(&self) -> String {
+    /// As it stands in the configuration, where the first look reaches back `lookback_min` at least.
+    pub fn text(&self, lookback_min: Duration) -> String {
         let file = secret_file(self.service);
         let keys = self.service.entry(&format!("https://{HOST}"), Credential::File(&file), "      ");
         let mut text = format!(
             "    - name: {}\n      {keys}\n      initial_lookback: {}\n      poll_interval: {}\n      overlap: {}\n      rate_limit: {{requests: {}, per: {}, burst: {}}}\n",
             self.name,
-            duration_text(self.lookback),
+            duration_text(self.lookback.max(lookback_min)),
             duration_text(self.interval),
             duration_text(self.overlap),
             self.limit.requests,

@@ -454,7 +454,7 @@ pub struct SourceStatus {
     pub watermark: Option<DateTime<Utc>>,
     /// Whether history older than the overlap is being read.
     pub catching_up: bool,
-    /// What last went wrong.
+    /// What last went wrong, until a poll goes through without any error.
     pub last_error: Option<String>,
     /// When.
     pub last_error_at: Option<DateTime<Utc>>,
@@ -514,14 +514,14 @@ impl Running {
             last_event: state.last_event(),
             watermark: state.checkpoint().map(crate::window::Checkpoint::watermark),
             catching_up,
-            last_error: observed.last_error.as_ref().map(|(_, error)| error.clone()),
-            last_error_at: observed.last_error.as_ref().map(|(at, _)| *at),
+            last_error: observed.standing_error().map(|(_, error)| error.clone()),
+            last_error_at: observed.standing_error().map(|(at, _)| *at),
             next_poll: observed.next_poll,
             events: state.total(Counter::Events),
             rate_limit_remaining: observed.remaining.unwrap_or_else(|| self.api.own_budget()),
             rate_limit_told: observed.remaining.is_some(),
             tainted: state.facts().tainted,
-            rate_limit: format!("{} per {}", limit.requests, crate::settings::duration_text(limit.per)),
+            rate_limit: format!("{} per {}", limit.requests, crate::settings::per_text(limit.per)),
             clock_skew_seconds: observed.clock_skew.map(|skew| skew.num_seconds()),
             cannot_report: self.spec.signals.rows().iter().filter(|(_, can)| !can).map(|(signal, _)| *signal).collect(),
         }

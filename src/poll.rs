@@ -312,7 +312,7 @@ impl Poller {
         let now = self.clock.now();
         let outcome = outcome.map_err(|mut failure| {
             self.stats.count_once(&mut failure);
-            self.stats.observed().last_error = Some((now, failure.to_string()));
+            self.stats.failed(now, failure.to_string());
             failure
         });
         let result = match &outcome {
@@ -644,7 +644,7 @@ impl Sink for Pages<'_> {
     fn report(&mut self, mut failure: Failure) {
         self.stats.count_once(&mut failure);
         warn!(source = %self.name, kind = failure.kind.as_str(), error = %failure, "reading continues despite an error");
-        self.stats.observed().last_error = Some((self.api.now(), failure.to_string()));
+        self.stats.failed(self.api.now(), failure.to_string());
     }
 
     fn document(&mut self, key: &EventKey) -> Option<DocumentRecord> {

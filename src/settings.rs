@@ -16,4 +16,4 @@ pub use self::fields::{Fields, Reader, endpoint};
 pub use self::keys::{Absent, Key, Kind, Zero};
 pub use self::secret::{Form, Secret};
 pub use self::tree::Problem;
-pub use self::units::duration_text;
+pub use self::units::{duration_text, per_text};

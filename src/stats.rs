@@ -79,6 +79,8 @@ pub struct Observed {
     pub last_success_began: Option<Instant>,
     /// When and why something last failed.
     pub last_error: Option<(DateTime<Utc>, String)>,
+    /// How many polls have ended since then.
+    pub polls_since_error: u64,
     /// Requests we may still make at once, by the service's own account where it gives one.
     pub remaining: Option<f64>,
     /// When the credential in use ends.
@@ -93,6 +95,14 @@ pub struct Observed {
     pub next_poll: Option<DateTime<Utc>>,
     /// The pause after the last login, where that was refused.
     pub refused: Option<Refused>,
+}
+
+impl Observed {
+    /// The last error, unless a poll has gone through without any since. An error need not fail its poll: one bad entry of a
+    /// page is reported, and the rest is read.
+    pub fn standing_error(&self) -> Option<&(DateTime<Utc>, String)> {
+        self.last_error.as_ref().filter(|_| self.polls_since_error <= 1)
+    }
 }
 
 impl SourceStats {
@@ -127,6 +137,13 @@ impl SourceStats {
         *self.observed().requests.entry(status).or_default() += 1;
     }
 
+    /// Keeps what failed, in words.
+    pub fn failed(&self, now: DateTime<Utc>, why: String) {
+        let mut observed = self.observed();
+        observed.last_error = Some((now, why));
+        observed.polls_since_error = 0;
+    }
+
     /// Adds time spent waiting for the budget or because the service asked for it.
     pub fn waited(&self, time: Duration) {
         self.waited_ms.fetch_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -151,6 +168,7 @@ impl SourceStats {
         let mut observed = self.observed();
         observed.poll_durations[bucket] += 1;
         observed.poll_seconds += seconds;
+        observed.polls_since_error += 1;
         observed.throttled_last = result == PollResult::Throttled;
         if result == PollResult::Success {
             observed.last_success = Some(now);
@@ -166,5 +184,30 @@ impl SourceStats {
     /// Whether the last poll succeeded.
     pub fn up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_stands_until_a_poll_goes_through_without_one() {
+        let stats = SourceStats::default();
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let ends = |result| stats.poll(result, Duration::ZERO, now);
+        let stands = || stats.observed().standing_error().map(|(_, error)| error.clone());
+        ends(PollResult::Success);
+        assert_eq!(stands(), None);
+        stats.failed(now, "refused".into());
+        ends(PollResult::Error);
+        assert_eq!(stands().as_deref(), Some("refused"));
+        // reported by a poll that succeeds all the same
+        stats.failed(now, "one bad entry".into());
+        assert_eq!(stands().as_deref(), Some("one bad entry"), "while the poll is under way");
+        ends(PollResult::Success);
+        assert_eq!(stands().as_deref(), Some("one bad entry"));
+        ends(PollResult::Success);
+        assert_eq!(stands(), None);
     }
 }

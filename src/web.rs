@@ -8,6 +8,7 @@ pub mod config;
 mod external;
 mod handed;
 mod handover;
+mod html;
 pub mod listen;
 mod live;
 mod password;

@@ -90,6 +90,17 @@ pub fn duration_text(duration: Duration) -> String {
     text
 }
 
+/// A duration after "per": one unit by its name (`minute`), others as [`duration_text`].
+pub fn per_text(duration: Duration) -> String {
+    match duration_text(duration).as_str() {
+        "1s" => "second".to_owned(),
+        "1m" => "minute".to_owned(),
+        "1h" => "hour".to_owned(),
+        "1d" => "day".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
 /// Reads a number of bytes: `1048576`, or a whole number with B, KiB, MiB, GiB (powers of 1024) or
 /// kB, KB, MB, GB (powers of 1000). `None` for anything else, zero and overflow included.
 pub(crate) fn bytes(text: &str) -> Option<u64> {
@@ -169,6 +180,15 @@ mod tests {
         }
         for text in ["", "0", "0MiB", "MiB", "-1", "1.5MiB", "8 MiB", "8mib", "8M", "99999999999GiB"] {
             assert_eq!(bytes(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn one_unit_after_per_has_its_name() {
+        for (seconds, text) in
+            [(1, "second"), (60, "minute"), (3600, "hour"), (86_400, "day"), (10, "10s"), (90, "1m30s"), (7200, "2h")]
+        {
+            assert_eq!(per_text(Duration::from_secs(seconds)), text);
         }
     }
 

@@ -6,14 +6,14 @@
 //! Leaves to others: which files there are (`build.rs`).
 
 use std::collections::HashMap;
-use std::fmt::Write;
 
 use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html};
+use maud::{Markup, PreEscaped, html};
+use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd};
 
-use super::status_page::escape;
+use super::html::page;
 
 /// Names and texts of the runbooks, by name.
 const RUNBOOKS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/runbooks.rs"));
@@ -29,34 +29,31 @@ const OF_BACKLOGS: &str = "AuditBacklogUnusual";
 const NEAR: f64 = 0.8;
 const NEAR_MAX: usize = 5;
 
-const HEAD: &str = r#"<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root { color-scheme: light dark; --line: #8884; --soft: #666; --back: #8882; }
-@media (prefers-color-scheme: dark) { :root { --soft: #9aa; } }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 56rem; padding: 0 1rem; }
-nav a { margin-right: 1rem; } h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 1.8rem; }
+const STYLE: &str = "
+body { max-width: 56rem; line-height: 1.5; overflow-wrap: normal; } h2 { font-size: 1.1rem; margin-top: 1.8rem; }
 code { background: var(--back); border-radius: 3px; padding: .1em .3em; font-size: .92em; overflow-wrap: anywhere; }
 pre { background: var(--back); border-radius: 4px; padding: .7rem; overflow-x: auto; } pre code { background: none; padding: 0; overflow-wrap: normal; }
 table { border-collapse: collapse; display: block; overflow-x: auto; } th, td { text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-size: .85rem; } li { margin: .3rem 0; }
-</style>
-"#;
+";
 
 /// `/runbooks/NAME`
 pub(super) async fn one(Path(name): Path<String>) -> Response {
     match find(&name) {
-        Some(text) => page(StatusCode::OK, &name, &rendered(text)),
+        Some(text) => answer(StatusCode::OK, &name, &html! { (rendered(text)) }),
         None => unknown(&name),
     }
 }
 
 /// `/runbooks/`
 pub(super) async fn index() -> Response {
-    let mut body = RUNBOOKS.iter().find(|(name, _)| *name == INDEX).map(|(_, text)| rendered(text)).unwrap_or_default();
-    body.push_str("<h2>All runbooks</h2>\n");
-    links(&mut body, names());
-    page(StatusCode::OK, "Runbooks", &body)
+    let text = RUNBOOKS.iter().find(|(name, _)| *name == INDEX).map(|(_, text)| rendered(text));
+    let body = html! {
+        @if let Some(text) = text { (text) }
+        h2 { "All runbooks" }
+        (links(names()))
+    };
+    answer(StatusCode::OK, "Runbooks", &body)
 }
 
 /// `/runbooks`: from there, links of the index would lead elsewhere.
@@ -66,14 +63,16 @@ pub(super) async fn to_index() -> Response {
 
 fn unknown(name: &str) -> Response {
     let shown: String = name.chars().take(100).collect();
-    let mut body = format!("<h1>There is no runbook {}</h1>\n", escape(&shown));
     let near = near(name);
-    if !near.is_empty() {
-        body.push_str("<p>These are near:</p>\n");
-        links(&mut body, near.into_iter());
-    }
-    body.push_str("<p><a href=\"./\">All runbooks</a></p>\n");
-    page(StatusCode::NOT_FOUND, "No such runbook", &body)
+    let body = html! {
+        h1 { "There is no runbook " (shown) }
+        @if !near.is_empty() {
+            p { "These are near:" }
+            (links(near.into_iter()))
+        }
+        p { a href="./" { "All runbooks" } }
+    };
+    answer(StatusCode::NOT_FOUND, "No such runbook", &body)
 }
 
 fn names() -> impl Iterator<Item = &'static str> {
@@ -101,29 +100,24 @@ fn near(name: &str) -> Vec<&'static str> {
     near.into_iter().take(NEAR_MAX).map(|(_, name)| name).collect()
 }
 
-fn links(body: &mut String, names: impl Iterator<Item = &'static str>) {
-    body.push_str("<ul>\n");
-    for name in names {
-        let _ = writeln!(body, "<li><a href=\"{name}\">{name}</a></li>");
-    }
-    body.push_str("</ul>\n");
+fn links(names: impl Iterator<Item = &'static str>) -> Markup {
+    html! { ul { @for name in names { li { a href=(name) { (name) } } } } }
 }
 
-fn page(status: StatusCode, title: &str, body: &str) -> Response {
-    let html = format!(
-        "{HEAD}<title>{} – audit-exporter</title></head><body>\n<nav><a href=\"./\">all runbooks</a><a href=\"../\">status</a></nav>\n\
-         {body}</body></html>\n",
-        escape(title)
-    );
+fn answer(status: StatusCode, title: &str, body: &Markup) -> Response {
+    let body = html! {
+        nav { a href="./" { "all runbooks" } a href="../" { "status" } }
+        (body)
+    };
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
     ];
-    (status, headers, html).into_response()
+    (status, headers, page(&format!("{title} – audit-exporter"), STYLE, None, &body)).into_response()
 }
 
 /// A text as HTML.
-fn rendered(text: &str) -> String {
+fn rendered(text: &str) -> PreEscaped<String> {
     let mut events: Vec<Event<'_>> = Parser::new_ext(text, Options::ENABLE_TABLES).collect();
     name_headings(&mut events);
     let mut is_link = Vec::new();
@@ -141,8 +135,8 @@ fn rendered(text: &str) -> String {
         event => Some(event),
     });
     let mut page = String::with_capacity(text.len() * 2);
-    html::push_html(&mut page, events);
-    page
+    pulldown_cmark::html::push_html(&mut page, events);
+    PreEscaped(page)
 }
 
 /// Where a link of a runbook leads from its page; `None` where there is nothing: the rest of the repository is not in
@@ -202,10 +196,10 @@ mod tests {
         files.sort();
         assert_eq!(RUNBOOKS.iter().map(|(name, _)| *name).collect::<Vec<_>>(), files);
         assert!(files.len() > 30, "{files:?}");
-        let places = |text: &str| values(&rendered(text), "id").into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let places = |text: &str| values(&rendered(text).0, "id").into_iter().map(str::to_owned).collect::<Vec<_>>();
         let mut followed = 0;
         for (name, text) in RUNBOOKS {
-            let html = rendered(text);
+            let html = rendered(text).0;
             assert!(html.starts_with("<h1 id=\"") && html.contains("</h2>"), "{name}: {html}");
             for link in values(&html, "href") {
                 if link.starts_with("https://") || link.starts_with("http://") {
@@ -226,7 +220,7 @@ mod tests {
 
     #[test]
     fn markup_is_rendered_and_html_is_shown_and_not_passed_on() {
-        let html = rendered(
+        let PreEscaped(html) = rendered(
             "# A `b` & C\n\n<script>alert(1)</script>\n\nText <b onclick=\"x\">bold</b> **strong**\n\n\
              | a | b |\n| --- | --- |\n| 1 < 2 | `<i>` |\n\n```promql\nx{a=\"b\"} < 1\n```\n",
         );
@@ -263,7 +257,7 @@ mod tests {
         }
         let html =
             rendered("See [one](../verify.md), [two](AuditSourceDown.md) and [`three`](javascript:x), ![four](x.png).");
-        assert_eq!(html, "<p>See one, <a href=\"AuditSourceDown\">two</a> and <code>three</code>, four.</p>\n");
+        assert_eq!(html.0, "<p>See one, <a href=\"AuditSourceDown\">two</a> and <code>three</code>, four.</p>\n");
     }
 
     /// As in the rules: names of alerts, and where their `runbook_url` leads.

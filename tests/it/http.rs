@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_exporter::clock::{Clock, unix_seconds};
+use audit_exporter::simulate::raw::{self, RawService};
 use audit_exporter::simulate::{self, SERVICES, Simulated, credentials as c};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
@@ -197,7 +198,7 @@ fn the_runbook_of_an_alert_is_a_page_of_the_program() {
         let refused = setup.exporter.post(path, "");
         assert_eq!((refused.status, refused.header("allow").as_str()), (405, "GET,HEAD"), "{path}");
     }
-    assert!(get("/").text().contains("href=\"/runbooks/\""));
+    assert!(get("/").text().contains("href=\"runbooks/\""));
 }
 
 #[test]
@@ -239,7 +240,7 @@ fn the_status_page_and_its_json_tell_the_state_of_every_source() {
         }
         assert!(html.contains(source["name"].as_str().unwrap()), "{html}");
     }
-    assert!(html.contains("/metrics"), "links to the metrics");
+    assert!(html.contains("href=\"metrics\""), "links to the metrics");
 }
 
 fn until_exact_after_silence(setup: &Setup) {
@@ -269,7 +270,34 @@ fn trouble_at_a_service_is_seen_on_every_page_and_passes() {
     assert!(page.sum("audit_source_requests_total", &["code=\"503\""]) >= 1.0);
     assert_eq!(setup.exporter.get("/-/healthy").status, 200, "a service's trouble is not the exporter's");
     setup.simulator.post("/simulator/inject", "\"service_up\"");
-    eventually(PATIENCE, || status("ok"));
+    // nor does an error that is over stand beside it
+    for source in eventually(PATIENCE, || status("ok")) {
+        assert!(source["last_error"].is_null() && source["last_error_at"].is_null(), "{source:#}");
+    }
+    let html = setup.exporter.get("/").text();
+    assert!(!html.contains("<p class=\"trouble\"") && !html.contains("cannot be read:"), "{html}");
+}
+
+#[test]
+fn what_a_service_answers_is_shown_whole_on_the_status_page_and_never_as_markup() {
+    let said = r#"{"type": "NotAllowed", "message": "<script>alert('status page')</script> & more"}"#;
+    let kind = ("Content-Type", "application/json");
+    let service = RawService::start(move |_| raw::answer(400, &[kind], said)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("audit-exporter.yml");
+    let text = format!(
+        "storage: {{path: data}}\nsources:\n  losant:\n    - name: iot\n      instance_id: abc\n      api_token: abc\n      \
+         base_url: {}\n      {EAGER}\n",
+        service.origin()
+    );
+    std::fs::write(&config, text).unwrap();
+    let exporter = Running::exporter(&config, &[]);
+    let page = eventually(PATIENCE, || {
+        let page = exporter.get("/").text();
+        if page.contains("1 of 1 source cannot be read") { Ok(page) } else { Err(page) }
+    });
+    assert!(page.contains("&lt;script&gt;alert('status page')&lt;/script&gt; &amp; more"), "{page}");
+    assert!(!page.contains("<script"), "{page}");
 }
 
 /// So long that a poll within the test can only be the first one.

@@ -431,9 +431,18 @@ pub async fn doctor(
         // the running exporter does not know this source yet, so nobody else reads it
         Some(_) | None => {}
     }
-    let config = find(config, name)?;
+    Ok(doctor::examine(input_alone(find(config, name)?), say).await)
+}
+
+/// Looks at a source that no exporter knows yet.
+pub async fn try_out(config: &SourceConfig, say: &Say) -> Findings {
+    doctor::try_out(input_alone(config), say).await
+}
+
+/// A source that no exporter reads, with a budget of its own.
+fn input_alone(config: &SourceConfig) -> DoctorInput {
     let limits = limits(&config.common);
-    let input = DoctorInput {
+    DoctorInput {
         config: config.clone(),
         transport: over_the_network(config),
         gate: Arc::new(Gate::empty(&limits)),
@@ -442,8 +451,7 @@ pub async fn doctor(
         counted_from: None,
         clock: Clock::machine(),
         seed: rand::random(),
-    };
-    Ok(doctor::examine(input, say).await)
+    }
 }
 
 fn find<'a>(config: &'a Config, name: &str) -> Result<&'a SourceConfig, CheckError> {

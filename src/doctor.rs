@@ -34,7 +34,7 @@ pub use self::finding::{Finding, Findings, State};
 use self::preview::Preview;
 use crate::api::{Api, ApiParts, Gate, Limits};
 use crate::clock::{Clock, delta, rfc3339_seconds};
-use crate::config::{Config, SourceConfig};
+use crate::config::SourceConfig;
 use crate::failure::{ErrorKind, Failure};
 use crate::page::Feed;
 use crate::proxy::Proxies;
@@ -73,10 +73,9 @@ pub struct DoctorInput {
 }
 
 /// What is said before sources are looked at side by side: how long that will take.
-pub fn how_long(config: &Config, names: &[String]) -> Option<String> {
-    let is_one = |source: &&SourceConfig| names.iter().any(|name| name.as_str() == source.name.as_str());
+pub fn how_long<'a>(sources: impl IntoIterator<Item = &'a SourceConfig>) -> Option<String> {
     let mut times: Vec<(Duration, &str)> =
-        config.sources.iter().filter(is_one).map(|source| (takes_about(source), source.name.as_str())).collect();
+        sources.into_iter().map(|source| (takes_about(source), source.name.as_str())).collect();
     let all: Duration = times.iter().map(|(time, _)| *time).sum();
     times.sort_unstable();
     let (longest, slowest) = times.last()?;
@@ -101,10 +100,17 @@ fn takes_about(config: &SourceConfig) -> Duration {
 
 /// Looks at a source.
 pub async fn examine(input: DoctorInput, say: &Say) -> Findings {
+    let secret = check_secret(&input.config);
+    let mut findings = try_out(input, say).await;
+    findings.list.splice(0..0, secret);
+    findings
+}
+
+/// Looks at a source, but not at where its credential stands.
+pub async fn try_out(input: DoctorInput, say: &Say) -> Findings {
     let DoctorInput { config, transport, gate, limits, stats, counted_from, clock, seed } = input;
     let (source, system) = (config.name.to_string(), config.system().to_string());
     let mut findings = Findings { source, system, list: Vec::new() };
-    findings.add(check_secret(&config));
     let transport = match transport {
         Ok(transport) => Arc::new(Counting { transport, requests: AtomicU64::new(0), answers: AtomicU64::new(0) }),
         Err(why) => {

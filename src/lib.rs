@@ -16,7 +16,7 @@
 //! - [`verify`] and [`doctor`]: what an operator asks about numbers and sources; [`control`]: where
 //!   that runs, in the running exporter or beside it;
 //! - [`event`], [`page`], [`failure`]: the words that all of them use;
-//! - [`config`], [`settings`]: the file and its language;
+//! - [`config`], [`settings`]: the file and its language; [`init`]: a first one, by questions;
 //! - `backoff`, [`clock`], [`connect`], [`process`], [`stats`], [`threads`], [`transport`], [`proxy`]: the edges;
 //! - [`fault`]: what a panic may say; [`output`]: standard output and standard error;
 //! - [`simulate`] and [`demo`]: the five services over one ground truth, for demo and tests.
@@ -37,6 +37,7 @@ pub mod exporter;
 pub mod exposition;
 pub mod failure;
 pub mod fault;
+pub mod init;
 pub mod ledger;
 pub mod metrics;
 pub mod notify;

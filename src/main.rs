@@ -42,8 +42,12 @@ use crate::signals::Signals;
 
 #[path = "main/arguments.rs"]
 mod arguments;
+#[path = "main/init.rs"]
+mod init;
 #[path = "main/signals.rs"]
 mod signals;
+#[path = "main/terminal.rs"]
+mod terminal;
 
 /// The configuration or the arguments are wrong.
 const EXIT_USAGE: u8 = 2;
@@ -174,7 +178,8 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
         Some(Command::Verify { files, source, from, to, format, .. }) => {
             run_verify(&files, &source, from, to, format).await
         }
-        Some(Command::Doctor { files, source, .. }) => run_doctor(&files, source).await,
+        Some(Command::Doctor { files, source, .. }) => run_doctor(&files, source.map(|name| vec![name])).await,
+        Some(Command::Init { config, secrets, .. }) => init::run(config, secrets, &signals).await,
         Some(Command::Backup { files, to, .. }) => run_backup(&files, &to, &signals).await,
         Some(Command::Demo { print_config: true, storage, hold, .. }) => print_demo(&storage, &hold),
         Some(Command::Demo { seed, fault, hold, storage, serving, .. }) => {
@@ -330,13 +335,13 @@ async fn run_verify(
     if report.differences.is_empty() { Ok(()) } else { Err(Exit::not_well()) }
 }
 
-async fn run_doctor(files: &Files, only: Option<String>) -> Result<(), Exit> {
+async fn run_doctor(files: &Files, only: Option<Vec<String>>) -> Result<(), Exit> {
     let config = load(files)?;
-    let all = config.sources.iter().map(|source| source.name.to_string());
-    let names: Vec<String> = only.map_or_else(|| all.collect(), |name| vec![name]);
+    let names = only.unwrap_or_else(|| config.sources.iter().map(|source| source.name.to_string()).collect());
     let changed_at = files.config().metadata().and_then(|file| file.modified()).ok();
     let changed_at = changed_at.map(DateTime::from);
-    if let Some(how_long) = doctor::how_long(&config, &names) {
+    let looked_at = config.sources.iter().filter(|source| names.iter().any(|name| name == source.name.as_str()));
+    if let Some(how_long) = doctor::how_long(looked_at) {
         PROGRESS(&how_long);
     }
     let mut looks = futures_util::stream::iter(&names)

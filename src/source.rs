@@ -43,6 +43,8 @@ pub mod text;
 pub struct System {
     /// Its name.
     pub name: event::System,
+    /// What people call it.
+    pub title: &'static str,
     /// The keys that only its sources have, after `name`; one of them is the credential's.
     pub keys: &'static [Key],
     /// How it is read.

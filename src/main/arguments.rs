@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// The configuration file where none is named.
-const CONFIG_FILE: &str = "audit-exporter.yml";
+pub(crate) const CONFIG_FILE: &str = "audit-exporter.yml";
 
 /// Prometheus exporter for the audit logs of Canvas LMS, Informatica IICS, HID ActivID, Losant and
 /// Index Exchange: every event counted exactly once.
@@ -99,6 +99,22 @@ pub(crate) struct Logging {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Write a first configuration: asks for one source after the other, and tries each credential at once.
+    ///
+    /// Needs a terminal. Writes the configuration, and each secret to a file of its own that only you can read; overwrites
+    /// no file, and writes nothing before the last answer. Ends with what check and doctor say.
+    /// Exit status: 0 all is well, 1 something is wrong or you gave up, 2 wrong arguments or a file is in the way; 129, 130
+    /// or 143 if SIGHUP, SIGINT (Ctrl-C) or SIGTERM ended it.
+    Init {
+        /// The configuration file to create [default: audit-exporter.yml in the working folder].
+        #[arg(long = "config.file", value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The folder for the files with secrets, created if missing [default: secrets beside the configuration file].
+        #[arg(long = "secrets.path", value_name = "FOLDER")]
+        secrets: Option<PathBuf>,
+        #[command(flatten)]
+        logging: Logging,
+    },
     /// Validate the configuration file without touching the network: exit status 0 or 2.
     Check {
         /// For a repository or a pipeline: do not look at the files with secrets, nor at what belongs to the machine that
@@ -272,7 +288,8 @@ impl Arguments {
     pub(crate) fn logging(&self) -> Logging {
         match &self.command {
             Some(
-                Command::Check { logging, .. }
+                Command::Init { logging, .. }
+                | Command::Check { logging, .. }
                 | Command::Verify { logging, .. }
                 | Command::Doctor { logging, .. }
                 | Command::Backup { logging, .. }
@@ -285,6 +302,11 @@ impl Arguments {
 }
 
 impl Files {
+    /// This configuration file, and the ledger that it names.
+    pub(crate) fn of(config: PathBuf) -> Self {
+        Self { config: Some(config), storage: Storage { folder: None } }
+    }
+
     /// The configuration file: the one that was named, or the usual one.
     pub(crate) fn config(&self) -> &Path {
         self.config.as_deref().unwrap_or(Path::new(CONFIG_FILE))
@@ -375,6 +397,7 @@ mod tests {
             ("check", &["--web.listen-address=:1", "--web.external-url=http://x"]),
             ("doctor", &["--web.config.file=x", "--web.listen-address=:1", "--web.external-url=http://x"]),
             ("verify --source=a --from=1h", &["--web.config.file=x", "--web.external-url=http://x"]),
+            ("init", &["--storage.path=x", "--web.config.file=x", "--web.listen-address=:1"]),
             ("backup --to=x", &["--web.config.file=x", "--web.external-url=http://x"]),
             ("completions bash", &["--config.file=x", "--log.level=debug"]),
             ("config schema", &["--config.file=x", "--log.level=debug"]),

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use audit_exporter::output;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -24,8 +25,30 @@ const LAST_LINES_WAIT_AT_ONCE: Duration = Duration::from_millis(200);
 pub(crate) struct Signals {
     pub(crate) stop: CancellationToken,
     finishing: Arc<AtomicBool>,
-    leftover: Arc<Mutex<Option<PathBuf>>>,
+    leftover: Arc<Mutex<Leftover>>,
 }
+
+/// What an end at once leaves behind unless it is put right.
+#[derive(Default)]
+struct Leftover {
+    folder: Option<PathBuf>,
+    terminal: Option<Termios>,
+}
+
+impl Leftover {
+    fn put_right(&mut self) {
+        if let Some(folder) = self.folder.take() {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+        if let Some(terminal) = self.terminal.take() {
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &terminal);
+            output::tell(SHOW_CURSOR_AND_PASTE_PLAINLY);
+        }
+    }
+}
+
+/// What a question may have switched: the cursor is visible again, and pasted text comes without marks.
+const SHOW_CURSOR_AND_PASTE_PLAINLY: &str = "\x1b[?25h\x1b[?2004l";
 
 impl Signals {
     pub(crate) fn take(arguments: &Arguments) -> Result<Self, Exit> {
@@ -54,9 +77,8 @@ impl Signals {
                 if again {
                     error!("stopped a second time; not waiting");
                 }
-                if let Some(folder) = leftover.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                    let _ = std::fs::remove_dir_all(folder);
-                }
+                let mut leftover = leftover.lock().unwrap_or_else(PoisonError::into_inner);
+                leftover.put_right();
                 output::flush(Some(LAST_LINES_WAIT_AT_ONCE));
                 std::process::exit(match (again, goes_on) {
                     (true, _) => i32::from(EXIT_FAILURE),
@@ -76,7 +98,22 @@ impl Signals {
 
     /// A folder to remove if the program ends at once.
     pub(crate) fn remove_at_end(&self, folder: &Path) {
-        *self.leftover.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder.to_owned());
+        self.leftover().folder = Some(folder.to_owned());
+    }
+
+    /// How the terminal is now, it is again if the program ends at once.
+    pub(crate) fn restore_terminal_at_end(&self) {
+        self.leftover().terminal = tcgetattr(std::io::stdin()).ok();
+    }
+
+    /// Does something that no signal cuts in two: an end at once waits for it.
+    pub(crate) fn undisturbed<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _held = self.leftover();
+        work()
+    }
+
+    fn leftover(&self) -> MutexGuard<'_, Leftover> {
+        self.leftover.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

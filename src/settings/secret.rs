@@ -184,6 +184,12 @@ fn read_file(path: &Path, form: Form) -> Result<SecretString, Why> {
         return Err(Why::Utf16);
     }
     let secret = without_newline(std::str::from_utf8(&content).map_err(|_| Why::NotText)?);
+    check_file_text(secret, form)?;
+    Ok(secret.into())
+}
+
+/// Whether a file may hold this text, but for its newline at the end, as a secret of this form.
+pub(crate) fn check_file_text(secret: &str, form: Form) -> Result<(), Why> {
     if secret.trim_matches(|c: char| c.is_whitespace() || is_invisible(c)).is_empty() {
         return Err(Why::Empty);
     }
@@ -198,7 +204,7 @@ fn read_file(path: &Path, form: Form) -> Result<SecretString, Why> {
     {
         return Err(BadForm::Quoted.into());
     }
-    Ok(secret.into())
+    Ok(())
 }
 
 /// Whether the secret file at `path` could be read now, and holds a secret of this form.

@@ -18,6 +18,7 @@ mod exposed;
 mod fuzzed;
 mod hostile_clients;
 mod http;
+mod init;
 mod locks;
 mod network;
 mod oracles;

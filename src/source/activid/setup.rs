@@ -20,8 +20,15 @@ use crate::source::{Entry, Look, Part, Source, System, USUAL_PAGE_SIZES};
 pub const SYSTEM: event::System = event::System::named("activid");
 
 /// The service.
-pub static SERVICE: System =
-    System { name: SYSTEM, keys: KEYS, reading: READING, page_sizes: USUAL_PAGE_SIZES, defaults, read };
+pub static SERVICE: System = System {
+    name: SYSTEM,
+    title: "HID ActivID",
+    keys: KEYS,
+    reading: READING,
+    page_sizes: USUAL_PAGE_SIZES,
+    defaults,
+    read,
+};
 
 const KEYS: &[Key] = &[
     Key::required("base_url", Kind::Url, "The appliance; /scim/{tenant}/v2/Event/.search is added."),

@@ -18,8 +18,15 @@ use crate::source::{Entry, Look, Part, Source, System, USUAL_PAGE_SIZES};
 pub const SYSTEM: event::System = event::System::named("canvas");
 
 /// The service.
-pub static SERVICE: System =
-    System { name: SYSTEM, keys: KEYS, reading: READING, page_sizes: USUAL_PAGE_SIZES, defaults, read };
+pub static SERVICE: System = System {
+    name: SYSTEM,
+    title: "Canvas LMS",
+    keys: KEYS,
+    reading: READING,
+    page_sizes: USUAL_PAGE_SIZES,
+    defaults,
+    read,
+};
 
 const KEYS: &[Key] = &[
     Key::required("base_url", Kind::Url, "The institution's Canvas."),

@@ -23,7 +23,8 @@ pub const SYSTEM: event::System = event::System::named("index_exchange");
 const SUBSCRIPTIONS: [&str; 2] = ["impressions", "bid events"];
 
 /// The service.
-pub static SERVICE: System = System { name: SYSTEM, keys: KEYS, reading: READING, page_sizes: None, defaults, read };
+pub static SERVICE: System =
+    System { name: SYSTEM, title: "Index Exchange", keys: KEYS, reading: READING, page_sizes: None, defaults, read };
 
 const KEYS: &[Key] = &[
     Key::optional("base_url", Kind::Url, Absent::Is("https://app.indexexchange.com"), "The API."),

@@ -22,6 +22,7 @@ pub const SYSTEM: event::System = event::System::named("informatica");
 /// The service.
 pub static SERVICE: System = System {
     name: SYSTEM,
+    title: "Informatica IICS",
     keys: KEYS,
     reading: READING,
     // the documentation: `limit` is 100 to 1000

@@ -19,8 +19,15 @@ use crate::source::{Entry, Look, Part, Source, System, USUAL_PAGE_SIZES};
 pub const SYSTEM: event::System = event::System::named("losant");
 
 /// The service.
-pub static SERVICE: System =
-    System { name: SYSTEM, keys: KEYS, reading: READING, page_sizes: USUAL_PAGE_SIZES, defaults, read };
+pub static SERVICE: System = System {
+    name: SYSTEM,
+    title: "Losant",
+    keys: KEYS,
+    reading: READING,
+    page_sizes: USUAL_PAGE_SIZES,
+    defaults,
+    read,
+};
 
 const KEYS: &[Key] = &[
     Key::optional("base_url", Kind::Url, Absent::Is("https://api.losant.com"), "The API."),

@@ -75,16 +75,38 @@ pub struct Place {
     pub config: PathBuf,
     /// The folder of the secrets.
     pub secrets: PathBuf,
+    /// Whether systemd hands the secrets to the exporter: the unit of the packages.
+    pub for_unit: bool,
 }
 
+/// What the unit of the packages is given (`packaging/systemd/audit-exporter.service`).
+const UNIT_CONFIG: &str = "/etc/audit-exporter/audit-exporter.yml";
+const UNIT_SECRETS: &str = "/etc/audit-exporter/secrets";
+/// Where the unit finds a secret: before the name of its file.
+const UNIT_CREDENTIAL: &str = "/run/credentials/audit-exporter.service/secrets_";
+const UNIT_STORE: &str = "/var/lib/audit-exporter";
+
 impl Place {
+    /// Where the unit of the packages takes its files from.
+    pub fn of_unit() -> Self {
+        Self { config: UNIT_CONFIG.into(), secrets: UNIT_SECRETS.into(), for_unit: true }
+    }
+
+    /// The folder of the counters, as the configuration names it.
+    fn store(&self) -> &'static str {
+        if self.for_unit { UNIT_STORE } else { "./data" }
+    }
+
     /// The file of a secret.
     fn secret(&self, source: &str, key: &Key) -> PathBuf {
         self.secrets.join(format!("{source}.{}", key.name))
     }
 
-    /// A path as the configuration names it: from its own folder on where that is possible.
+    /// The file of a secret as the configuration names it: from its own folder on where that is possible.
     fn named(&self, path: &Path) -> String {
+        if let (true, Some(file)) = (self.for_unit, path.file_name()) {
+            return format!("{UNIT_CREDENTIAL}{}", file.display());
+        }
         let folder = self.config.parent().unwrap_or(Path::new(""));
         path.strip_prefix(folder).unwrap_or(path).display().to_string()
     }
@@ -145,8 +167,10 @@ impl Draft {
 pub struct NewFile {
     /// Where.
     pub path: PathBuf,
-    /// Who may read it.
+    /// Who may read it, less what the umask takes away.
     pub mode: u32,
+    /// Whether the umask takes nothing away: somebody else must read it.
+    pub whatever_umask: bool,
     /// What stands in it. It may be a secret.
     pub text: SecretString,
 }
@@ -161,13 +185,15 @@ pub fn files(drafts: &[Draft], place: &Place) -> Vec<NewFile> {
     let secret = |draft: &Draft, key: &Key, answer: &Answer| match answer {
         Answer::Secret(secret) => {
             let text = format!("{}\n", secret.expose_secret()).into();
-            Some(NewFile { path: place.secret(&draft.name, key), mode: SECRET_MODE, text })
+            Some(NewFile { path: place.secret(&draft.name, key), mode: SECRET_MODE, whatever_umask: false, text })
         }
         _ => None,
     };
     let secrets = drafts.iter().flat_map(|draft| draft.answers.iter().map(move |(key, answer)| (draft, key, answer)));
     let secrets = secrets.filter_map(|(draft, key, answer)| secret(draft, key, answer));
-    let config = NewFile { path: place.config.clone(), mode: CONFIG_MODE, text: text::whole(drafts, place).into() };
+    let text = text::whole(drafts, place).into();
+    // the user of the unit is none that could be made the owner
+    let config = NewFile { path: place.config.clone(), mode: CONFIG_MODE, whatever_umask: place.for_unit, text };
     secrets.chain(std::iter::once(config)).collect()
 }
 

@@ -179,7 +179,9 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
             run_verify(&files, &source, from, to, format).await
         }
         Some(Command::Doctor { files, source, .. }) => run_doctor(&files, source.map(|name| vec![name])).await,
-        Some(Command::Init { config, secrets, .. }) => init::run(config, secrets, &signals).await,
+        Some(Command::Init { config, secrets, systemd, .. }) => {
+            init::run(init::Wanted { config, secrets, systemd }, &signals).await
+        }
         Some(Command::Backup { files, to, .. }) => run_backup(&files, &to, &signals).await,
         Some(Command::Demo { print_config: true, storage, hold, .. }) => print_demo(&storage, &hold),
         Some(Command::Demo { seed, fault, hold, storage, serving, .. }) => {

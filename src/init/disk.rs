@@ -5,11 +5,12 @@
 //! - If one cannot be written, those that were are removed again, and the folder if it was made.
 
 use std::fmt;
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
 use secrecy::ExposeSecret;
 
 use super::NewFile;
@@ -75,7 +76,7 @@ impl Made {
         Ok(())
     }
 
-    fn file(&mut self, NewFile { path, mode, text }: &NewFile) -> Result<(), NotWritten> {
+    fn file(&mut self, NewFile { path, mode, whatever_umask, text }: &NewFile) -> Result<(), NotWritten> {
         // `create_new` follows no link, and two of us cannot both succeed
         let opened = File::options().write(true).create_new(true).mode(*mode).open(path);
         let mut file = opened.map_err(|error| match error.kind() {
@@ -83,9 +84,16 @@ impl Made {
             _ => NotWritten::Failed(path.clone(), error),
         })?;
         self.files.push(path.clone());
-        let written = file.write_all(text.expose_secret().as_bytes()).and_then(|()| file.sync_all());
+        let mode = if *whatever_umask { file.set_permissions(Permissions::from_mode(*mode)) } else { Ok(()) };
+        let written =
+            mode.and_then(|()| file.write_all(text.expose_secret().as_bytes())).and_then(|()| file.sync_all());
         written.map_err(|error| NotWritten::Failed(path.clone(), error))
     }
+}
+
+/// Whether this user can create files in a folder: to be known before anything is asked.
+pub fn is_writable(folder: &Path) -> io::Result<()> {
+    Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
 impl Drop for Made {
@@ -101,12 +109,10 @@ impl Drop for Made {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn file(path: PathBuf, mode: u32, text: &str) -> NewFile {
-        NewFile { path, mode, text: text.into() }
+        NewFile { path, mode, whatever_umask: false, text: text.into() }
     }
 
     fn mode(path: &Path) -> u32 {

@@ -78,7 +78,7 @@ impl Dialog for Script {
 }
 
 fn place() -> Place {
-    Place { config: "/etc/audit/a.yml".into(), secrets: "/etc/audit/secrets".into() }
+    Place { config: "/etc/audit/a.yml".into(), secrets: "/etc/audit/secrets".into(), for_unit: false }
 }
 
 fn findings(source: &SourceConfig, wrong: Option<&str>) -> Findings {
@@ -117,7 +117,7 @@ fn answers(system: &System) -> Vec<Does> {
 #[tokio::test]
 async fn what_is_written_for_every_system_is_what_the_parser_takes_and_shows_no_secret() {
     let folder = tempfile::tempdir().unwrap();
-    let place = Place { config: folder.path().join("a.yml"), secrets: folder.path().join("secrets") };
+    let place = Place { config: folder.path().join("a.yml"), secrets: folder.path().join("secrets"), for_unit: false };
     let mut does = Vec::new();
     for (index, system) in SYSTEMS.iter().enumerate() {
         does.push(Does::Takes(system.title));
@@ -384,9 +384,30 @@ async fn ctrl_c_at_any_question_ends_it() {
 
 #[test]
 fn secrets_elsewhere_are_named_by_their_whole_path() {
-    let place = Place { config: "/etc/audit/a.yml".into(), secrets: "/run/secrets/audit exporter".into() };
+    let secrets = "/run/secrets/audit exporter".into();
+    let place = Place { config: "/etc/audit/a.yml".into(), secrets, for_unit: false };
     let (draft, key) = a_key(|kind| matches!(kind, Kind::Secret(_)));
     let text = text::whole(&[draft.with(&key, Answer::Secret("s".into()))], &place);
     let named = read_back(&text, &format!("{}_file", key.name));
     assert_eq!(named, [format!("/run/secrets/audit exporter/a.{}", key.name)]);
+}
+
+#[test]
+fn the_files_of_the_unit_are_where_the_unit_looks_for_them() {
+    let unit = include_str!("../../packaging/systemd/audit-exporter.service");
+    let place = Place::of_unit();
+    let says = |line: &str| assert!(unit.contains(line), "{line} in {unit}");
+    says(&format!("--config.file={}", place.config.display()));
+    says(&format!("LoadCredential=secrets:{}\n", place.secrets.display()));
+    says(&format!("\nStateDirectory={}\n", place.store().strip_prefix("/var/lib/").unwrap()));
+    let (draft, key) = a_key(|kind| matches!(kind, Kind::Secret(_)));
+    let drafts = [draft.with(&key, Answer::Secret("s".into()))];
+    let written = files(&drafts, &place);
+    let (secret, config) = (&written[0], &written[1]);
+    assert_eq!(secret.path, Path::new(&format!("/etc/audit-exporter/secrets/a.{}", key.name)));
+    assert_eq!((secret.mode, secret.whatever_umask, config.mode, config.whatever_umask), (0o600, false, 0o644, true));
+    let text = config.text.expose_secret();
+    let named = format!("/run/credentials/audit-exporter.service/secrets_a.{}", key.name);
+    assert_eq!(read_back(text, &format!("{}_file", key.name)), [named]);
+    assert!(text.contains("\n  path: /var/lib/audit-exporter\n"), "{text}");
 }

@@ -20,16 +20,14 @@ const HEAD: &str = "\
 
 storage:
   # The folder of the counters, created if missing; relative to this file.
-  path: ./data
-
-";
+  path: ";
 
 /// The configuration file.
 pub(super) fn whole(drafts: &[Draft], place: &Place) -> String {
     let in_file = |draft: &Draft, key: &Key, _: &str| {
         (format!("{}_file", key.name), place.named(&place.secret(&draft.name, key)))
     };
-    HEAD.to_owned() + &sources(drafts, &in_file)
+    format!("{HEAD}{}\n\n{}", place.store(), sources(drafts, &in_file))
 }
 
 /// A configuration of one source for a try, with the secret in it: there is no file yet.

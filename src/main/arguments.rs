@@ -112,6 +112,10 @@ pub(crate) enum Command {
         /// The folder for the files with secrets, created if missing [default: secrets beside the configuration file].
         #[arg(long = "secrets.path", value_name = "FOLDER")]
         secrets: Option<PathBuf>,
+        /// For the service of the deb or rpm (run as root): writes /etc/audit-exporter/audit-exporter.yml, and the secrets
+        /// where systemd takes them from.
+        #[arg(long, conflicts_with_all = ["config", "secrets"])]
+        systemd: bool,
         #[command(flatten)]
         logging: Logging,
     },

@@ -17,21 +17,28 @@ const SECRETS: &str = "secrets";
 /// As a shell says it of a program that Ctrl-C ended.
 const EXIT_INTERRUPTED: u8 = 130;
 
+/// What the command line says of where to write.
+pub(crate) struct Wanted {
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) secrets: Option<PathBuf>,
+    /// For the unit of the packages.
+    pub(crate) systemd: bool,
+}
+
 /// Asks, writes, and says how it is.
-pub(crate) async fn run(config: Option<PathBuf>, secrets: Option<PathBuf>, signals: &Signals) -> Result<(), Exit> {
+pub(crate) async fn run(wanted: Wanted, signals: &Signals) -> Result<(), Exit> {
     let Some(mut terminal) = Terminal::find() else {
         return Err(Exit::usage(
             "init asks questions, and there is no terminal to ask them in (standard input and standard error): run it in \
              one, or copy docs/example.yml and try the copy with `audit-exporter check`",
         ));
     };
-    let config = config.unwrap_or_else(|| CONFIG_FILE.into());
-    let place = place(&config, secrets)?;
+    let place = place(wanted)?;
     signals.restore_terminal_at_end();
     terminal.tell(&format!(
         "This makes a first configuration, {}, and a file for each secret in {}.\n\
          Nothing is written before the last answer. Ctrl-C ends it.\n",
-        config.display(),
+        place.config.display(),
         place.secrets.display()
     ));
     let try_out = async |source: &SourceConfig| {
@@ -46,29 +53,47 @@ pub(crate) async fn run(config: Option<PathBuf>, secrets: Option<PathBuf>, signa
         return Err(Exit::failure("there is no source, so nothing was written"));
     }
     signals.undisturbed(|| write(&drafts, &place))?;
-    report(Files::of(config), &drafts).await
+    output::print("");
+    if place.for_unit { report_for_unit(place, &drafts) } else { report(Files::of(place.config), &drafts).await }
 }
 
-/// Where to write; what is in the way is told before the first question.
-fn place(config: &Path, secrets: Option<PathBuf>) -> Result<Place, Exit> {
+/// Where to write. What is in the way is told before the first question.
+fn place(wanted: Wanted) -> Result<Place, Exit> {
     let absolute =
         |path: &Path| std::path::absolute(path).map_err(|error| Exit::usage(format!("{}: {error}", path.display())));
-    let config = absolute(config)?;
+    let place = if wanted.systemd {
+        Place::of_unit()
+    } else {
+        let config = absolute(wanted.config.as_deref().unwrap_or(Path::new(CONFIG_FILE)))?;
+        let secrets = match wanted.secrets {
+            Some(secrets) => absolute(&secrets)?,
+            None => config.parent().unwrap_or(Path::new("/")).join(SECRETS),
+        };
+        Place { config, secrets, for_unit: false }
+    };
+    let Place { config, secrets, .. } = &place;
     let folder = config.parent().unwrap_or(Path::new("/"));
     if config.symlink_metadata().is_ok() {
-        return Err(Exit::usage(NotWritten::InTheWay(config)));
+        return Err(Exit::usage(NotWritten::InTheWay(config.clone())));
     }
     if !folder.is_dir() {
         return Err(Exit::usage(format!(
-            "there is no folder {} for the configuration: create it, or give another --config.file",
-            folder.display()
+            "there is no folder {} for the configuration: {}",
+            folder.display(),
+            if place.for_unit {
+                "install the package, or create it"
+            } else {
+                "create it, or give another --config.file"
+            }
         )));
     }
-    let secrets = match secrets {
-        Some(secrets) => absolute(&secrets)?,
-        None => folder.join(SECRETS),
-    };
-    Ok(Place { config, secrets })
+    for folder in [folder, secrets].into_iter().filter(|folder| folder.is_dir()) {
+        disk::is_writable(folder).map_err(|error| {
+            let who = if place.for_unit { "; run init as root" } else { "" };
+            Exit::usage(format!("no file can be created in {}: {error}{who}", folder.display()))
+        })?;
+    }
+    Ok(place)
 }
 
 fn write(drafts: &[Draft], place: &Place) -> Result<(), Exit> {
@@ -85,7 +110,6 @@ fn write(drafts: &[Draft], place: &Place) -> Result<(), Exit> {
 
 /// Ends with what `check` and `doctor` say.
 async fn report(files: Files, drafts: &[Draft]) -> Result<(), Exit> {
-    output::print("");
     check(&files, &WebConfig { file: None }, false)?;
     let (refused, good): (Vec<&Draft>, Vec<&Draft>) = drafts.iter().partition(|draft| draft.is_refused());
     // a credential that is refused too often locks an account
@@ -99,15 +123,31 @@ async fn report(files: Files, drafts: &[Draft]) -> Result<(), Exit> {
     if refused.is_empty() {
         return Ok(());
     }
+    Err(kept(&refused, &format!("run `audit-exporter doctor --config.file={config}`")))
+}
+
+/// The secrets are where the configuration says only while the unit runs, so `doctor` has to wait; each source was tried.
+fn report_for_unit(place: Place, drafts: &[Draft]) -> Result<(), Exit> {
+    let config = place.config.display().to_string();
+    check(&Files::of(place.config), &WebConfig { file: None }, true)?;
+    output::print(&format!(
+        "\nto start the exporter: systemctl enable --now audit-exporter\n\
+         while it runs: systemctl status audit-exporter, and audit-exporter doctor --config.file={config}"
+    ));
+    let refused: Vec<&Draft> = drafts.iter().filter(|draft| draft.is_refused()).collect();
+    if refused.is_empty() { Ok(()) } else { Err(kept(&refused, "start the exporter")) }
+}
+
+/// What the user kept though the service refused it.
+fn kept(refused: &[&Draft], then: &str) -> Exit {
     let names: Vec<&str> = refused.iter().map(|draft| draft.name()).collect();
     let names = names.join(", ");
-    Err(Exit {
+    Exit {
         code: EXIT_FAILURE,
         message: format!(
-            "something is wrong with {names}, as told above, and it was not tried again: correct it, then run \
-             `audit-exporter doctor --config.file={config}`"
+            "something is wrong with {names}, as told above, and it was not tried again: correct it, then {then}"
         ),
-    })
+    }
 }
 
 impl From<Ended> for Exit {

@@ -37,9 +37,10 @@ local thresholds = lib.thresholds(groups);
 
     // Where Grafana is reached; empty: links begin at its root (/d/…).
     grafanaUrl: '',
-    // The runbook of an alert, %s being its name. The exporter's own: https://audit-exporter.example.com/runbooks/%s
-    runbookUrl: lib.runbookUrl,
-    // The status page of the exporter; empty: alerts do not name it.
+    // The runbook of an alert, %s being its name, for example https://wiki.example.com/audit/%s. Empty: the exporter's own, at
+    // the address that the exporter tells (--web.external-url).
+    runbookUrl: '',
+    // The status page of the exporter. Empty: at the address that the exporter tells.
     statusUrl: '',
 
     dashboardTags: ['audit-exporter'],
@@ -47,7 +48,7 @@ local thresholds = lib.thresholds(groups);
 
   local config = assert lib.check(self._config, thresholds); lib.freeze(self._config),
   // a dashboard is large: not looked at where there is nothing to do
-  local untouched = config.auditExporterSelector == '' && !config.showMultiCluster && config.runbookUrl == lib.runbookUrl && config.dashboardTags == ['audit-exporter'],
+  local untouched = config.auditExporterSelector == '' && !config.showMultiCluster && config.runbookUrl == '' && config.dashboardTags == ['audit-exporter'],
   local mine = std.map(function(group) lib.group(group, config), groups),
 
   prometheusAlerts+:: { groups+: [group for group in mine if lib.hasAlerts(group)] },

@@ -127,11 +127,13 @@ local selectInTemplate(text, matchers) =
   if matchers == '' then text
   else
     local pieces = split(text, '{{');
-    local escaped = std.strReplace(std.strReplace(std.strReplace(matchers, '\\', '\\\\'), '"', '\\"'), '%', '%%');
+    local quoted = std.strReplace(std.strReplace(matchers, '\\', '\\\\'), '"', '\\"');
+    // printf reads each %
+    local formatted = std.strReplace(quoted, '%', '%%');
     local piece(text) =
       local parts = halve(text, '}}');
       local raw = contains(parts[0], '`');
-      std.join('}}', [select(parts[0], if raw then matchers else escaped, quoted=true)] + parts[1:]);
+      std.join('}}', [select(parts[0], if raw then matchers else if contains(parts[0], 'printf "') then formatted else quoted, quoted=true)] + parts[1:]);
     std.join('{{', [pieces[0]] + std.map(piece, pieces[1:]));
 
 // The labels of each `by (job, …)` and `on (job, …)`.
@@ -206,7 +208,8 @@ local has(object, key) = std.objectHas(object, key);
 
   hasAlerts(group):: std.length([rule for rule in group.rules if has(rule, 'alert')]) > 0,
 
-  runbookUrl:: 'https://github.com/audit-exporter/audit-exporter/blob/main/docs/runbooks/%s.md',
+  // What Grafana makes the address of a runbook of: the address of the exporter is in a variable.
+  runbookLink:: '${runbooks:raw}/runbooks/${__data.fields.Alert}',
 
   thresholds(groups)::
     local lines = std.flatMap(function(group) std.flatMap(thresholdLines, std.filter(isThreshold, group.rules)), groups);
@@ -222,39 +225,31 @@ local has(object, key) = std.objectHas(object, key);
 
   group(group, config):: group {
     rules: [
-      local runbook = $.runbook(config);
       local changed = (if isThreshold(rule) then threshold(rule, config) else rule);
       changed {
         expr: regroup(select(changed.expr, config.auditExporterSelector), config),
         [if has(rule, 'annotations') then 'annotations']: {
           [name]:
             local text = selectInTemplate(rule.annotations[name], config.auditExporterSelector);
-            if name == 'runbook_url' then runbook(text)
+            if name == 'runbook_url' && config.runbookUrl != '' then $.runbook(rule.annotations[name], config)
+            else if name == 'status_url' && config.statusUrl != '' then config.statusUrl
             else if name == 'dashboard_url' && startsWith(text, '/') then config.grafanaUrl + text
             else text
           for name in std.objectFields(rule.annotations)
-        } + (if config.statusUrl == '' then {} else { status_url: config.statusUrl }),
+        },
       }
       for rule in group.rules
     ],
   },
 
-  // Addresses of runbooks in a text.
-  runbook(config)::
-    local ours = split(self.runbookUrl, '%s');
+  // The address in `runbookUrl` for a text that ends with /runbooks/NAME or /runbooks/NAME#PLACE.
+  runbook(text, config)::
+    local tail = halve(halve(text, '/runbooks/')[1], '#');
     local theirs = split(config.runbookUrl, '%s');
-    function(text)
-      if config.runbookUrl == self.runbookUrl then text
-      else
-        local pieces = split(text, ours[0]);
-        std.join(theirs[0], [pieces[0]] + [
-          local parts = halve(piece, ours[1]);
-          parts[0] + (if std.length(parts) == 2 then theirs[1] + parts[1] else '')
-          for piece in pieces[1:]
-        ]),
+    std.join(tail[0], theirs) + (if std.length(tail) == 2 then '#' + tail[1] else ''),
 
   dashboard(board, config)::
-    local runbook = self.runbook(config);
+    local runbook(text) = if config.runbookUrl != '' && text == $.runbookLink then $.runbook(text, config) else text;
     local cluster = '%s=~"$cluster"' % config.clusterLabel;
     local query(text) =
       local selected = select(text, config.auditExporterSelector);

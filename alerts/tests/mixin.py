@@ -271,13 +271,13 @@ def check_addresses(engine, files):
         if "alert" in rule:
             notes = rule["annotations"]
             wanted = old["annotations"] | {
-                "runbook_url": re.sub(r"^.*/(\w+)\.md", r"https://x.test/runbooks/\1?from=alert", old["annotations"]["runbook_url"]), "status_url": "https://s.test/",
+                "runbook_url": re.sub(r"^.*/runbooks/(\w+)", r"https://x.test/runbooks/\1?from=alert", old["annotations"]["runbook_url"]), "status_url": "https://s.test/",
                 "dashboard_url": "https://g.test" + old["annotations"]["dashboard_url"],
             }
             if notes != wanted or {**rule, "annotations": 0} != {**old, "annotations": 0}:
                 problem(f"{rule['alert']}: with other addresses its annotations are {notes}")
     text = json.dumps(found["boards"])
-    if "docs/runbooks/" in text or '"audit-exporter"' in re.sub(r'"uid": "audit-exporter[^"]*"', "", json.dumps([board["tags"] for board in found["boards"].values()])):
+    if "runbooks:raw" in text or "https://x.test/runbooks/${__data.fields.Alert}?from=alert" not in text or '"audit-exporter"' in re.sub(r'"uid": "audit-exporter[^"]*"', "", json.dumps([board["tags"] for board in found["boards"].values()])):
         problem("a dashboard keeps the address of a runbook or the tags")
     for name, board in found["boards"].items():
         if board["tags"] != ["mine"] or not all(link["tags"] == ["mine"] for link in board["links"] if link.get("type") == "dashboards"):

@@ -333,7 +333,8 @@ def variants(alerts):
         for test in yaml.safe_load(path.read_text())["tests"]:
             for case in test.get("alert_rule_test", []):
                 for one in case.get("exp_alerts") or []:
-                    labels = set(one["exp_labels"]) - {"severity", "step"}
+                    # namespace and cluster are kept where a test's series have them
+                    labels = set(one["exp_labels"]) - {"severity", "step", "namespace", "cluster"}
                     shown.setdefault(case["alertname"], {}).setdefault(one["exp_labels"]["severity"], set()).add(frozenset(labels))
     equal = set(EXAMPLE["inhibit_rules"][0]["equal"])
     for name, by_severity in shown.items():

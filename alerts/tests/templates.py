@@ -19,6 +19,8 @@ TEMPLATES = ALERTS / "templates"
 AMTOOL, WORK = sys.argv[1], Path(sys.argv[2]).resolve() / "templates"
 URL = "https://alertmanager.example.com/am"
 HOSTILE = 'a "b" <script>alert(1)</script> & \\ c\nd|e) [f](g) *h* `i` + ü %22}'
+SETTING = "https://audit-exporter.example.com"
+PATHS = {"runbook_url": "/runbooks/AuditBacklogUnusual#deletions", "status_url": "/#campus"}
 LINKS = ["Grafana", "Runbook", "Status page", "Prometheus graph", "Silence"]
 
 problems = []
@@ -44,7 +46,7 @@ def alert(number=0, status="firing", title=True, **labels):
     labels = {"alertname": "AuditFailedLogins", "severity": "critical", "job": "audit", "source": f"source{number}", **labels}
     notes = {
         "summary": "Very many logins are failing.", "description": f"{800 + number} logins failed within 15 minutes.",
-        "runbook_url": "https://github.com/audit-exporter/audit-exporter/blob/main/docs/runbooks/AuditFailedLogins.md",
+        "runbook_url": "https://audit.test/runbooks/AuditFailedLogins", "status_url": f"https://audit.test/#{number}",
         "dashboard_url": f"/d/audit-source?var-source={labels['source'] or 'All'}",
     }
     if title:
@@ -89,7 +91,11 @@ def check_links(where, links, one):
         problem(f"{where}: the link to Grafana is {links['Grafana']}")
     if re.fullmatch(r"[\w-]+", source) and not links["Grafana"].endswith(f"var-source={source}"):
         problem(f"{where}: Grafana is asked for {links['Grafana']}")
-    if links["Runbook"] != one["annotations"]["runbook_url"] or links["Status page"] != "https://audit-exporter.example.com/":
+    # without an address in the alert both are those of the settings
+    own = {name: one["annotations"][name] for name in ("runbook_url", "status_url")}
+    told = own["runbook_url"].startswith("https://")
+    wanted = list(own.values()) if told else [SETTING + own["runbook_url"], SETTING + "/"]
+    if [links["Runbook"], links["Status page"]] != wanted:
         problem(f"{where}: runbook and status page are {links['Runbook']} and {links['Status page']}")
     if links["Prometheus graph"] != one["generatorURL"]:
         problem(f"{where}: the graph is {links['Prometheus graph']}")
@@ -153,7 +159,9 @@ def plain(text):
 
 
 def check_one():
-    for name, one in [("one alert", alert()), ("hostile labels", alert(source=HOSTILE, category=HOSTILE)), ("no source", alert(source=None, title=False))]:
+    for name, one in [("one alert", alert()), ("hostile labels", alert(source=HOSTILE, category=HOSTILE)), ("no source", alert(source=None, title=False)), ("no address", alert())]:
+        if name == "no address":
+            one["annotations"] |= PATHS
         if name == "hostile labels":
             one["annotations"]["description"] += " " + HOSTILE
         for receiver in TEXTS:
@@ -217,19 +225,22 @@ def check_settings():
     for path in TEMPLATES.glob("*.tmpl"):
         text = path.read_text()
         if path.name == "audit-settings.tmpl":
-            for name, value in [("grafana", "https://g.test/x"), ("status", "https://s.test/"), ("runbook", "{{ " + example.replace("wiki.example.com/audit", "wiki.test") + " }}")]:
+            for name, value in [("grafana", "https://g.test/x"), ("exporter", "https://s.test"), ("runbook", "{{ " + example.replace("wiki.example.com/audit", "wiki.test") + " }}")]:
                 text, count = re.subn(rf'({{{{ define "audit.settings.{name}" }}}}).*({{{{ end }}}})', lambda found: found[1] + value + found[2], text)
                 if count != 1:
                     problem(f"audit-settings.tmpl: audit.settings.{name} is there {count} times")
         elif "example.com" in text:
             problem(f"{path.name} holds an address")
         (folder / path.name).write_text(text)
-    one = alert()
-    for receiver in TEXTS:
-        text = render(f"audit.{receiver}", notification(one), "html" if receiver == "email.html" else "text", folder)
-        for wanted in ["https://g.test/x/d/audit-source?var-source=source0", "https://s.test/", "https://wiki.test/AuditFailedLogins"]:
-            if wanted not in text:
-                problem(f"{receiver}: {wanted} is not in it after the settings were edited")
+    one, without = alert(), alert()
+    without["annotations"] |= PATHS
+    for edited, page in [(one, "https://wiki.test/AuditFailedLogins"), (without, "https://wiki.test/AuditBacklogUnusual#deletions")]:
+        for receiver in TEXTS:
+            text = render(f"audit.{receiver}", notification(edited), "html" if receiver == "email.html" else "text", folder)
+            status = "https://audit.test/#0" if edited is one else "https://s.test/"
+            for wanted in ["https://g.test/x/d/audit-source?var-source=source0", status, page]:
+                if wanted not in text:
+                    problem(f"{receiver}: {wanted} is not in it after the settings were edited")
     # what the mixin writes into the alerts wins
     one["annotations"] |= {"dashboard_url": "https://g.mixin.test/d/x", "status_url": "https://s.mixin.test/"}
     for receiver in TEXTS:

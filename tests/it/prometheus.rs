@@ -3,6 +3,7 @@
 //! has stored that scrapes more slowly.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use audit_exporter::simulate::{SERVICES, Simulated};
 use serde_json::Value;
 
 use crate::program::{
-    Counts, PATIENCE, Process, Running, ask, difference, event_labels, eventually, free_port, program, tool,
+    Counts, PATIENCE, Process, Running, ask, difference, event_labels, eventually, free_port, in_repository, program,
+    tool,
 };
 
 struct Prometheus {
@@ -21,12 +23,17 @@ struct Prometheus {
 
 impl Prometheus {
     /// Scrapes `target` every so many seconds.
-    fn start(binary: &std::path::Path, target: &str, seconds: u32) -> Self {
+    fn start(binary: &Path, target: &str, seconds: u32) -> Self {
+        Self::with_rules(binary, target, seconds, &[])
+    }
+
+    /// Evaluates the rules in the files of these patterns as often, too.
+    fn with_rules(binary: &Path, target: &str, seconds: u32, rules: &[String]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("prometheus.yml");
         let text = format!(
-            "global:\n  scrape_interval: {seconds}s\n  scrape_timeout: {seconds}s\nscrape_configs:\n  - job_name: audit\n    \
-             static_configs:\n      - targets: ['{target}']\n"
+            "global: {{scrape_interval: {seconds}s, scrape_timeout: {seconds}s, evaluation_interval: {seconds}s}}\n\
+             rule_files: {rules:?}\nscrape_configs:\n  - job_name: audit\n    static_configs:\n      - targets: ['{target}']\n"
         );
         std::fs::write(&config, text).unwrap();
         let mut process = Process::start(Command::new(binary).args([
@@ -59,6 +66,14 @@ impl Prometheus {
         };
         let series = answer["data"]["result"].as_array().unwrap();
         series.iter().map(|series| (series["metric"].clone(), samples(series))).collect()
+    }
+
+    /// The alerts that fire, by their names.
+    fn firing(&self) -> BTreeMap<String, Value> {
+        let answer = ask(&self.address, "GET", "/api/v1/alerts", &[], "").json();
+        let alerts = answer["data"]["alerts"].as_array().unwrap().clone();
+        let firing = alerts.into_iter().filter(|alert| alert["state"] == "firing");
+        firing.map(|alert| (alert["labels"]["alertname"].as_str().unwrap().to_owned(), alert)).collect()
     }
 
     /// By how much each series of a counter has grown since it was first stored.
@@ -184,4 +199,66 @@ fn what_the_slower_of_two_stores_adds_up_too_whatever_a_browser_looks_at() {
         if held == 0.0 && services.truth() == truth { Ok(()) } else { Err(format!("{held} series are held")) }
     });
     assert!(most_held > 0.0, "no series was born during the run");
+}
+
+/// The shipped rules, except that a source that is down fires at once.
+fn impatient_rules() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(in_repository("alerts")).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name.starts_with("audit-") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(folder.path().join(name), text.replace("        for: 15m\n", "        for: 0s\n")).unwrap();
+        }
+    }
+    folder
+}
+
+#[test]
+fn the_links_of_a_firing_alert_open_its_runbook_and_its_source_on_the_status_page() {
+    let Some(binary) = tool("AUDIT_EXPORTER_PROMETHEUS", "prometheus") else { return };
+    let store = tempfile::tempdir().unwrap();
+    let storage = format!("--storage.path={}", store.path().join("data").display());
+    let address = format!("127.0.0.1:{}", free_port());
+    let (listen, url) = (format!("--web.listen-address={address}"), format!("--web.external-url=http://{address}/"));
+    let call = ["demo", &listen, &url, "--hold=1s", "--seed=5", "--fault=losant:unavailable=1", &storage];
+    let mut demo = Process::start(&mut program(&call));
+    demo.until_printed("the status page's address", |printed| printed.contains("status page at").then_some(()));
+    let rules = impatient_rules();
+    let pattern = format!("{}/*.yml", rules.path().display());
+    let prometheus = Prometheus::with_rules(&binary, &address, 1, &[pattern]);
+    let origin = format!("http://{address}");
+    let firing = eventually(PATIENCE, || {
+        let firing = prometheus.firing();
+        // the first may have fired before the first scrape, when the address was not known
+        let linked = |name: &str| firing.get(name).is_some_and(|alert| link(alert, "runbook_url").starts_with("http"));
+        if linked("AuditSourceDown") && linked("Watchdog") {
+            Ok(firing)
+        } else {
+            Err(format!("two alerts: {firing:#?}"))
+        }
+    });
+    let open = |url: &str| {
+        let path = url.strip_prefix(&origin).unwrap_or_else(|| panic!("{url} does not begin with {origin}/"));
+        let page = ask(&address, "GET", path.split('#').next().unwrap(), &[], "");
+        assert_eq!(page.status, 200, "{url}: {page}");
+        page.text()
+    };
+    for (name, alert) in &firing {
+        let page = open(&link(alert, "runbook_url"));
+        let runbook = if name.ends_with("InBacklog") { "AuditBacklogUnusual" } else { name };
+        assert!(page.contains(&format!("<h1 id=\"{}\">{runbook}</h1>", runbook.to_lowercase())), "{name}: {page}");
+    }
+    let down = &firing["AuditSourceDown"];
+    let source = down["labels"]["source"].as_str().unwrap();
+    let status = link(down, "status_url");
+    assert!(status.ends_with(&format!("/#{source}")), "{status}");
+    let page = open(&status);
+    assert!(page.contains(&format!("<tbody id=\"{source}\" class=\"failing\">")) && page.contains("503"), "{page}");
+    assert_eq!(link(&firing["Watchdog"], "status_url"), format!("{origin}/"));
+}
+
+fn link(alert: &Value, annotation: &str) -> String {
+    alert["annotations"][annotation].as_str().unwrap().to_owned()
 }

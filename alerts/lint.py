@@ -489,18 +489,29 @@ def check_dashboards():
         problem("dashboards", f"no dashboard has the uid {uid}")
 
 
-def main():
+def read_rules():
+    """All groups with their files; all rules with theirs."""
+    groups = [(path, group) for path in sorted(ALERTS.glob("audit-*.yml")) for group in yaml.safe_load(path.read_text())["groups"]]
+    return groups, [(path, rule) for path, group in groups for rule in group["rules"]]
+
+
+def known_series(recording):
+    """What can be asked for: series of /metrics, of Prometheus itself, and recorded ones, with their labels."""
     known = {name: dict(labels) for name, labels in read_exposed().items()}
     known.update({name: {label: None for label in labels} for name, labels in BUILT_IN.items()})
-    files = sorted(ALERTS.glob("audit-*.yml"))
-    groups = [(path, group) for path in files for group in yaml.safe_load(path.read_text())["groups"]]
-    everything = [(path, rule) for path, group in groups for rule in group["rules"]]
-    recording = [rule for _, rule in everything if "record" in rule]
     # a rule may stand on one that comes later in another file: labels settle in a few rounds
     for _ in range(5):
         for rule in recording:
             # several rules may record one name, with labels of their own
             known.setdefault(rule["record"], {}).update(recorded_labels(rule, known))
+    return known
+
+
+def main():
+    files = sorted(ALERTS.glob("audit-*.yml"))
+    groups, everything = read_rules()
+    recording = [rule for _, rule in everything if "record" in rule]
+    known = known_series(recording)
     for rule in recording:
         if not re.fullmatch(r"[a-z_]+:audit_[a-z_]+:[a-z0-9_]+", rule["record"]):
             problem(rule["record"], "recorded names are level:metric:operation")

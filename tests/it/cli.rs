@@ -304,7 +304,7 @@ fn helps() -> String {
         let title = format!("audit-exporter {name}");
         let help = help(name);
         let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
-        format!("## `{}`\n\n```\n{}\n```\n", title.trim_end(), lines.join("\n").trim_end())
+        format!("## `{}`\n\n```text\n{}\n```\n", title.trim_end(), lines.join("\n").trim_end())
     };
     let parts: Vec<String> = std::iter::once("").chain(names).chain(["config schema"]).map(part).collect();
     parts.join("\n")

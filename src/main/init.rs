@@ -33,6 +33,8 @@ pub(crate) async fn run(wanted: Wanted, signals: &Signals) -> Result<(), Exit> {
              one, or copy docs/example.yml and try the copy with `audit-exporter check`",
         ));
     };
+    // as the user names it, for what is shown
+    let named = wanted.config.clone().unwrap_or_else(|| CONFIG_FILE.into());
     let place = place(wanted)?;
     signals.restore_terminal_at_end();
     terminal.tell(&format!(
@@ -54,7 +56,7 @@ pub(crate) async fn run(wanted: Wanted, signals: &Signals) -> Result<(), Exit> {
     }
     signals.undisturbed(|| write(&drafts, &place))?;
     output::print("");
-    if place.for_unit { report_for_unit(place, &drafts) } else { report(Files::of(place.config), &drafts).await }
+    if place.for_unit { report_for_unit(place, &drafts) } else { report(Files::of(named), &drafts).await }
 }
 
 /// Where to write. What is in the way is told before the first question.

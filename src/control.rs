@@ -1,4 +1,4 @@
-//! Where `verify`, `doctor` and `backup` run: inside the running exporter, where there is one, because it
+//! Where `verify`, `doctor`, `backup` and `backfill` run: inside the running exporter, where there is one, because it
 //! holds the ledger and the budgets; else in a process of their own.
 //!
 //! Promises:
@@ -6,41 +6,40 @@
 //!   lives there: the holder of the ledger may remove one that was left behind.
 //! - No two look at one source at once, and no more than [`LOOKS_MAX`] at all; no two copy at once; a client that goes
 //!   away ends what it asked for.
-//! - Where no exporter runs, `verify` holds the ledger as an exporter would, so that no exporter
+//! - Where no exporter runs, `verify` and `backfill` hold the ledger as an exporter would, so that no exporter
 //!   spends the same budget meanwhile. No ledger is made where there is none.
 //!
 //! - A backup is written through a file that the client has opened, so that it is the client's right to write there
 //!   that counts, and its view of the file systems. It has its name only when it is whole and verified.
 //!
-//! Leaves to others: what is looked at (`verify.rs`, `doctor.rs`), what is copied (`ledger/store/backup.rs`).
+//! Leaves to others: what is looked at (`verify.rs`, `doctor.rs`, `backfill.rs`), what is copied
+//! (`ledger/store/backup.rs`).
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::api::{Api, ApiParts, Gate};
+use crate::backfill::{self, BackfillError, Piece, Plan};
 use crate::clock::{Clock, rfc3339_seconds};
 use crate::config::{Config, SourceConfig};
 use crate::connect::{limits, over_the_network};
@@ -49,6 +48,14 @@ use crate::exporter::{Exporter, Polled};
 use crate::ledger::{BackupError, Copied, Ledger, OpenError, STORE_FILE, verify_copy};
 use crate::threads::run_blocking;
 use crate::verify::{self, Report, Say, VerifyError, VerifyInput};
+use crate::window::Window;
+
+use self::talk::{ask_running, unexpected, unknown};
+
+mod backfilled;
+mod talk;
+
+pub use backfilled::{Backfilled, Wanted, backfill};
 
 /// Name of the socket inside `storage.path`.
 const SOCKET: &str = "control.sock";
@@ -83,9 +90,27 @@ pub enum Ask {
     },
     /// Copy the ledger into a file that is handed over when the answer asks for it.
     Backup,
+    /// Say which history of a source can be read, and as what it counts.
+    PlanBackfill {
+        /// Which source.
+        source: String,
+        /// From when on.
+        from: DateTime<Utc>,
+        /// Up to when; up to where counting began where absent.
+        to: Option<DateTime<Utc>>,
+    },
+    /// Read it.
+    Backfill {
+        /// Which source.
+        source: String,
+        /// The window of the plan.
+        window: Window,
+        /// From when on: what lies before it has been read.
+        after: DateTime<Utc>,
+    },
 }
 
-/// What is answered: any number of lines `told`, then one of the others.
+/// What is answered: any number of lines `told` and `read`, then one of the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
@@ -104,6 +129,14 @@ pub enum Answer {
     HandOver,
     /// It is written and flushed.
     BackedUp(Copied),
+    /// What can be read of a history.
+    Planned(Box<Plan>),
+    /// A piece of it.
+    Read(Box<Piece>),
+    /// It was read to its end.
+    Backfilled,
+    /// The question asks for what may not be.
+    Refused(String),
     /// The exporter has no source of that name.
     Unknown,
     /// It could not be done.
@@ -186,7 +219,7 @@ enum Refusal {
     NotUnderstood(#[from] serde_json::Error),
     #[error("{LOOKS_MAX} sources are being looked at in this exporter; try again when that is done")]
     TooManyLooks,
-    #[error("another verify or doctor is at work on {0} in this exporter; try again when it is done")]
+    #[error("another verify, doctor or backfill is at work on {0} in this exporter; try again when it is done")]
     LookedAt(String),
     #[error("another backup of this exporter is being made; try again when it is done")]
     Copying,
@@ -198,11 +231,16 @@ enum Refusal {
     Verify(#[from] VerifyError),
     #[error(transparent)]
     Backup(#[from] BackupError),
+    #[error(transparent)]
+    Backfill(#[from] BackfillError),
 }
 
 impl From<Refusal> for Answer {
     fn from(why: Refusal) -> Self {
-        Self::Failed(why.to_string())
+        match why {
+            Refusal::Backfill(BackfillError::Refused(why)) => Self::Refused(why),
+            why => Self::Failed(why.to_string()),
+        }
     }
 }
 
@@ -258,15 +296,15 @@ async fn serve_client(stream: UnixStream, exporter: Arc<Exporter>, turns: Turns)
         return;
     }
     let (telling, mut told) = unbounded_channel();
-    let say = move |text: &str| _ = telling.send(text.to_owned());
-    let work = async { look(&exporter, ask?, &turns.looks, &say).await };
+    let work = async { look(&exporter, ask?, &turns.looks, &telling).await };
     tokio::pin!(work);
     let mut end = [0];
     let last = loop {
         tokio::select! {
             biased;
-            Some(text) = told.recv() => {
-                if write(&mut writer, &Answer::Told(text)).await.is_err() {
+            // the work waits meanwhile, so that no more is read than the client takes
+            Some(answer) = told.recv() => {
+                if write(&mut writer, &answer).await.is_err() {
                     return;
                 }
             }
@@ -301,17 +339,6 @@ async fn receive_file(stream: &UnixStream) -> io::Result<File> {
     stream.async_io(Interest::READABLE, receive).await
 }
 
-async fn send_file(stream: &UnixStream, file: &File) -> io::Result<()> {
-    let send = || {
-        let files = [file.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&files));
-        Ok(sendmsg(stream, &[IoSlice::new(b"\n")], &mut control, SendFlags::empty()).map(drop)?)
-    };
-    stream.async_io(Interest::WRITABLE, send).await
-}
-
 /// A source as `verify` needs it; `None` where none of this name is polled.
 pub fn verify_input(exporter: &Exporter, name: &str) -> Option<VerifyInput> {
     let Polled { config, api, book, stats, .. } = exporter.polled(name)?;
@@ -334,18 +361,41 @@ fn doctor_input(exporter: &Exporter, name: &str) -> Option<DoctorInput> {
 }
 
 /// Looks at a source as a client asks.
-async fn look(exporter: &Exporter, ask: Ask, looks: &Looks, say: &Say) -> Result<Answer, Refusal> {
+async fn look(
+    exporter: &Exporter,
+    ask: Ask,
+    looks: &Looks,
+    telling: &UnboundedSender<Answer>,
+) -> Result<Answer, Refusal> {
+    // where nobody listens any more, the work is ended elsewhere
+    let told = telling.clone();
+    let say = move |text: &str| _ = told.send(Answer::Told(text.to_owned()));
     match ask {
         Ask::Verify { source, from, to } => {
             let _look = looks.begin(&source)?;
             let Some(input) = verify_input(exporter, &source) else { return Ok(Answer::Unknown) };
-            Ok(Answer::Verified(Box::new(verify::verify(&input, from, to, say).await?)))
+            Ok(Answer::Verified(Box::new(verify::verify(&input, from, to, &say).await?)))
+        }
+        Ask::PlanBackfill { source, from, to } => {
+            let Some(input) = verify_input(exporter, &source) else { return Ok(Answer::Unknown) };
+            Ok(Answer::Planned(Box::new(backfill::plan(&input, from, to, exporter.clock().now())?)))
+        }
+        Ask::Backfill { source, window, after } => {
+            let _look = looks.begin(&source)?;
+            let Some(input) = verify_input(exporter, &source) else { return Ok(Answer::Unknown) };
+            let plan = backfill::plan(&input, window.from, Some(window.to), exporter.clock().now())?;
+            let mut hand = |piece| {
+                _ = telling.send(Answer::Read(Box::new(piece)));
+                Ok(())
+            };
+            backfill::read(&input, &plan, after, &say, &mut hand).await?;
+            Ok(Answer::Backfilled)
         }
         Ask::Doctor { source } => {
             let _look = looks.begin(&source)?;
             let Some(input) = doctor_input(exporter, &source) else { return Ok(Answer::Unknown) };
             let loaded_at = exporter.loaded_at();
-            Ok(Answer::Examined { findings: doctor::examine(input, say).await, loaded_at })
+            Ok(Answer::Examined { findings: doctor::examine(input, &say).await, loaded_at })
         }
         Ask::Backup => Err(Refusal::NoLook),
     }
@@ -391,18 +441,16 @@ pub async fn verify(
     match ask_running(storage, &ask, None, say).await? {
         Some(Answer::Verified(report)) => return Ok(*report),
         Some(Answer::Unknown) => {
-            return Err(CheckError::Usage(format!(
-                "the exporter that runs on {} has no source {name:?}: reload its configuration, or correct --source",
-                storage.display()
-            )));
+            return Err(unknown(storage, name));
         }
-        Some(Answer::Failed(why)) => return Err(CheckError::Failed(why)),
-        Some(_) => return Err(CheckError::Failed("the running exporter answered something else".into())),
+        Some(other) => return Err(unexpected(other)),
         None => {}
     }
     let source = find(config, name)?;
     say(&format!("no exporter runs on {}: this process reads the service itself", storage.display()));
-    let subject = alone(source, storage).await?;
+    let nothing =
+        || CheckError::Failed(format!("nothing was ever counted for the {} source {name:?}", source.system()));
+    let subject = alone(source, storage).await?.ok_or_else(nothing)?;
     verify::verify(&subject, from, to, say).await.map_err(CheckError::failed)
 }
 
@@ -476,8 +524,7 @@ pub async fn backup(storage: &Path, to: &Path) -> Result<Copied, CheckError> {
     let file = opened.try_clone().map_err(failed)?;
     let copied = match ask_running(storage, &Ask::Backup, Some(&file), &|_| {}).await? {
         Some(Answer::BackedUp(copied)) => copied,
-        Some(Answer::Failed(why)) => return Err(CheckError::Failed(why)),
-        Some(_) => return Err(CheckError::Failed("the running exporter answered something else".into())),
+        Some(other) => return Err(unexpected(other)),
         None => {
             let ledger = open_alone(storage).await?;
             ledger.backup(file).await.map_err(CheckError::failed)?
@@ -531,45 +578,6 @@ impl Drop for Unfinished {
     }
 }
 
-/// The running exporter's answer; `None` where none runs on this ledger. `file` is handed over where it is asked for.
-async fn ask_running(folder: &Path, ask: &Ask, file: Option<&File>, say: &Say) -> Result<Option<Answer>, CheckError> {
-    let asking = |error: io::Error| {
-        let on = folder.display();
-        CheckError::Failed(format!(
-            "cannot ask the exporter that runs on {on}: {error}; run this command as the exporter's user"
-        ))
-    };
-    let none = |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
-    let reach = match Reach::of(folder) {
-        Err(error) if none(&error) => return Ok(None),
-        reach => reach.map_err(asking)?,
-    };
-    let stream = match UnixStream::connect(&reach.path).await {
-        Err(error) if none(&error) => return Ok(None),
-        stream => stream.map_err(asking)?,
-    };
-    let (reader, mut writer) = stream.into_split();
-    let mut line = serde_json::to_vec(ask).map_err(CheckError::failed)?;
-    line.push(b'\n');
-    writer.write_all(&line).await.map_err(asking)?;
-    let mut lines = BufReader::new(reader).lines();
-    while let Some(line) = lines.next_line().await.map_err(asking)? {
-        match serde_json::from_str(&line) {
-            Ok(Answer::Told(text)) => say(&text),
-            Ok(Answer::HandOver) => {
-                let file = file.ok_or_else(|| CheckError::failed("the running exporter asks for a file"))?;
-                send_file(writer.as_ref(), file).await.map_err(asking)?;
-            }
-            Ok(answer) => return Ok(Some(answer)),
-            Err(error) => {
-                let why = format!("the running exporter has another version: {error}; restart it");
-                return Err(CheckError::Failed(why));
-            }
-        }
-    }
-    Err(CheckError::failed("the exporter stopped before it answered; try again"))
-}
-
 /// A ledger of which no exporter takes care. None is made.
 async fn open_alone(storage: &Path) -> Result<Ledger, CheckError> {
     let file = storage.join(STORE_FILE);
@@ -589,19 +597,18 @@ async fn open_alone(storage: &Path) -> Result<Ledger, CheckError> {
     })
 }
 
-/// A source of which no exporter takes care, and its ledger.
-async fn alone(config: &SourceConfig, storage: &Path) -> Result<VerifyInput, CheckError> {
+/// A source of which no exporter takes care, and its ledger; `None` where nothing was ever counted for it.
+async fn alone(config: &SourceConfig, storage: &Path) -> Result<Option<VerifyInput>, CheckError> {
     let ledger = open_alone(storage).await?;
     let (reader, dialect) = config.service.build(&config.common);
     let book = ledger.find(&config.name, config.system(), reader.spec().catalogue).await.map_err(CheckError::failed)?;
-    let nothing = || format!("nothing was ever counted for the {} source {:?}", config.system(), config.name.as_str());
-    let book = book.ok_or_else(|| CheckError::Failed(nothing()))?;
+    let Some(book) = book else { return Ok(None) };
     let limits = limits(&config.common);
     let gate = Arc::new(Gate::empty(&limits));
     let transport = over_the_network(config).map_err(CheckError::failed)?;
     let (stats, clock, seed) = (Arc::default(), Clock::machine(), rand::random());
     let api = Api::from_parts(ApiParts { gate, transport, dialect, limits, stats, clock, seed });
-    Ok(VerifyInput { config: config.clone(), api: Arc::new(api), ledger, book, polls: None })
+    Ok(Some(VerifyInput { config: config.clone(), api: Arc::new(api), ledger, book, polls: None }))
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ use crate::simulate::{Credential, SERVICES};
 pub const FAST: &str =
     "poll_interval: 2s\n      rate_limit: {requests: 40, per: 1s, burst: 10}\n      initial_lookback: 4h";
 
+/// How much traffic there has been before it starts.
+pub const HISTORY: Duration = Duration::from_hours(2);
+
 /// How long the simulated services of the demo remember an event: longer than anything the demo reads again, and short
 /// enough that a demo that is left running does not grow.
 pub const KEPT: Duration = Duration::from_mins(150);

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Longest label value, in characters.
 pub const LABEL_CHARS_MAX: usize = 64;
@@ -79,8 +79,21 @@ impl fmt::Display for SourceName {
 }
 
 /// A category or action as it is counted: lower-case words joined by `_`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct Label(Arc<str>);
+
+impl From<String> for Label {
+    fn from(text: String) -> Self {
+        Self::from_words(&text)
+    }
+}
+
+impl From<Label> for String {
+    fn from(label: Label) -> Self {
+        label.as_str().to_owned()
+    }
+}
 
 impl Label {
     /// What a service called something, as a label value: words end at anything that is not a
@@ -156,7 +169,8 @@ pub fn words(text: &str) -> Vec<String> {
 }
 
 /// How an audited action ended, as far as the service says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The service says it succeeded, or records successes only.
     Success,
@@ -178,7 +192,8 @@ impl Outcome {
 }
 
 /// Who logs in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Principal {
     /// A person.
     User,
@@ -200,7 +215,8 @@ impl Principal {
 }
 
 /// Which of the summed families an event belongs to beside `audit_events_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Class {
     /// Someone or something logged in, or tried to.
     Login(Principal),
@@ -213,7 +229,7 @@ pub enum Class {
 }
 
 /// What an event is counted as. Two events with equal labels add to the same series.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EventLabels {
     /// What kind of thing was acted on.
     pub category: Label,

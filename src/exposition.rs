@@ -10,6 +10,10 @@
 //! (`web.rs`). Label values may hold any text; names are the caller's own and are written as
 //! they are, so tests pass pages through a lint (`tests/it/lint.rs`).
 
+use std::io::{self, Write};
+
+use chrono::{DateTime, Utc};
+
 mod family;
 mod negotiate;
 mod protobuf;
@@ -55,5 +59,18 @@ pub fn encode(families: &[Family], format: Format, openmetrics_created: bool) ->
     }
 }
 
+/// Writes the past of a family of counters as `OpenMetrics` text. `pasts` has, for each of its samples in their order,
+/// the values of that series with their times, oldest first. After the last family comes [`END_OF_PAST`].
+pub fn write_past<P: IntoIterator<Item = (DateTime<Utc>, u64)>>(
+    out: &mut dyn Write,
+    family: &Family,
+    pasts: impl IntoIterator<Item = P>,
+) -> io::Result<()> {
+    text::write_past(out, family, pasts)
+}
+
+/// The end of a page of `OpenMetrics` text.
+pub const END_OF_PAST: &[u8] = b"# EOF\n";
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -46,7 +46,7 @@ use tokio_util::task::TaskTracker;
 
 pub use backlog::{BACKLOG_CELLS, Backlog};
 pub use cells::TALLY_CELL;
-pub use count::{Commit, Committed, REJECTIONS_SHOWN};
+pub use count::{Commit, Committed, REJECTIONS_SHOWN, Vocabulary};
 use count::{SeriesRow, count, keys_of};
 use hold::Audience;
 pub use hold::{Client, LONGEST_HOLDS, Receipt, Scraper};

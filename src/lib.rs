@@ -13,8 +13,8 @@
 //! - [`source`]: five services, each in one place, each knowing nothing but its service;
 //! - [`metrics`] and [`exposition`]: what `/metrics` shows, and its bytes;
 //! - [`exporter`] and [`web`]: the running program, its reload, its pages; [`notify`]: what systemd is told of it;
-//! - [`verify`] and [`doctor`]: what an operator asks about numbers and sources; [`control`]: where
-//!   that runs, in the running exporter or beside it;
+//! - [`verify`] and [`doctor`]: what an operator asks about numbers and sources; [`backfill`]: history from before a
+//!   source was counted; [`control`]: where that runs, in the running exporter or beside it;
 //! - [`event`], [`page`], [`failure`]: the words that all of them use;
 //! - [`config`], [`settings`]: the file and its language; [`init`]: a first one, by questions;
 //! - `backoff`, [`clock`], [`connect`], [`process`], [`stats`], [`threads`], [`transport`], [`proxy`]: the edges;
@@ -24,6 +24,7 @@
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod api;
+pub mod backfill;
 mod backoff;
 pub mod clock;
 pub mod config;

@@ -9,10 +9,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_exporter::backfill::{Asked, Written};
 use audit_exporter::clock::Clock;
 use audit_exporter::config::{self, Config};
 use audit_exporter::connect::over_the_network;
-use audit_exporter::control::{self, CheckError, Control};
+use audit_exporter::control::{self, CheckError, Control, Wanted};
 use audit_exporter::exporter::{ApplyError, Edges, Exporter};
 use audit_exporter::fault::{catch_panic, log_panics};
 use audit_exporter::ledger::{Copied, Ledger, OpenError, Unusable, usable};
@@ -55,7 +56,7 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_FAILURE: u8 = 1;
 /// `verify` and `doctor`: something differs, something is wrong.
 const EXIT_NOT_WELL: u8 = 1;
-/// `verify`, `doctor` and `backup`: it could not be done.
+/// `verify`, `doctor`, `backup` and `backfill`: it could not be done.
 const EXIT_COULD_NOT_LOOK: u8 = 3;
 /// Where the configuration that `demo --print-config` prints expects the simulated services.
 const SIMULATOR: &str = "127.0.0.1:10813";
@@ -183,13 +184,18 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
             init::run(init::Wanted { config, secrets, systemd }, &signals).await
         }
         Some(Command::Backup { files, to, .. }) => run_backup(&files, &to, &signals).await,
+        Some(Command::Backfill { files, source, from, to, job, instance, .. }) => {
+            let asked = Asked { from: from.text, to: to.as_ref().map(|to| to.text.clone()) };
+            let scrape = vec![("job", job.into()), ("instance", instance.into())];
+            run_backfill(&files, Wanted { source, asked, from: from.at, to: to.map(|to| to.at), scrape }).await
+        }
         Some(Command::Demo { print_config: true, storage, hold, .. }) => print_demo(&storage, &hold),
         Some(Command::Demo { seed, fault, hold, storage, serving, .. }) => {
-            let world = build_world(seed, &fault, 0.5, false)?;
+            let world = build_world(seed, &fault, 0.5, false, demo::HISTORY)?;
             run_demo(world, &hold, storage, &serving, &signals).await
         }
-        Some(Command::Simulate { listen, seed, fault, rate, quiet, .. }) => {
-            let world = build_world(seed, &fault, rate, quiet)?;
+        Some(Command::Simulate { listen, seed, fault, rate, quiet, history, .. }) => {
+            let world = build_world(seed, &fault, rate, quiet, history)?;
             let listeners = listen::bind(&[listen]).await.map_err(Exit::failure)?;
             for listener in &listeners {
                 let address = listener.local_addr().map_err(Exit::failure)?;
@@ -390,6 +396,21 @@ async fn run_backup(files: &Files, to: &Path, signals: &Signals) -> Result<(), E
     Ok(())
 }
 
+async fn run_backfill(files: &Files, wanted: Wanted) -> Result<(), Exit> {
+    let config = load(files)?;
+    let read = control::backfill(&config, wanted, PROGRESS).await?;
+    let written = output::stream(|out| read.write(out)).map_err(|error| Exit {
+        code: EXIT_COULD_NOT_LOOK,
+        message: format!(
+            "the samples could not be written to standard output: {error}; what was read is kept, and the same command \
+             writes it again"
+        ),
+    })?;
+    let Written { events, series, samples } = written;
+    PROGRESS(&format!("{events} events written, as {samples} samples of {series} series"));
+    Ok(read.finish(PROGRESS)?)
+}
+
 /// Progress goes to standard error, so that standard output is the report alone.
 const PROGRESS: &Say = &output::tell;
 
@@ -410,7 +431,7 @@ fn web_config(web: &WebConfig) -> Result<WebFile, Exit> {
     }
 }
 
-fn build_world(seed: u64, faults: &[String], rate: f64, quiet: bool) -> Result<World, Exit> {
+fn build_world(seed: u64, faults: &[String], rate: f64, quiet: bool, history: Duration) -> Result<World, Exit> {
     let mut switched = Faults::default();
     for fault in faults {
         switched.set(fault).map_err(Exit::usage)?;
@@ -418,7 +439,7 @@ fn build_world(seed: u64, faults: &[String], rate: f64, quiet: bool) -> Result<W
     Ok(World::new(Options {
         seed,
         clock: Clock::machine(),
-        history: Duration::from_hours(2),
+        history,
         day: Duration::from_mins(10),
         rate,
         faults: switched,

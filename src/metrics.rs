@@ -13,7 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::clock::{milliseconds_as_seconds, unix_seconds};
 use crate::exposition::{Family, Kind, Sample, Value};
 use crate::failure::ErrorKind;
-use crate::ledger::{Book, Counter, LATENESS_BOUNDS, Snapshot};
+use crate::ledger::{Book, Counter, LATENESS_BOUNDS, SeriesKey, Snapshot};
 use crate::source::Spec;
 use crate::stats::{POLL_DURATION_BOUNDS, PollResult, SourceStats};
 
@@ -46,7 +46,8 @@ pub struct ExporterView {
     pub external_url: Option<Arc<str>>,
 }
 
-type Labels = Vec<(&'static str, Arc<str>)>;
+/// Names and values of the labels of a series.
+pub type Labels = Vec<(&'static str, Arc<str>)>;
 
 /// Collects samples by family, in the order in which families are first named.
 #[derive(Default)]
@@ -156,6 +157,22 @@ pub fn families(exporter: &ExporterView, sources: &[SourceView<'_>]) -> Vec<Fami
     page.families
 }
 
+/// A family of the ledger's counters, without its samples.
+pub fn counter_family(counter: Counter) -> Family {
+    Family { name: counter.name(), help: counter_help(counter), kind: Kind::Counter, samples: Vec::new() }
+}
+
+/// The labels of a counter of the ledger.
+pub fn counter_labels(source: &Arc<str>, system: &Arc<str>, key: &SeriesKey) -> Labels {
+    let mut labels: Labels = Vec::with_capacity(5);
+    labels.push(("source", Arc::clone(source)));
+    if key.counter != Counter::LabelOverflow {
+        labels.push(("system", Arc::clone(system)));
+    }
+    labels.extend(key.counter.label_names().iter().copied().zip(key.values.iter().cloned()));
+    labels
+}
+
 fn event_counters(page: &mut Page, sources: &[SourceView<'_>]) {
     for counter in Counter::ALL {
         page.family(counter.name(), Kind::Counter, counter_help(counter));
@@ -164,15 +181,9 @@ fn event_counters(page: &mut Page, sources: &[SourceView<'_>]) {
         let name = source.book.name().shared();
         let system: Arc<str> = source.book.system().as_str().into();
         for shown in &source.snapshot.counters {
-            let counter = shown.key.counter;
-            let mut labels: Labels = Vec::with_capacity(5);
-            labels.push(("source", Arc::clone(&name)));
-            if counter != Counter::LabelOverflow {
-                labels.push(("system", Arc::clone(&system)));
-            }
-            labels.extend(counter.label_names().iter().copied().zip(shown.key.values.iter().cloned()));
+            let labels = counter_labels(&name, &system, &shown.key);
             let sample = Sample { labels, value: Value::Count(shown.value), created: shown.born };
-            page.family(counter.name(), Kind::Counter, "").push(sample);
+            page.family(shown.key.counter.name(), Kind::Counter, "").push(sample);
         }
     }
 }

@@ -179,16 +179,7 @@ fn write_whole(stream: &mut impl Write, bytes: &[u8], written: &AtomicU64) -> io
 /// A reader that has gone away has seen enough. Anything else that keeps the text from being written (a full disk) is
 /// said on standard error. Neither is an error of the caller: its exit code tells what it found.
 pub fn print(text: &str) {
-    let mut stream = io::stdout().lock();
-    let line = format!("{text}\n");
-    let written = write_whole(&mut stream, line.as_bytes(), &AtomicU64::new(0)).and_then(|()| {
-        loop {
-            match stream.flush() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(RETRY),
-                flushed => break flushed,
-            }
-        }
-    });
+    let written = stream(|out| out.write_all(format!("{text}\n").as_bytes()));
     if let Err(error) = written
         && error.kind() != ErrorKind::BrokenPipe
     {
@@ -196,7 +187,34 @@ pub fn print(text: &str) {
     }
 }
 
-/// The same for a program that goes on: it does not wait for the reader.
+/// Writes a long result to standard output, and says whether all of it was taken. Waits for a slow reader.
+pub fn stream<T>(write: impl FnOnce(&mut dyn Write) -> io::Result<T>) -> io::Result<T> {
+    let mut out = io::BufWriter::with_capacity(1 << 16, Patient(io::stdout().lock()));
+    let done = write(&mut out)?;
+    out.flush()?;
+    Ok(done)
+}
+
+/// A stream that waits where it would otherwise say that it takes nothing just now.
+struct Patient<W>(W);
+
+impl<W: Write> Write for Patient<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write_whole(&mut self.0, bytes, &AtomicU64::new(0))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        loop {
+            match self.0.flush() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(RETRY),
+                flushed => return flushed,
+            }
+        }
+    }
+}
+
+/// Prints a text for a program that goes on: it does not wait for the reader.
 pub fn announce(text: String) {
     // where no thread can be started, nobody is told; the log has the address, too
     let _ = std::thread::Builder::new().name("announce".into()).spawn(move || print(&text));

@@ -179,7 +179,7 @@ impl History {
 
 /// Whether a failure may be one of the piece of history that was asked for, and not of the service or the credential:
 /// the newest window has just been read, and the service does not ask us to wait.
-fn is_of_a_piece(failure: &Failure) -> bool {
+pub(crate) fn is_of_a_piece(failure: &Failure) -> bool {
     use ErrorKind::{Decode, Panic, Server, Timeout, TooLarge, Truncated};
     !failure.at_login
         && failure.retry_after.is_none()

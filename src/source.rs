@@ -145,6 +145,8 @@ pub enum Reading {
     Feed {
         /// For how long a file is listed.
         retention: Duration,
+        /// How long after its hour a file may still appear or change.
+        settled_after: Duration,
         /// What to know where none is listed.
         when_empty: &'static str,
     },

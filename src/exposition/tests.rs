@@ -9,6 +9,11 @@ mod lint;
 
 use lint::lint;
 
+/// What is wrong with families that are made elsewhere.
+pub(crate) fn wrong_with(families: &[Family]) -> Vec<String> {
+    lint(families)
+}
+
 fn labels(pairs: &[(&'static str, &str)]) -> Vec<(&'static str, Arc<str>)> {
     pairs.iter().map(|(name, value)| (*name, Arc::from(*value))).collect()
 }

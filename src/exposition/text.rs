@@ -3,7 +3,9 @@
 //! `OpenMetrics` differs in: counters are declared without `_total`, `"` is escaped in HELP too,
 //! whole bucket bounds end in `.0`, `_created` lines (if asked for), and `# EOF`.
 
-use std::io::Write;
+use std::io::{self, Write};
+
+use chrono::{DateTime, Utc};
 
 use super::family::{Family, Kind, Sample, Value};
 use crate::clock::unix_seconds;
@@ -45,6 +47,34 @@ pub(super) fn write(families: &[Family], dialect: Dialect) -> Vec<u8> {
         out.extend_from_slice(b"# EOF\n");
     }
     out
+}
+
+/// Writes the past of a family of counters, without the end of the page.
+pub(super) fn write_past<P: IntoIterator<Item = (DateTime<Utc>, u64)>>(
+    out: &mut dyn Write,
+    family: &Family,
+    pasts: impl IntoIterator<Item = P>,
+) -> io::Result<()> {
+    let mut declared = Vec::new();
+    declare(&mut declared, family, Dialect::OpenMetrics { created: false });
+    out.write_all(&declared)?;
+    let (mut labels, mut line) = (Vec::new(), Vec::new());
+    for (sample, past) in family.samples.iter().zip(pasts) {
+        labels.clear();
+        escape_labels(&mut labels, sample);
+        line.clear();
+        write_series(&mut line, family.name, "", &labels, None);
+        let start = line.len();
+        for (at, count) in past {
+            line.truncate(start);
+            push_count(&mut line, count);
+            line.push(b' ');
+            push_number(&mut line, unix_seconds(at));
+            line.push(b'\n');
+            out.write_all(&line)?;
+        }
+    }
+    Ok(())
 }
 
 fn series_count(sample: &Sample) -> usize {

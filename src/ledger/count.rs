@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::backlog::{BACKLOG_CELLS, Peaks};
 use super::cells::{TALLY_CELL, cell_of, hour_of, second_of};
@@ -505,7 +506,30 @@ impl Tally<'_> {
     }
 }
 
+/// The label values of a source, and which of them are counted as themselves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Vocabulary {
+    categories: LabelValues,
+    actions: LabelValues,
+}
+
+impl Vocabulary {
+    /// What events of these labels add to which series, as the ledger counts them: a value that is new takes a place, as
+    /// long as there is one.
+    pub fn add(&mut self, labels: EventLabels, count: u64) -> BTreeMap<SeriesKey, u64> {
+        let Self { categories, actions } = self;
+        let mut tally = Tally { categories, actions, series: BTreeMap::new() };
+        tally.add_events(labels, count);
+        tally.series
+    }
+}
+
 impl State {
+    /// The label values as they are now.
+    pub fn vocabulary(&self) -> Vocabulary {
+        Vocabulary { categories: self.categories.clone(), actions: self.actions.clone() }
+    }
+
     /// What was read of a service, by the series that it is, or would be, counted under.
     pub fn as_counted(&self, found: &BTreeMap<(EventLabels, DateTime<Utc>), u64>) -> Tallies {
         let (mut categories, mut actions) = (self.categories.clone(), self.actions.clone());

@@ -94,7 +94,7 @@ pub(super) struct Series {
 }
 
 /// The values one label of one source has taken.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct LabelValues {
     documented: BTreeSet<Label>,
     admitted: BTreeSet<Label>,
@@ -147,6 +147,12 @@ impl State {
     pub fn tallied_from(&self) -> Option<DateTime<Utc>> {
         let kept_from = self.checkpoint()?.head - delta(TALLIES_KEPT);
         Some(self.record.tallied_from?.max(kept_from))
+    }
+
+    /// From here on events are counted; `None` before the first window. Of a ledger that was begun before there were
+    /// tallies it is where those begin, which is later.
+    pub fn counted_from(&self) -> Option<DateTime<Utc>> {
+        self.checkpoint().filter(|read| !read.is_beginning()).and(self.record.tallied_from)
     }
 
     /// The committed value of a series, whether or not it may be shown yet.

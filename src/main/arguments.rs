@@ -6,12 +6,15 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use audit_exporter::clock::Clock;
 use audit_exporter::config;
 use audit_exporter::web::ExternalUrl;
 use audit_exporter::web::listen::ListenAddress;
+use audit_exporter::window::floor;
 use chrono::{DateTime, Utc};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// The configuration file where none is named.
@@ -185,6 +188,34 @@ pub(crate) enum Command {
         #[command(flatten)]
         logging: Logging,
     },
+    /// Write the history from before a source was counted, for `promtool tsdb create-blocks-from openmetrics`.
+    ///
+    /// Reads the source's log and prints one sample a minute for each series. If an exporter runs on the same storage, it
+    /// does the reading, within its rate limit; else this command does. Nothing is counted. If it is interrupted, the same
+    /// command continues. docs/backfill.md says what to do with the output.
+    /// Exit status: 0 done, 2 wrong arguments, 3 it could not be done; 129, 130 or 143 if SIGHUP, SIGINT or SIGTERM ended
+    /// it.
+    Backfill {
+        #[command(flatten)]
+        files: Files,
+        /// Name of the source.
+        #[arg(long, value_name = "NAME")]
+        source: String,
+        /// Start: a time (2026-11-22T03:00:00Z), or a time span before now (30d).
+        #[arg(long, value_name = "TIME", value_parser = parse_written_moment)]
+        from: WrittenMoment,
+        /// End, in the same form, at the latest where the exporter began to count this source; without it: there.
+        #[arg(long, value_name = "TIME", value_parser = parse_written_moment)]
+        to: Option<WrittenMoment>,
+        /// The label `job` of the scrapes: its `job_name` in Prometheus's configuration.
+        #[arg(long, value_name = "JOB", value_parser = NonEmptyStringValueParser::new())]
+        job: String,
+        /// The label `instance` of the scrapes: the target in Prometheus's configuration, with its port.
+        #[arg(long, value_name = "INSTANCE", value_parser = NonEmptyStringValueParser::new())]
+        instance: String,
+        #[command(flatten)]
+        logging: Logging,
+    },
     /// Run simulated services for all five systems on loopback, and an exporter that polls them.
     Demo {
         /// Seed of the simulated traffic.
@@ -223,6 +254,9 @@ pub(crate) enum Command {
         /// No traffic except what you inject with POST /simulator/inject.
         #[arg(long)]
         quiet: bool,
+        /// How much traffic there has been before the start.
+        #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = parse_span)]
+        history: Duration,
         #[command(flatten)]
         logging: Logging,
     },
@@ -297,6 +331,7 @@ impl Arguments {
                 | Command::Verify { logging, .. }
                 | Command::Doctor { logging, .. }
                 | Command::Backup { logging, .. }
+                | Command::Backfill { logging, .. }
                 | Command::Demo { logging, .. }
                 | Command::Simulate { logging, .. },
             ) => *logging,
@@ -355,6 +390,26 @@ fn parse_moment(text: &str) -> Result<DateTime<Utc>, String> {
     })
 }
 
+/// A time as it was written, and which it is.
+#[derive(Clone, Debug)]
+pub(crate) struct WrittenMoment {
+    pub(crate) text: String,
+    pub(crate) at: DateTime<Utc>,
+}
+
+/// The same as [`parse_moment`], but a time span ends at a whole second.
+fn parse_written_moment(text: &str) -> Result<WrittenMoment, String> {
+    let mut at = parse_moment(text)?;
+    if DateTime::parse_from_rfc3339(text).is_err() {
+        at = floor(at, Duration::from_secs(1));
+    }
+    Ok(WrittenMoment { text: text.to_owned(), at })
+}
+
+fn parse_span(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text).ok_or_else(|| "expected a time span, such as 2h or 1d12h".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
 
@@ -403,6 +458,7 @@ mod tests {
             ("verify --source=a --from=1h", &["--web.config.file=x", "--web.external-url=http://x"]),
             ("init", &["--storage.path=x", "--web.config.file=x", "--web.listen-address=:1"]),
             ("backup --to=x", &["--web.config.file=x", "--web.external-url=http://x"]),
+            ("backfill --source=a --from=1d --job=j --instance=i", &["--web.config.file=x", "--format=json"]),
             ("completions bash", &["--config.file=x", "--log.level=debug"]),
             ("config schema", &["--config.file=x", "--log.level=debug"]),
         ] {

@@ -72,6 +72,7 @@ const RETENTION: Duration = Duration::from_hours(14 * 24);
 /// How the files are read.
 const READING: Reading = Reading::Feed {
     retention: RETENTION,
+    settled_after: Duration::from_hours(RECHECK_FOR.num_hours().unsigned_abs()),
     when_empty: "the service makes files within 36 hours; after 35 days without a call it stops, and resumes with the next call",
 };
 

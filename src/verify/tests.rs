@@ -87,7 +87,7 @@ proptest! {
 fn spec(is_feed: bool) -> Spec {
     Spec {
         reading: if is_feed {
-            Reading::Feed { retention: Duration::from_hours(1), when_empty: "" }
+            Reading::Feed { retention: Duration::from_hours(1), settled_after: Duration::from_hours(1), when_empty: "" }
         } else {
             let cell = Duration::from_millis(1);
             Reading::History(History { cell, step_max: Duration::from_hours(1), ahead: Duration::ZERO })

@@ -57,7 +57,8 @@ async fn a_feed_reports_what_its_list_no_longer_shows_but_not_of_the_look_back()
         if process == 0 {
             continue;
         }
-        let reading = Reading::Feed { retention: Duration::from_hours(24), when_empty: "" };
+        let reading =
+            Reading::Feed { retention: Duration::from_hours(24), settled_after: Duration::ZERO, when_empty: "" };
         let spec = Spec { reading, ..poller.source.spec() };
         poller.poll(&spec, Instant::now(), &mut History::new(GAP_STEP_FIRST)).await.unwrap();
         let state = poller.book.state();

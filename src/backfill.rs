@@ -1,0 +1,426 @@
+//! History from before a source was counted, read for Prometheus: what `audit-exporter backfill` writes.
+//!
+//! Promises:
+//! - **Once.** Nothing is read that the exporter counts, or may come to count: the window ends where counting began at the
+//!   latest. An event counts in the piece that holds its time, and there once by its key.
+//! - **Settled.** The window ends so long ago that Prometheus takes its blocks, and that files do not change any more.
+//! - **The same eyes.** The service is read by the source that polls it, through the same budget and session, and labels
+//!   become series as in the ledger. Nothing is counted there.
+//! - **Whole or not at all.** A piece is handed over when nothing of it is missing. It is tried again as polls are, in
+//!   smaller pieces if that may help, and in the end the failure is returned.
+//!
+//! Leaves to others: samples and their text (`backfill/samples.rs`), keeping the pieces of an interrupted run
+//! (`backfill/unfinished.rs`), where it runs (`control.rs`).
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::clock::{delta, rfc3339_seconds};
+use crate::event::{EventKey, EventLabels, Item, Label, What};
+use crate::failure::{ErrorKind, Failure};
+use crate::ledger::Vocabulary;
+use crate::page::{DocumentRecord, Page};
+use crate::poll::{is_of_a_piece, pause_after};
+use crate::settings::duration_text;
+use crate::source::{Reading, Sink, Source, Taken};
+use crate::verify::{LeftOut, Say, VerifyInput};
+use crate::window::{Window, floor};
+
+pub use samples::{Counted, History, Minutes, Row, STEP, Written};
+pub use unfinished::{Asked, Damaged, Unfinished};
+
+mod samples;
+mod unfinished;
+
+/// Prometheus keeps its newest samples in memory, and takes no block of that time.
+const HEAD_BLOCK: Duration = Duration::from_hours(3);
+/// Files are of whole hours.
+const HOUR: Duration = Duration::from_hours(1);
+/// Some services cut times to seconds, so a second more is asked for on either side of a piece.
+const MARGIN: TimeDelta = TimeDelta::seconds(1);
+/// A piece is tried so often, in smaller and smaller parts.
+const TRIES: u32 = 5;
+/// The first piece. Later ones are longer while reading is fast.
+const PIECE_FIRST: Duration = Duration::from_hours(1);
+/// A piece that took less than this is followed by one twice as long; one that took four times as long by one of half
+/// the length. So much is read again after an interruption.
+const PIECE_TIME: Duration = Duration::from_secs(15);
+/// The clock of a service may be so far off; further, and it is not read at all.
+const SKEW_MAX: TimeDelta = TimeDelta::days(1);
+
+/// What is to be read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Of which source.
+    pub source: String,
+    /// Its system.
+    pub system: String,
+    /// From when to when, by the service's clock.
+    pub window: Window,
+    /// Its minutes.
+    pub minutes: Minutes,
+    /// Which label values count as themselves.
+    pub vocabulary: Vocabulary,
+    /// A fingerprint of the settings that decide what is read.
+    pub settings: String,
+}
+
+/// What was read of a part of the window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Piece {
+    /// Which part.
+    pub window: Window,
+    /// What happened there.
+    pub rows: Vec<Row>,
+    /// What is in none of the rows.
+    pub left_out: LeftOut,
+    /// Hours of a subscription without a file in the service's list.
+    pub unlisted: u64,
+    /// What went wrong on the way, without keeping the piece from being whole.
+    pub notes: Vec<String>,
+}
+
+/// Why a history cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BackfillError {
+    /// It is not known where counting begins.
+    #[error(
+        "nothing was counted yet: start the exporter and let it poll this source first. Where it begins to count is where \
+         the history may end; without that, the same events might be counted twice"
+    )]
+    NothingCounted,
+    /// The same, of an old ledger.
+    #[error(
+        "this ledger was begun by a version that did not write down where counting began, so no moment is known to be before \
+         it"
+    )]
+    BeginningUnknown,
+    /// The window was refused.
+    #[error("{0}")]
+    Refused(String),
+    /// The service could not be read.
+    #[error("the service could not be read from {} to {}: {failure}", rfc3339_seconds(window.from), rfc3339_seconds(window.to))]
+    Unreadable {
+        /// The piece.
+        window: Window,
+        /// What went wrong.
+        failure: Failure,
+    },
+    /// What was read could not be kept.
+    #[error("what was read could not be written: {0}")]
+    Unkept(#[from] io::Error),
+}
+
+impl BackfillError {
+    fn refused(why: impl Into<String>) -> Self {
+        Self::Refused(why.into())
+    }
+}
+
+/// A time, to the millisecond where it has any: what is printed may be given back.
+fn exactly(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+// === what may be read ===
+
+/// Plans to read from `from` to `to` (without `to`, up to where counting began), as seen at `now`.
+pub fn plan(
+    subject: &VerifyInput,
+    from: DateTime<Utc>,
+    to: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Result<Plan, BackfillError> {
+    let config = &subject.config;
+    let reading = config.service.build(&config.common).0.spec().reading;
+    let state = subject.book.state();
+    let began = state.counted_from().ok_or(BackfillError::NothingCounted)?;
+    // no scrape was before this, by our clock; where counting began is by the service's
+    let born = state.born().unwrap_or(began);
+    if began > born + SKEW_MAX {
+        return Err(BackfillError::BeginningUnknown);
+    }
+    let window = allowed(from, to, began, now, &reading)?;
+    let minutes = Minutes::new(window.from, window.to.min(born)).ok_or_else(|| {
+        BackfillError::refused(format!(
+            "from {} to {} is less than a minute; give an earlier --from",
+            exactly(window.from),
+            exactly(window.to.min(born))
+        ))
+    })?;
+    let settings = format!("{:?} {:?}", config.service, config.common.ignore_actors);
+    Ok(Plan {
+        source: config.name.to_string(),
+        system: config.system().to_string(),
+        window,
+        minutes,
+        vocabulary: state.vocabulary(),
+        settings: format!("{:?}", EventKey::of("settings", &[settings.as_bytes()])),
+    })
+}
+
+/// The window that is read, in whole cells, if all of it is before the exporter began to count and is settled.
+fn allowed(
+    from: DateTime<Utc>,
+    to: Option<DateTime<Utc>>,
+    began: DateTime<Utc>,
+    now: DateTime<Utc>,
+    reading: &Reading,
+) -> Result<Window, BackfillError> {
+    let (cell, settled_after, why_not_later) = match reading {
+        Reading::History(history) => (history.cell, HEAD_BLOCK, "Prometheus takes no blocks of its newest hours"),
+        Reading::Feed { settled_after, .. } => {
+            (HOUR, *settled_after, "files of newer hours may still appear or change")
+        }
+    };
+    let uncounted = floor(began, cell);
+    let settled = floor(now - delta(settled_after), cell);
+    let latest = uncounted.min(settled);
+    let to = floor(to.unwrap_or(uncounted), cell);
+    if to > latest {
+        let why = if uncounted <= settled {
+            format!("from then on the exporter counts this source, and {} would be counted twice", exactly(to))
+        } else {
+            let until = rfc3339_seconds(to + delta(settled_after) + delta(cell.max(Duration::from_secs(1))));
+            format!(
+                "it must be {} ago, because {why_not_later}. This one can be given from {until} on. The exporter counts from \
+                 {} on: what happened between --to and then is in no counter",
+                duration_text(settled_after),
+                exactly(uncounted)
+            )
+        };
+        let message =
+            format!("--to={} is too late; the latest moment allowed is {}: {why}", exactly(to), exactly(latest));
+        return Err(BackfillError::Refused(message));
+    }
+    let window = Window { from: floor(from, cell), to };
+    if window.length() < delta(STEP) {
+        let (from, to) = (exactly(window.from), exactly(to));
+        let message = format!("--from ({from}) must be at least a minute before --to ({to})");
+        return Err(BackfillError::Refused(message));
+    }
+    Ok(window)
+}
+
+// === reading ===
+
+/// Takes pieces, oldest first and without a hole.
+pub type Hand<'a> = dyn FnMut(Piece) -> io::Result<()> + Send + 'a;
+
+/// Reads the window of a plan from `after` on, what lies before it having been read, and hands over piece by piece.
+pub async fn read(
+    subject: &VerifyInput,
+    plan: &Plan,
+    after: DateTime<Utc>,
+    say: &Say,
+    hand: &mut Hand<'_>,
+) -> Result<(), BackfillError> {
+    let common = &subject.config.common;
+    let (mut source, _) = subject.config.service.build(common);
+    let mut pace = Pace::of(source.spec().reading);
+    let mut at = after.max(plan.window.from);
+    let mut failures = 0;
+    while at < plan.window.to {
+        let window = Window { from: at, to: (at + delta(pace.length)).min(plan.window.to) };
+        let began = Instant::now();
+        match read_piece(subject, plan.minutes, source.as_mut(), window).await {
+            Ok(piece) => {
+                let events = piece.rows.iter().filter(|row| matches!(row.what, Counted::Event(_)));
+                let events: u64 = events.map(|row| row.count).sum();
+                let (from, to) = (rfc3339_seconds(window.from), rfc3339_seconds(window.to));
+                say(&format!("read {from} to {to}: {events} events"));
+                piece.notes.iter().for_each(|note| say(&format!("while reading: {note}")));
+                hand(piece)?;
+                at = window.to;
+                failures = 0;
+                pace.went_well(began.elapsed());
+            }
+            Err(failure) => {
+                failures += 1;
+                let may_pass = failure.is_transient || is_of_a_piece(&failure);
+                if failure.may_lock() || !may_pass || failures >= TRIES {
+                    return Err(BackfillError::Unreadable { window, failure });
+                }
+                if is_of_a_piece(&failure) {
+                    pace.failed();
+                }
+                let pause = pause_after(&failure, failures, common.poll_interval);
+                say(&format!("trying again in {}: {failure}", duration_text(pause)));
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn read_piece(
+    subject: &VerifyInput,
+    minutes: Minutes,
+    source: &mut dyn Source,
+    window: Window,
+) -> Result<Piece, Failure> {
+    let spec = source.spec();
+    let cell = spec.reading.cell();
+    // whole cells and files are asked for as they are
+    let is_exact = spec.reading.is_feed() || delta(cell) > MARGIN;
+    let margin = if is_exact { TimeDelta::zero() } else { MARGIN };
+    let asked = Window { from: window.from - margin, to: window.to + margin };
+    let mut reader = Reader::new(minutes, window, asked, cell);
+    let timeout = subject.config.common.poll_timeout;
+    let read = tokio::time::timeout(timeout, source.read(asked, &subject.api, &mut reader)).await;
+    read.unwrap_or_else(|_| {
+        let got = format!("not done after poll_timeout ({})", duration_text(timeout));
+        Err(Failure::new(ErrorKind::Timeout, "reading a piece of history", got))
+    })?;
+    let feeds: Vec<&Label> = spec.catalogue.feeds().into_iter().collect();
+    Ok(reader.finish(&feeds))
+}
+
+/// How long pieces are.
+struct Pace {
+    length: Duration,
+    least: Duration,
+    most: Duration,
+}
+
+impl Pace {
+    /// Pieces are cut between minutes, and between the cells or files of a source that has such.
+    fn of(reading: Reading) -> Self {
+        let least = if reading.is_feed() { HOUR } else { STEP.max(reading.cell()) };
+        Self { length: PIECE_FIRST.min(reading.step_max()).max(least), least, most: reading.step_max().max(least) }
+    }
+
+    fn went_well(&mut self, took: Duration) {
+        if took < PIECE_TIME {
+            self.set(self.length * 2);
+        } else if took > PIECE_TIME * 4 {
+            self.set(self.length / 2);
+        }
+    }
+
+    fn failed(&mut self) {
+        self.set(self.length / 4);
+    }
+
+    fn set(&mut self, length: Duration) {
+        let whole = length.as_secs() / self.least.as_secs() * self.least.as_secs();
+        self.length = Duration::from_secs(whole).clamp(self.least, self.most);
+    }
+}
+
+/// Counts what the service has in a piece.
+struct Reader {
+    minutes: Minutes,
+    window: Window,
+    /// What was asked for.
+    asked: Window,
+    cell: Duration,
+    seen: HashSet<EventKey>,
+    rows: BTreeMap<(u32, Counted), u64>,
+    files: BTreeSet<(Label, DateTime<Utc>)>,
+    left_out: LeftOut,
+    notes: BTreeSet<String>,
+}
+
+impl Reader {
+    fn new(minutes: Minutes, window: Window, asked: Window, cell: Duration) -> Self {
+        Self {
+            minutes,
+            window,
+            asked,
+            cell,
+            seen: HashSet::new(),
+            rows: BTreeMap::new(),
+            files: BTreeSet::new(),
+            left_out: LeftOut::default(),
+            notes: BTreeSet::new(),
+        }
+    }
+
+    fn take(&mut self, item: Item, taken: &mut Taken) {
+        let filed_at = item.filed_at.or(item.at);
+        let count = match filed_at {
+            Some(moment) if moment < self.asked.from => &mut taken.before,
+            Some(moment) if moment >= self.asked.to => &mut taken.after,
+            _ => &mut taken.inside,
+        };
+        *count += 1;
+        if filed_at.is_some_and(|moment| !self.window.contains(moment)) || !self.is_new(&item) {
+            return;
+        }
+        match (item.what, filed_at) {
+            (What::Ignored, _) => self.left_out.ignored += 1,
+            (What::Rejected(_), _) => self.left_out.rejected += 1,
+            (What::Event(_), None) => self.left_out.timeless += 1,
+            (What::Event(labels), Some(filed_at)) => self.add(Counted::Event(labels), item.at, filed_at, 1),
+            (What::Tainted { .. }, filed_at) => {
+                self.add(Counted::Tainted, item.at, filed_at.unwrap_or(self.window.from), 1);
+            }
+        }
+    }
+
+    /// Whether it is read for the first time. A tainted record may be any of its candidates.
+    fn is_new(&mut self, item: &Item) -> bool {
+        let What::Tainted { candidates } = &item.what else { return self.seen.insert(item.key) };
+        let taint = |key: &EventKey| EventKey::of("tainted", &[&key.0]);
+        !candidates.iter().any(|candidate| self.seen.contains(&taint(candidate))) && self.seen.insert(taint(&item.key))
+    }
+
+    /// Counts something in its minute: that of its time or, without one, the last of the cell in which it is filed.
+    fn add(&mut self, what: Counted, at: Option<DateTime<Utc>>, filed_at: DateTime<Utc>, count: u64) {
+        let end = filed_at + delta(self.cell) - TimeDelta::milliseconds(1);
+        let at = at.unwrap_or(end).clamp(self.window.from, self.window.to - TimeDelta::milliseconds(1));
+        *self.rows.entry((self.minutes.of(at), what)).or_default() += count;
+    }
+
+    fn finish(self, feeds: &[&Label]) -> Piece {
+        let hours = u64::try_from(self.window.length().num_hours()).unwrap_or_default();
+        let listed = self.files.len() as u64;
+        Piece {
+            window: self.window,
+            rows: self.rows.into_iter().map(|((minute, what), count)| Row { minute, what, count }).collect(),
+            left_out: self.left_out,
+            unlisted: (hours * feeds.len() as u64).saturating_sub(listed),
+            notes: self.notes.into_iter().collect(),
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for Reader {
+    async fn page(&mut self, page: Page) -> Result<Taken, Failure> {
+        let mut taken = Taken::default();
+        for item in page.items {
+            self.take(item, &mut taken);
+        }
+        let window = self.window;
+        for document in page.documents.into_iter().filter(|document| window.contains(document.filed_at)) {
+            let last = document.filed_at + delta(HOUR) - TimeDelta::milliseconds(1);
+            for (action, count) in document.rows {
+                let labels = EventLabels::row(document.category.clone(), action);
+                self.add(Counted::Event(labels), Some(last), document.filed_at, count);
+            }
+            self.left_out.rejected += document.rejected;
+            self.files.insert((document.category, document.filed_at));
+        }
+        Ok(taken)
+    }
+
+    fn report(&mut self, failure: Failure) {
+        self.notes.insert(failure.to_string());
+    }
+
+    /// Every file is new here.
+    fn document(&mut self, _: &EventKey) -> Option<DocumentRecord> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

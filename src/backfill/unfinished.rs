@@ -1,0 +1,185 @@
+//! A backfill that is not finished: what was asked for and all that was read, in a file of the ledger's folder.
+//!
+//! Promises:
+//! - The file has one line for each piece, written when the piece was read. A line that was cut by a crash is dropped, and
+//!   its piece read again.
+//! - One process at a time uses it. It is for its owner alone, and holds no event, only numbers of them by label and minute.
+//!
+//! Leaves to others: what is read (`backfill.rs`), and whether what is in the file is what is wanted (`control.rs`).
+
+use std::fs::{File, TryLockError};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{Piece, Plan};
+
+/// A window as it was asked for: a time span before now is another window each time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// `--from`, as it was written.
+    pub from: String,
+    /// `--to`, as it was written.
+    pub to: Option<String>,
+}
+
+/// The first line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Beginning {
+    asked: Asked,
+    plan: Plan,
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Damaged {
+    /// The disk.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What went wrong.
+        error: io::Error,
+    },
+    /// Another process.
+    #[error("another backfill of this source is at work: {} is in use", path.display())]
+    InUse {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// It is not what was written.
+    #[error("{}, line {line}: {why}; remove the file to begin again", path.display())]
+    Line {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1 on.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// The file, locked.
+pub struct Unfinished {
+    file: File,
+    path: PathBuf,
+    beginning: Beginning,
+    /// Where the next line goes.
+    end: u64,
+}
+
+impl Unfinished {
+    /// The one of a source, if there is one.
+    pub fn find(folder: &Path, source: &str) -> Result<Option<Self>, Damaged> {
+        let path = place(folder, source);
+        let file = match File::options().read(true).write(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => locked(file, &path)?,
+        };
+        let mut line = String::new();
+        BufReader::new(&file).read_line(&mut line).map_err(|error| Damaged::Io { path: path.clone(), error })?;
+        if !line.ends_with('\n') {
+            return Ok(None);
+        }
+        let end = line.len() as u64;
+        match serde_json::from_str(&line) {
+            Ok(beginning) => Ok(Some(Self { file, path, beginning, end })),
+            Err(error) => Err(Damaged::Line { path, line: 1, why: error.to_string() }),
+        }
+    }
+
+    /// Begins one, in the place of any other.
+    pub fn begin(folder: &Path, asked: Asked, plan: Plan) -> Result<Self, Damaged> {
+        let path = place(folder, &plan.source);
+        let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = locked(file, &path)?;
+        let beginning = Beginning { asked, plan };
+        let mut unfinished = Self { file, path, beginning, end: 0 };
+        unfinished.file.set_len(0).map_err(|error| unfinished.io(error))?;
+        unfinished.write(&unfinished.beginning.clone()).map_err(|error| unfinished.io(error))?;
+        Ok(unfinished)
+    }
+
+    /// What was asked for.
+    pub fn asked(&self) -> &Asked {
+        &self.beginning.asked
+    }
+
+    /// What was planned then.
+    pub fn plan(&self) -> &Plan {
+        &self.beginning.plan
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All pieces so far; says up to when they reach.
+    pub fn pieces(&mut self, mut take: impl FnMut(Piece)) -> Result<DateTime<Utc>, Damaged> {
+        let mut reached = self.beginning.plan.window.from;
+        self.file.seek(SeekFrom::Start(self.end)).map_err(|error| self.io(error))?;
+        let mut lines = BufReader::new(&self.file);
+        let mut text = String::new();
+        let mut number = 1;
+        loop {
+            text.clear();
+            number += 1;
+            lines.read_line(&mut text).map_err(|error| self.io(error))?;
+            if !text.ends_with('\n') {
+                // the end, or a line that was cut
+                break;
+            }
+            let damaged = |why: String| Damaged::Line { path: self.path.clone(), line: number, why };
+            let piece: Piece = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+            if piece.window.from != reached || piece.window.is_empty() {
+                return Err(damaged("it does not follow the line before it".into()));
+            }
+            reached = piece.window.to;
+            self.end += text.len() as u64;
+            take(piece);
+        }
+        self.file.set_len(self.end).map_err(|error| self.io(error))?;
+        Ok(reached)
+    }
+
+    /// Keeps a piece. The file must have been read to its end.
+    pub fn add(&mut self, piece: &Piece) -> io::Result<()> {
+        self.write(piece)
+    }
+
+    /// Removes the file: what was read is where it belongs.
+    pub fn finish(self) -> Result<(), Damaged> {
+        std::fs::remove_file(&self.path).map_err(|error| self.io(error))
+    }
+
+    fn write(&mut self, line: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(line)?;
+        line.push(b'\n');
+        self.file.seek(SeekFrom::Start(self.end))?;
+        self.file.write_all(&line)?;
+        self.end += line.len() as u64;
+        Ok(())
+    }
+
+    fn io(&self, error: io::Error) -> Damaged {
+        Damaged::Io { path: self.path.clone(), error }
+    }
+}
+
+fn place(folder: &Path, source: &str) -> PathBuf {
+    folder.join(format!("backfill-{source}.unfinished"))
+}
+
+fn locked(file: io::Result<File>, path: &Path) -> Result<File, Damaged> {
+    let io = |error| Damaged::Io { path: path.to_owned(), error };
+    let file = file.map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Damaged::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(io(error)),
+    }
+}

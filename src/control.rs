@@ -313,6 +313,12 @@ async fn serve_client(stream: UnixStream, exporter: Arc<Exporter>, turns: Turns)
             _ = reader.read(&mut end) => return,
         }
     };
+    // what the work has told since, before its end
+    while let Ok(answer) = told.try_recv() {
+        if write(&mut writer, &answer).await.is_err() {
+            return;
+        }
+    }
     let _ = write(&mut writer, &last.unwrap_or_else(Answer::from)).await;
 }
 

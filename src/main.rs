@@ -534,7 +534,7 @@ async fn run_exporter(
     let control = match Control::open(&storage) {
         Ok(control) => Some(tokio::spawn(control.serve(Arc::clone(&exporter), stop.clone()))),
         Err(error) => {
-            warn!(folder = %storage.display(), %error, "no control socket: verify, doctor and backup cannot ask this process");
+            warn!(folder = %storage.display(), %error, "no control socket: verify, doctor, backup and backfill cannot ask this process");
             None
         }
     };

@@ -69,6 +69,8 @@ pub struct Unfinished {
     beginning: Beginning,
     /// Where the next line goes.
     end: u64,
+    /// Up to when the pieces reach.
+    reached: DateTime<Utc>,
 }
 
 impl Unfinished {
@@ -86,7 +88,10 @@ impl Unfinished {
         }
         let end = line.len() as u64;
         match serde_json::from_str(&line) {
-            Ok(beginning) => Ok(Some(Self { file, path, beginning, end })),
+            Ok(Beginning { asked, plan }) => {
+                let reached = plan.window.from;
+                Ok(Some(Self { file, path, beginning: Beginning { asked, plan }, end, reached }))
+            }
             Err(error) => Err(Damaged::Line { path, line: 1, why: error.to_string() }),
         }
     }
@@ -96,8 +101,8 @@ impl Unfinished {
         let path = place(folder, &plan.source);
         let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = locked(file, &path)?;
-        let beginning = Beginning { asked, plan };
-        let mut unfinished = Self { file, path, beginning, end: 0 };
+        let reached = plan.window.from;
+        let mut unfinished = Self { file, path, beginning: Beginning { asked, plan }, end: 0, reached };
         unfinished.file.set_len(0).map_err(|error| unfinished.io(error))?;
         unfinished.write(&unfinished.beginning.clone()).map_err(|error| unfinished.io(error))?;
         Ok(unfinished)
@@ -118,9 +123,13 @@ impl Unfinished {
         &self.path
     }
 
-    /// All pieces so far; says up to when they reach.
-    pub fn pieces(&mut self, mut take: impl FnMut(Piece)) -> Result<DateTime<Utc>, Damaged> {
-        let mut reached = self.beginning.plan.window.from;
+    /// Up to when the pieces reach that were read from the file or added to it.
+    pub fn reached(&self) -> DateTime<Utc> {
+        self.reached
+    }
+
+    /// All pieces so far.
+    pub fn pieces(&mut self, mut take: impl FnMut(Piece)) -> Result<(), Damaged> {
         self.file.seek(SeekFrom::Start(self.end)).map_err(|error| self.io(error))?;
         let mut lines = BufReader::new(&self.file);
         let mut text = String::new();
@@ -135,20 +144,28 @@ impl Unfinished {
             }
             let damaged = |why: String| Damaged::Line { path: self.path.clone(), line: number, why };
             let piece: Piece = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
-            if piece.window.from != reached || piece.window.is_empty() {
-                return Err(damaged("it does not follow the line before it".into()));
-            }
-            reached = piece.window.to;
+            self.reached = self.follows(&piece).map_err(|why| damaged(why.into()))?;
             self.end += text.len() as u64;
             take(piece);
         }
-        self.file.set_len(self.end).map_err(|error| self.io(error))?;
-        Ok(reached)
+        self.file.set_len(self.end).map_err(|error| self.io(error))
     }
 
-    /// Keeps a piece. The file must have been read to its end.
+    /// Keeps the next piece. The file must have been read to its end.
     pub fn add(&mut self, piece: &Piece) -> io::Result<()> {
-        self.write(piece)
+        let reached = self.follows(piece).map_err(io::Error::other)?;
+        self.write(piece)?;
+        self.reached = reached;
+        Ok(())
+    }
+
+    /// The end of a piece, which must begin where the one before it ends.
+    fn follows(&self, piece: &Piece) -> Result<DateTime<Utc>, &'static str> {
+        if piece.window.from == self.reached && !piece.window.is_empty() {
+            Ok(piece.window.to)
+        } else {
+            Err("a piece does not follow the one before it")
+        }
     }
 
     /// Removes the file: what was read is where it belongs.

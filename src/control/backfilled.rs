@@ -46,7 +46,8 @@ pub async fn backfill(config: &Config, wanted: Wanted, say: &Say) -> Result<Back
     };
     let plan = unfinished.plan().clone();
     let mut collected = Collected::new(&plan);
-    let after = unfinished.pieces(|piece| collected.add(piece)).map_err(CheckError::failed)?;
+    unfinished.pieces(|piece| collected.add(piece)).map_err(CheckError::failed)?;
+    let after = unfinished.reached();
     if after > plan.window.from {
         say(&format!("{} to {} was read before", rfc3339_seconds(plan.window.from), rfc3339_seconds(after)));
     }
@@ -57,6 +58,12 @@ pub async fn backfill(config: &Config, wanted: Wanted, say: &Say) -> Result<Back
     };
     if after < plan.window.to {
         place.read(name, &plan, after, say, keep).await?;
+    }
+    if unfinished.reached() != plan.window.to {
+        let reached = rfc3339_seconds(unfinished.reached());
+        return Err(CheckError::Failed(format!(
+            "the history was read up to {reached} only; run the same command again"
+        )));
     }
     Ok(Backfilled { unfinished, collected, scrape: wanted.scrape })
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_exporter::backfill::{self, History, Piece};
 use audit_exporter::clock::Clock;
 use audit_exporter::config::{Config, parse};
 use audit_exporter::connect::Connect;
@@ -40,11 +41,16 @@ impl Run {
 
     /// A world that had these faults from its beginning.
     fn with(service: &'static Simulated, seed: u64, rate: f64, faults: Faults) -> Self {
+        Self::after(Duration::from_hours(2), service, seed, rate, faults)
+    }
+
+    /// The same with so much history.
+    fn after(history: Duration, service: &'static Simulated, seed: u64, rate: f64, faults: Faults) -> Self {
         let clock = Clock::starting_at(DateTime::from_timestamp(1_790_000_000, 0).unwrap());
         let world = World::new(Options {
             seed,
             clock: clock.clone(),
-            history: Duration::from_hours(2),
+            history,
             day: Duration::from_hours(24),
             rate,
             faults,
@@ -308,6 +314,77 @@ async fn other_times(service: &'static Simulated) {
     exporter.stop().await;
 }
 
+/// History from before the first start, with a service that fails now and then: the sum of both is what happened.
+async fn history_before_the_first_start(service: &'static Simulated) {
+    let (history, look_back, before) = if service.is_feed { (8 * 24, 50, 6 * 24) } else { (16, 4, 14) };
+    let mut run = Run::after(
+        Duration::from_hours(history),
+        service,
+        12,
+        if service.is_feed { 0.002 } else { 0.05 },
+        Faults::default(),
+    );
+    run.common = COMMON.replace("initial_lookback: 2h", &format!("initial_lookback: {look_back}h"));
+    let exporter = run.start().await;
+    minutes(180).await;
+    run.settle().await;
+    let page = exposed(&exporter).await;
+    run.fault(&[&format!("{}:error=0.1,throttle=0.1", service.system)]);
+
+    let subject = audit_exporter::control::verify_input(&exporter, run.config().sources[0].name.as_str()).unwrap();
+    let now = run.clock.now();
+    // not on the hour, nor on the minute
+    let from = now - TimeDelta::hours(before) - TimeDelta::milliseconds(1_234_567);
+    let plan = backfill::plan(&subject, from, None, now).unwrap();
+    let too_late = plan.window.to + if service.is_feed { TimeDelta::hours(1) } else { TimeDelta::minutes(5) };
+    let refused = backfill::plan(&subject, from, Some(too_late), now).unwrap_err().to_string();
+    assert!(refused.contains("would be counted twice"), "{refused}");
+    let read_after = async |after| {
+        let mut pieces = Vec::new();
+        let mut hand = |piece| {
+            pieces.push(piece);
+            Ok(())
+        };
+        backfill::read(&subject, &plan, after, &|_| {}, &mut hand).await.unwrap();
+        pieces
+    };
+    let pieces = read_after(plan.window.from).await;
+    let reached: Vec<_> = pieces.iter().map(|piece| piece.window.from).chain([plan.window.to]).collect();
+    assert!(pieces.len() > 2 && pieces.iter().zip(&reached[1..]).all(|(piece, next)| piece.window.to == *next));
+    assert!(pieces.iter().all(|piece| piece.unlisted == 0 && piece.notes.is_empty()), "{pieces:?}");
+    let again = read_after(pieces[1].window.to).await;
+    let text = |pieces: Vec<Piece>| {
+        let mut history = History::new(&plan.source, &plan.system, plan.minutes, plan.vocabulary.clone());
+        for piece in pieces {
+            history.add(piece.rows);
+        }
+        let mut text = Vec::new();
+        let written = history.write(&vec![("job", "a".into()), ("instance", "b".into())], &mut text).unwrap();
+        assert!(written.events > 100, "there was traffic");
+        String::from_utf8(text).unwrap()
+    };
+    let resumed = text(pieces.iter().take(2).cloned().chain(again).collect());
+    let text = text(pieces);
+    assert_eq!(text, resumed, "wherever it was interrupted");
+    // of each series the last value stands
+    let values = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+    let before = Exposed::parse(&values.map(|(sample, _)| format!("{sample}\n")).collect::<Vec<_>>().concat());
+    let of = |from, to| run.world.truth_of(&TruthOf { from, to, ..TruthOf::default() });
+    assert_exact(&before, &of(Some(plan.window.from), Some(plan.window.to)), service.system);
+    assert_exact(&page, &of(Some(plan.window.to), None), service.system);
+    // and both are the same series
+    let own = |page: &Exposed| -> Vec<String> {
+        let names =
+            page.beginning("audit_events_total{").map(|(name, _)| name.replace(",job=\"a\",instance=\"b\"", ""));
+        names.collect()
+    };
+    let live = own(&page);
+    let (both, only_before): (Vec<_>, Vec<_>) = own(&before).into_iter().partition(|name| live.contains(name));
+    // label sets that no document lists are born when they are first seen
+    assert!(both.len() > only_before.len(), "{only_before:?} beside {both:?}");
+    exporter.stop().await;
+}
+
 macro_rules! conforms {
     ($($name:ident)*) => {$(
         mod $name {
@@ -342,6 +419,11 @@ macro_rules! conforms {
             #[tokio::test(start_paused = true)]
             async fn a_restart_that_does_not_know_the_service_s_clock_misses_nothing() {
                 outage_with_a_clock_behind(simulated()).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn the_history_before_the_first_start_can_be_had_exactly() {
+                history_before_the_first_start(simulated()).await;
             }
 
             #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@
     reason = "a test ends at the first surprise, and compares counts, which are exact as floats"
 )]
 
+mod backfill;
 mod backup;
 mod cli;
 mod clients;

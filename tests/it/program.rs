@@ -295,7 +295,12 @@ impl Running {
 
     /// What the simulator says must have been counted by now.
     pub fn truth(&self) -> Counts {
-        let truth = self.get("/simulator/truth").json();
+        self.truth_of("")
+    }
+
+    /// The same of some of the events, as the query says.
+    pub fn truth_of(&self, query: &str) -> Counts {
+        let truth = self.get(&format!("/simulator/truth{query}")).json();
         let text = |event: &Value, key: &str| event[key].as_str().unwrap().to_owned();
         truth["events"]
             .as_array()

@@ -15,15 +15,15 @@ use crate::program::{
     tool,
 };
 
-struct Prometheus {
+pub(crate) struct Prometheus {
     process: Process,
     address: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Prometheus {
     /// Scrapes `target` every so many seconds.
-    fn start(binary: &Path, target: &str, seconds: u32) -> Self {
+    pub(crate) fn start(binary: &Path, target: &str, seconds: u32) -> Self {
         Self::with_rules(binary, target, seconds, &[])
     }
 
@@ -50,13 +50,27 @@ impl Prometheus {
             ready if ready.status == 200 => Ok(()),
             other => Err(format!("Prometheus is not ready: {other}")),
         });
-        Self { process, address, _folder: folder }
+        Self { process, address, folder }
+    }
+
+    /// Where its blocks are.
+    pub(crate) fn data(&self) -> std::path::PathBuf {
+        self.folder.path().join("tsdb")
     }
 
     /// The series that an instant query finds: labels and samples (one, or many for a range).
-    fn query(&self, query: &str) -> Vec<(Value, Vec<f64>)> {
+    pub(crate) fn query(&self, query: &str) -> Vec<(Value, Vec<f64>)> {
+        self.query_with(query, "")
+    }
+
+    /// The same as of a moment, in Unix seconds.
+    pub(crate) fn query_at(&self, query: &str, at: f64) -> Vec<(Value, Vec<f64>)> {
+        self.query_with(query, &format!("&time={at}"))
+    }
+
+    fn query_with(&self, query: &str, more: &str) -> Vec<(Value, Vec<f64>)> {
         let query: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();
-        let answer = ask(&self.address, "GET", &format!("/api/v1/query?query={query}"), &[], "");
+        let answer = ask(&self.address, "GET", &format!("/api/v1/query?query={query}{more}"), &[], "");
         let answer = answer.json();
         assert_eq!(answer["status"], "success", "{answer:#}");
         let number = |sample: &Value| sample[1].as_str().unwrap().parse::<f64>().unwrap();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the program is made of. A change of anything else does not make it another program.
-const COMPILED: [&str; 5] = ["src", "docs/runbooks", "build.rs", "Cargo.toml", "Cargo.lock"];
+const COMPILED: [&str; 7] = ["src", "docs/runbooks", "alerts", "dashboards", "build.rs", "Cargo.toml", "Cargo.lock"];
 /// What is served of the docs.
 const RUNBOOKS: &str = "docs/runbooks";
 /// Variables that would point git to another repository, as they do inside a hook.

@@ -1,5 +1,7 @@
 //! A configuration that reads the simulated services, and a folder for what is counted: for `audit-exporter demo` and
-//! the tests.
+//! the tests. Prometheus and Alertmanager beside it: `demo/monitoring.rs`.
+
+pub mod monitoring;
 
 use std::fmt::Write;
 use std::fs::{DirBuilder, File};

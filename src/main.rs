@@ -39,12 +39,15 @@ use crate::arguments::{
     Arguments, Command, ConfigCommand, Files, LogFormat, LogLevel, Logging, ReportFormat, Serving, Shell, Storage,
     WebConfig,
 };
+use crate::monitoring::Programs;
 use crate::signals::Signals;
 
 #[path = "main/arguments.rs"]
 mod arguments;
 #[path = "main/init.rs"]
 mod init;
+#[path = "main/monitoring.rs"]
+mod monitoring;
 #[path = "main/signals.rs"]
 mod signals;
 #[path = "main/terminal.rs"]
@@ -190,9 +193,11 @@ async fn run(mut arguments: Arguments) -> Result<(), Exit> {
             run_backfill(&files, Wanted { source, asked, from: from.at, to: to.map(|to| to.at), scrape }).await
         }
         Some(Command::Demo { print_config: true, storage, hold, .. }) => print_demo(&storage, &hold),
-        Some(Command::Demo { seed, fault, hold, storage, serving, .. }) => {
+        Some(Command::Demo { seed, fault, hold, storage, mut serving, with_prometheus, .. }) => {
+            let programs = with_prometheus.then(Programs::find).transpose()?;
+            serving.links_to_itself = with_prometheus;
             let world = build_world(seed, &fault, 0.5, false, demo::HISTORY)?;
-            run_demo(world, &hold, storage, &serving, &signals).await
+            run_demo(world, &hold, storage, &serving, programs, &signals).await
         }
         Some(Command::Simulate { listen, seed, fault, rate, quiet, history, .. }) => {
             let world = build_world(seed, &fault, rate, quiet, history)?;
@@ -457,12 +462,13 @@ fn print_demo(storage: &Storage, hold: &str) -> Result<(), Exit> {
     Ok(())
 }
 
-/// The simulated services on a free port of loopback, the exporter on the address asked for.
+/// The simulated services on a free port of loopback, the exporter on the address asked for, and what watches it.
 async fn run_demo(
     world: World,
     hold: &str,
     mut storage: Storage,
     serving: &Serving,
+    programs: Option<Programs>,
     signals: &Signals,
 ) -> Result<(), Exit> {
     world.forget_after(demo::KEPT);
@@ -481,15 +487,27 @@ async fn run_demo(
     let given = storage.folder.take();
     let storage = given.as_deref().or(own.as_ref().map(demo::Folder::path)).unwrap_or(Path::new("."));
     let config = demo::config(&format!("http://{address}"), storage, hold).map_err(Exit::usage)?;
-    run_exporter(serving, None, config, None, signals, |page, exporter| {
+    let folder = std::path::absolute(storage.join(monitoring::FOLDER)).map_err(Exit::failure)?;
+    let mut watched = None;
+    let outcome = run_exporter(serving, None, config, None, signals, |page, exporter| {
         output::announce(format!(
             "simulated services at http://{address}\nstatus page at        http://{page}/\nmetrics at            http://{page}/metrics"
         ));
         if let Some(held) = exporter.status().held {
             output::announce(held.to_string());
         }
+        let started = programs.map(|programs| monitoring::run(programs, folder, page, signals.clone()));
+        watched = started.map(tokio::spawn);
     })
-    .await
+    .await;
+    let watched = match watched {
+        Some(watched) => {
+            signals.stop.cancel();
+            watched.await.map_err(Exit::failure)?.map_err(Exit::failure)
+        }
+        None => Ok(()),
+    };
+    outcome.and(watched)
 }
 
 async fn run_exporter(
@@ -513,6 +531,9 @@ async fn run_exporter(
         reload_on_hangup(pages.clone())?;
     }
     let address = listeners.first().and_then(|listener| listener.local_addr().ok());
+    let own_url = || format!("http://{}", seen_from_here(address?)).parse().ok();
+    let own_url = serving.links_to_itself.then(own_url).flatten();
+    let external_url = serving.external_url.clone().or(own_url);
     for listener in &listeners {
         let address = listener.local_addr().map_err(Exit::failure)?;
         info!(%address, tls = web.tls(), "serving");
@@ -524,7 +545,7 @@ async fn run_exporter(
     let storage = config.storage.path.clone();
     let manager = Manager::from_env();
     let exporter = tokio::select! {
-        exporter = start(config, serving.external_url.as_ref(), &manager) => exporter?,
+        exporter = start(config, external_url.as_ref(), &manager) => exporter?,
         () = stop.cancelled() => return Ok(()),
     };
     let _ = pages.exporter.set(Arc::clone(&exporter));

@@ -78,6 +78,10 @@ pub(crate) struct Serving {
     /// The http or https URL under which people reach this exporter, for links in alerts and dashboards.
     #[arg(long = "web.external-url", value_name = "URL")]
     pub(crate) external_url: Option<ExternalUrl>,
+
+    /// Links lead to the address that it serves on, unless another one is given.
+    #[arg(skip)]
+    pub(crate) links_to_itself: bool,
 }
 
 /// The web configuration.
@@ -230,6 +234,10 @@ pub(crate) enum Command {
         /// Print the configuration of the demo and exit.
         #[arg(long)]
         print_config: bool,
+        /// Also start the installed Prometheus and Alertmanager, with the shipped rules and routes, on free ports of
+        /// loopback, and write provisioning files for Grafana.
+        #[arg(long, conflicts_with_all = ["print_config", "file", "systemd_socket"])]
+        with_prometheus: bool,
         #[command(flatten)]
         storage: Storage,
         #[command(flatten)]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use audit_exporter::output;
+use rustix::process::{Pid, kill_process};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ const LAST_LINES_WAIT_AT_ONCE: Duration = Duration::from_millis(200);
 ///
 /// Until the program has something to finish, a signal ends it at once. From then on the first signal asks it to
 /// finish, and a second one ends it at once.
+#[derive(Clone)]
 pub(crate) struct Signals {
     pub(crate) stop: CancellationToken,
     finishing: Arc<AtomicBool>,
@@ -31,12 +33,16 @@ pub(crate) struct Signals {
 /// What an end at once leaves behind unless it is put right.
 #[derive(Default)]
 struct Leftover {
+    children: Vec<Pid>,
     folder: Option<PathBuf>,
     terminal: Option<Termios>,
 }
 
 impl Leftover {
     fn put_right(&mut self) {
+        for child in self.children.drain(..) {
+            let _ = kill_process(child, rustix::process::Signal::KILL);
+        }
         if let Some(folder) = self.folder.take() {
             let _ = std::fs::remove_dir_all(folder);
         }
@@ -99,6 +105,16 @@ impl Signals {
     /// A folder to remove if the program ends at once.
     pub(crate) fn remove_at_end(&self, folder: &Path) {
         self.leftover().folder = Some(folder.to_owned());
+    }
+
+    /// A child to kill if the program ends at once.
+    pub(crate) fn kill_at_end(&self, child: Option<Pid>) {
+        self.leftover().children.extend(child);
+    }
+
+    /// All children have ended: their numbers may be those of others soon.
+    pub(crate) fn kill_nobody_at_end(&self) {
+        self.leftover().children.clear();
     }
 
     /// How the terminal is now, it is again if the program ends at once.

@@ -21,6 +21,7 @@ mod hostile_clients;
 mod http;
 mod init;
 mod locks;
+mod monitoring;
 mod network;
 mod oracles;
 mod process;

@@ -332,4 +332,29 @@ mod tests {
         }
         assert_eq!(faults, Faults::default());
     }
+
+    #[test]
+    fn the_page_lists_every_switch_and_no_other() {
+        let page = include_str!("../../docs/simulator.md");
+        let table = page.split_once("| switch |").unwrap().1;
+        let listed: Vec<&str> =
+            table.lines().filter_map(|row| row.strip_prefix("| `")?.split_once("` |")).map(|(name, _)| name).collect();
+        let plain = serde_json::to_value(ServiceFaults::default()).unwrap();
+        let mut switches: Vec<&str> = plain.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut sorted = listed.clone();
+        (sorted.sort_unstable(), switches.sort_unstable());
+        assert_eq!(sorted, switches);
+    }
+
+    #[test]
+    fn the_page_lists_every_value_of_a_switch_of_words() {
+        let page = include_str!("../../docs/simulator.md");
+        for switch in ["retry_form", "total_count", "session_end", "error_shape"] {
+            let row = page.lines().find(|row| row.starts_with(&format!("| `{switch}` |"))).unwrap();
+            let error = Faults::default().set(&format!("canvas:{switch}=none_of_them")).unwrap_err().to_string();
+            let (_, accepted) = error.split_once("expected one of ").unwrap();
+            let named = row.split('|').nth(2).unwrap().trim();
+            assert_eq!(named, accepted, "{switch}");
+        }
+    }
 }

@@ -98,20 +98,20 @@ pub struct Held {
     pub at_the_latest: Option<DateTime<Utc>>,
 }
 
-impl std::fmt::Display for Held {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (is, until) =
-            (if self.series == 1 { "new series is" } else { "new series are" }, rfc3339_seconds(self.until));
-        write!(f, "{} {is} shown as 0 on /metrics until {until} and until ", self.series)?;
-        match self.waiting_for_scrapers {
-            0 => write!(f, "that 0 has been scraped")?,
-            1 => write!(f, "1 more scraper has read that 0")?,
-            scrapers => write!(f, "{scrapers} more scrapers have read that 0")?,
-        }
-        if let Some(latest) = self.at_the_latest {
-            write!(f, ", at the latest until {}", rfc3339_seconds(latest))?;
-        }
-        write!(f, ": a first look shows zeros")
+impl Held {
+    /// The line that says so. A time that is over would read like a mistake, so it is left out.
+    pub fn told(&self, now: DateTime<Utc>) -> String {
+        let is = if self.series == 1 { "new series is" } else { "new series are" };
+        let until =
+            if self.until > now { format!("{} and until ", rfc3339_seconds(self.until)) } else { String::new() };
+        let read = match self.waiting_for_scrapers {
+            0 => "that 0 has been scraped".to_owned(),
+            1 => "1 more scraper has read that 0".to_owned(),
+            scrapers => format!("{scrapers} more scrapers have read that 0"),
+        };
+        let latest =
+            self.at_the_latest.map(|at| format!(", at the latest until {}", rfc3339_seconds(at))).unwrap_or_default();
+        format!("{} {is} shown as 0 on /metrics until {until}{read}{latest}: a first look shows zeros", self.series)
     }
 }
 

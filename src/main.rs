@@ -493,8 +493,9 @@ async fn run_demo(
         output::announce(format!(
             "simulated services at http://{address}\nstatus page at        http://{page}/\nmetrics at            http://{page}/metrics"
         ));
-        if let Some(held) = exporter.status().held {
-            output::announce(held.to_string());
+        let status = exporter.status();
+        if let Some(held) = status.held {
+            output::announce(held.told(status.now));
         }
         let started = programs.map(|programs| monitoring::run(programs, folder, page, signals.clone()));
         watched = started.map(tokio::spawn);

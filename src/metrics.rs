@@ -114,7 +114,7 @@ fn flag(fact: bool) -> f64 {
 fn counter_help(counter: Counter) -> &'static str {
     match counter {
         Counter::Events => {
-            "Audit events, each counted exactly once, when its commit is durable. The exporter polls on its own timer, because these services are rate-limited logs that must be read once; a scrape shows committed values."
+            "Audit events, each counted exactly once, after its commit is durable. The exporter polls on its own timer, because these logs are rate-limited; a scrape only shows committed values."
         }
         Counter::Logins => {
             "Logins among the audit events, polled on the exporter's own timer; failed logins only if the service records them (see audit_source_signal_available)."
@@ -122,7 +122,7 @@ fn counter_help(counter: Counter) -> &'static str {
         Counter::Logouts => "Logouts among the audit events, polled on the exporter's own timer.",
         Counter::Failures => "Audit events whose outcome is failure, polled on the exporter's own timer.",
         Counter::Actions => {
-            "Changes among the audit events: every action but login and logout, polled on the exporter's own timer."
+            "Changes among the audit events: every action except login and logout, polled on the exporter's own timer."
         }
         Counter::Tainted => {
             "Records that the service reports as tainted (integrity check failed); each counts once, however often it is read."
@@ -137,7 +137,7 @@ fn counter_help(counter: Counter) -> &'static str {
             "Events counted with the label value other, because the label had reached its limit of distinct values."
         }
         Counter::LostSeconds => {
-            "Seconds of history that were not read and cannot be read any more (retention, max_catch_up)."
+            "Seconds of history that were not read and can no longer be read (retention, max_catch_up)."
         }
     }
 }
@@ -231,7 +231,7 @@ fn state_of_history(page: &mut Page, source: &SourceView<'_>, base: &Labels) {
     for (signal, available) in source.spec.signals.rows() {
         page.gauge(
             "audit_source_signal_available",
-            "1 if the service can report this signal, 0 if it never does; then a 0 in other metrics does not mean that nothing happened.",
+            "1 if the service can report this signal, 0 if it never does. If it is 0, a 0 in other metrics does not mean that nothing happened.",
             with(base, "signal", signal),
             Some(flag(available)),
         );
@@ -399,14 +399,14 @@ fn own(page: &mut Page, exporter: &ExporterView) {
     if let Some(url) = &exporter.external_url {
         page.gauge(
             "audit_exporter_external_url_info",
-            "1, with the address of --web.external-url, under which people reach this exporter; absent without that flag.",
+            "1, with the address of --web.external-url, at which people reach this exporter; absent without that flag.",
             vec![("url", Arc::clone(url))],
             Some(1.0),
         );
     }
     page.gauge(
         "audit_exporter_time_seconds",
-        "The exporter's own clock at the scrape; minus the time of the sample (timestamp()), it shows how far that clock is off.",
+        "The exporter's clock at the time of the scrape. Subtract timestamp() of the sample to see how far it is off.",
         Vec::new(),
         Some(unix_seconds(exporter.now)),
     );
@@ -430,7 +430,7 @@ fn own(page: &mut Page, exporter: &ExporterView) {
     );
     page.counter(
         "audit_exporter_log_lines_dropped_total",
-        "Log lines that are missing in the log, because standard error did not take them in time or refused them.",
+        "Log lines that were dropped, because standard error was not read in time or could not be written.",
         Vec::new(),
         Value::Count(crate::output::lines_dropped()),
     );

@@ -56,7 +56,7 @@ pub(crate) struct Files {
 /// Where the ledger is.
 #[derive(Args)]
 pub(crate) struct Storage {
-    /// Folder of the ledger; overrides storage.path in the configuration.
+    /// Folder that holds the ledger; overrides storage.path in the configuration.
     #[arg(long = "storage.path", value_name = "FOLDER")]
     pub(crate) folder: Option<PathBuf>,
 }
@@ -68,14 +68,14 @@ pub(crate) struct Serving {
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = ":10812")]
     pub(crate) listen: Vec<ListenAddress>,
 
-    /// Serve on the sockets that systemd hands over, instead of --web.listen-address.
+    /// Serve on the sockets that systemd passes, instead of --web.listen-address.
     #[arg(long = "web.systemd-socket", conflicts_with = "listen")]
     pub(crate) systemd_socket: bool,
 
     #[command(flatten)]
     pub(crate) web: WebConfig,
 
-    /// The http or https URL under which people reach this exporter, for links in alerts and dashboards.
+    /// The http or https URL at which people reach this exporter, for links in alerts and dashboards.
     #[arg(long = "web.external-url", value_name = "URL")]
     pub(crate) external_url: Option<ExternalUrl>,
 
@@ -126,10 +126,10 @@ pub(crate) enum Command {
         #[command(flatten)]
         logging: Logging,
     },
-    /// Validate the configuration file without touching the network: exit status 0 or 2.
+    /// Validate the configuration file, without using the network. Exit status: 0 good, 2 problems.
     Check {
-        /// For a repository or a pipeline: do not look at the files with secrets, nor at what belongs to the machine that
-        /// the configuration is for.
+        /// Skip the files with secrets and everything that depends on the target machine, for use in a repository or a
+        /// pipeline.
         #[arg(long)]
         without_secrets: bool,
         #[command(flatten)]
@@ -141,9 +141,9 @@ pub(crate) enum Command {
     },
     /// Read a part of a source's history again and compare it with what was counted.
     ///
-    /// If an exporter runs on the same storage, it does the reading, within its rate limit; else this command does.
-    /// Exit status: 0 no difference, 1 differences, 2 wrong arguments, 3 it could not be done; 129, 130 or 143 if
-    /// SIGHUP, SIGINT or SIGTERM ended it.
+    /// If an exporter is running on the same storage, it does the reading, within its rate limit. Otherwise this command does.
+    /// Exit status: 0 no difference, 1 differences, 2 wrong arguments or a configuration with problems, 3 it could not be
+    /// done; 129, 130 or 143 if SIGHUP, SIGINT or SIGTERM ended it.
     Verify {
         #[command(flatten)]
         files: Files,
@@ -162,13 +162,13 @@ pub(crate) enum Command {
         #[command(flatten)]
         logging: Logging,
     },
-    /// Check every source: whether it can be reached, accepts the credential and may be read, what
-    /// would be counted, its clock, its budget.
+    /// Check each source: can it be reached, is the credential accepted, may it read the log; also what would be counted,
+    /// the service's clock and the request budget.
     ///
-    /// If an exporter runs on the same storage, it does the reading; else this command does. Counts nothing. Checks
-    /// several sources at the same time, each within its own rate limit.
-    /// Exit status: 0 all is well, 1 something is wrong, 2 wrong arguments, 3 it could not be done; 129, 130 or 143 if
-    /// SIGHUP, SIGINT or SIGTERM ended it.
+    /// If an exporter is running on the same storage, it does the reading. Otherwise this command does. It counts nothing. It
+    /// checks several sources at the same time, each within its own rate limit.
+    /// Exit status: 0 no problems, 1 problems found, 2 wrong arguments or a configuration with problems, 3 it could not be
+    /// done; 129, 130 or 143 if SIGHUP, SIGINT or SIGTERM ended it.
     Doctor {
         #[command(flatten)]
         files: Files,
@@ -178,11 +178,11 @@ pub(crate) enum Command {
         #[command(flatten)]
         logging: Logging,
     },
-    /// Make a consistent copy of the ledger, also while the exporter runs.
+    /// Make a consistent copy of the ledger, even while the exporter is running.
     ///
     /// The ledger is the one in --storage.path or, without that option, in the storage.path of the configuration. The
     /// copy is verified before it gets its name. docs/backup.md says how to restore it.
-    /// Exit status: 0 done, 2 wrong arguments, 3 it could not be done.
+    /// Exit status: 0 done, 2 wrong arguments or a configuration with problems, 3 it could not be done.
     Backup {
         #[command(flatten)]
         files: Files,
@@ -256,7 +256,7 @@ pub(crate) enum Command {
         /// A fault, as SERVICE:SWITCH=VALUE; can be given several times.
         #[arg(long, value_name = "FAULT")]
         fault: Vec<String>,
-        /// Mean events per second and service.
+        /// Average number of events per second for each service.
         #[arg(long, default_value_t = 0.5)]
         rate: f64,
         /// No traffic except what you inject with POST /simulator/inject.
@@ -268,7 +268,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         logging: Logging,
     },
-    /// Print what an editor or a script wants to know of the configuration file.
+    /// Print information about the configuration file, for editors and scripts.
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Print a completion script for a shell.

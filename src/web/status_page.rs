@@ -49,7 +49,7 @@ pub(super) fn render(status: &Status) -> String {
                 @for source in failing { " " a href={ "#" (source.name) } { (source.name) } }
             }
         }
-        @if let Some(held) = &status.held { p { (held.to_string()) "." } }
+        @if let Some(held) = &status.held { p { (held.told(status.now)) "." } }
         @if let Some(behind) = behind(&status.sources) { p { (behind) } }
         table {
             thead {
@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn what_is_held_at_zero_and_held_off_and_what_is_particular_is_said() {
-        let held = Held { series: 12, until: now(), waiting_for_scrapers: 2, at_the_latest: Some(now()) };
+        let soon = now() + TimeDelta::seconds(30);
+        let held = Held { series: 12, until: soon, waiting_for_scrapers: 2, at_the_latest: Some(soon) };
         let particular = SourceStatus {
             tainted: Some(true),
             clock_skew_seconds: Some(-90),
@@ -275,10 +276,15 @@ mod tests {
         };
         let other = SourceStatus { name: "ads".into(), catching_up: true, ..source("error") };
         let sources = vec![particular, other];
+        let over = Held { series: 1, until: now(), waiting_for_scrapers: 0, at_the_latest: None };
+        let page = render(&Status { version: "0.1.0", now: now(), held: Some(over), sources: vec![] });
+        let read =
+            "<p>1 new series is shown as 0 on /metrics until that 0 has been scraped: a first look shows zeros.</p>";
+        assert!(page.contains(read), "{page}");
         let page = render(&Status { version: "0.1.0", now: now(), held: Some(held), sources });
         for part in [
-            "<p>12 new series are shown as 0 on /metrics until 2027-01-15T08:00:00Z and until 2 more scrapers have read \
-             that 0, at the latest until 2027-01-15T08:00:00Z: a first look shows zeros.</p>",
+            "<p>12 new series are shown as 0 on /metrics until 2027-01-15T08:00:30Z and until 2 more scrapers have read \
+             that 0, at the latest until 2027-01-15T08:00:30Z: a first look shows zeros.</p>",
             "<p>Alerts on the activity of iot, ads are held off while older events are still being read.</p>",
             "1\u{202f}234\u{202f}567",
             "The service's clock is 1 min behind ours.",

@@ -6,8 +6,9 @@
 //! - **Settled.** The window ends so long ago that Prometheus takes its blocks, and that files do not change any more.
 //! - **The same eyes.** The service is read by the source that polls it, through the same budget and session, and labels
 //!   become series as in the ledger. Nothing is counted there.
-//! - **Whole or not at all.** A piece is handed over when nothing of it is missing. It is tried again as polls are, in
-//!   smaller pieces if that may help, and in the end the failure is returned.
+//! - **Whole pieces.** A piece is handed over when it was read to its end. It is tried again as polls are, in smaller pieces
+//!   if that may help, and in the end the failure is returned. Events that the source knows it could not get are told with
+//!   their piece, also by a later run.
 //!
 //! Leaves to others: samples and their text (`backfill/samples.rs`), keeping the pieces of an interrupted run
 //! (`backfill/unfinished.rs`), where it runs (`control.rs`).
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use crate::clock::{delta, rfc3339_seconds};
 use crate::event::{EventKey, EventLabels, Item, Label, What};
 use crate::failure::{ErrorKind, Failure};
+use crate::fault::catch_panic_async;
 use crate::ledger::Vocabulary;
 use crate::page::{DocumentRecord, Page};
 use crate::poll::{is_of_a_piece, pause_after};
@@ -44,7 +46,7 @@ const HEAD_BLOCK: Duration = Duration::from_hours(3);
 const HOUR: Duration = Duration::from_hours(1);
 /// Some services cut times to seconds, so a second more is asked for on either side of a piece.
 const MARGIN: TimeDelta = TimeDelta::seconds(1);
-/// A piece is tried so often, in smaller and smaller parts.
+/// A piece is tried so often before a failure is returned; tries after which a smaller one is left to try do not count.
 const TRIES: u32 = 5;
 /// The first piece. Later ones are longer while reading is fast.
 const PIECE_FIRST: Duration = Duration::from_hours(1);
@@ -82,7 +84,7 @@ pub struct Piece {
     pub left_out: LeftOut,
     /// Hours of a subscription without a file in the service's list.
     pub unlisted: u64,
-    /// What went wrong on the way, without keeping the piece from being whole.
+    /// What the source reported on the way: among it, events it could not get.
     pub notes: Vec<String>,
 }
 
@@ -182,6 +184,7 @@ fn allowed(
     let uncounted = floor(began, cell);
     let settled = floor(now - delta(settled_after), cell);
     let latest = uncounted.min(settled);
+    let is_given = to.is_some();
     let to = floor(to.unwrap_or(uncounted), cell);
     if to > latest {
         let why = if uncounted <= settled {
@@ -189,20 +192,25 @@ fn allowed(
         } else {
             let until = rfc3339_seconds(to + delta(settled_after) + delta(cell.max(Duration::from_secs(1))));
             format!(
-                "it must be {} ago, because {why_not_later}. This one can be given from {until} on. The exporter counts from \
-                 {} on: what happened between --to and then is in no counter",
+                "it must be {} ago, because {why_not_later}. The same command will work from {until} on. An earlier --to \
+                 works now, but the exporter counts from {} on, and what happened between the two would be in no counter",
                 duration_text(settled_after),
                 exactly(uncounted)
             )
         };
-        let message =
-            format!("--to={} is too late; the latest moment allowed is {}: {why}", exactly(to), exactly(latest));
+        let asked = if is_given {
+            format!("--to={}", exactly(to))
+        } else {
+            format!("the end of the history, {},", exactly(to))
+        };
+        let message = format!("{asked} is too late; the latest moment allowed is {}: {why}", exactly(latest));
         return Err(BackfillError::Refused(message));
     }
     let window = Window { from: floor(from, cell), to };
     if window.length() < delta(STEP) {
         let (from, to) = (exactly(window.from), exactly(to));
-        let message = format!("--from ({from}) must be at least a minute before --to ({to})");
+        let end = if is_given { "--to" } else { "the moment from which on the exporter counts" };
+        let message = format!("--from ({from}) must be at least a minute before {end} ({to})");
         return Err(BackfillError::Refused(message));
     }
     Ok(window)
@@ -222,15 +230,19 @@ pub async fn read(
     hand: &mut Hand<'_>,
 ) -> Result<(), BackfillError> {
     let common = &subject.config.common;
-    let (mut source, _) = subject.config.service.build(common);
+    let build = || subject.config.service.build(common).0;
+    let mut source = build();
     let mut pace = Pace::of(source.spec().reading);
     let mut at = after.max(plan.window.from);
     let mut failures = 0;
+    // what carries no time may be in several pieces
+    let mut timeless = HashSet::new();
     while at < plan.window.to {
         let window = Window { from: at, to: (at + delta(pace.length)).min(plan.window.to) };
         let began = Instant::now();
-        match read_piece(subject, plan.minutes, source.as_mut(), window).await {
-            Ok(piece) => {
+        match read_piece(subject, plan.minutes, source.as_mut(), window, &timeless).await {
+            Ok((piece, seen)) => {
+                timeless.extend(seen);
                 let events = piece.rows.iter().filter(|row| matches!(row.what, Counted::Event(_)));
                 let events: u64 = events.map(|row| row.count).sum();
                 let (from, to) = (rfc3339_seconds(window.from), rfc3339_seconds(window.to));
@@ -242,13 +254,15 @@ pub async fn read(
                 pace.went_well(began.elapsed());
             }
             Err(failure) => {
-                failures += 1;
-                let may_pass = failure.is_transient || is_of_a_piece(&failure);
+                if failure.kind == ErrorKind::Panic {
+                    source = build();
+                    subject.api.forget_session().await;
+                }
+                let is_of_piece = is_of_a_piece(&failure);
+                failures = if is_of_piece && pace.failed() { 1 } else { failures + 1 };
+                let may_pass = failure.is_transient || is_of_piece;
                 if failure.may_lock() || !may_pass || failures >= TRIES {
                     return Err(BackfillError::Unreadable { window, failure });
-                }
-                if is_of_a_piece(&failure) {
-                    pace.failed();
                 }
                 let pause = pause_after(&failure, failures, common.poll_interval);
                 say(&format!("trying again in {}: {failure}", duration_text(pause)));
@@ -264,7 +278,8 @@ async fn read_piece(
     minutes: Minutes,
     source: &mut dyn Source,
     window: Window,
-) -> Result<Piece, Failure> {
+    timeless: &HashSet<EventKey>,
+) -> Result<(Piece, Vec<EventKey>), Failure> {
     let spec = source.spec();
     let cell = spec.reading.cell();
     // whole cells and files are asked for as they are
@@ -272,12 +287,15 @@ async fn read_piece(
     let margin = if is_exact { TimeDelta::zero() } else { MARGIN };
     let asked = Window { from: window.from - margin, to: window.to + margin };
     let mut reader = Reader::new(minutes, window, asked, cell);
+    reader.seen.clone_from(timeless);
     let timeout = subject.config.common.poll_timeout;
-    let read = tokio::time::timeout(timeout, source.read(asked, &subject.api, &mut reader)).await;
-    read.unwrap_or_else(|_| {
-        let got = format!("not done after poll_timeout ({})", duration_text(timeout));
-        Err(Failure::new(ErrorKind::Timeout, "reading a piece of history", got))
-    })?;
+    let read = catch_panic_async(source.read(asked, &subject.api, &mut reader));
+    let failed = |kind, got| Err(Failure::new(kind, "reading a piece of history", got));
+    match tokio::time::timeout(timeout, read).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => failed(ErrorKind::Panic, format!("a fault in this program (a panic): {panic}")),
+        Err(_) => failed(ErrorKind::Timeout, format!("not done after poll_timeout ({})", duration_text(timeout))),
+    }?;
     let feeds: Vec<&Label> = spec.catalogue.feeds().into_iter().collect();
     Ok(reader.finish(&feeds))
 }
@@ -304,8 +322,11 @@ impl Pace {
         }
     }
 
-    fn failed(&mut self) {
+    /// Whether pieces are smaller from now on.
+    fn failed(&mut self) -> bool {
+        let before = self.length;
         self.set(self.length / 4);
+        self.length < before
     }
 
     fn set(&mut self, length: Duration) {
@@ -322,6 +343,8 @@ struct Reader {
     asked: Window,
     cell: Duration,
     seen: HashSet<EventKey>,
+    /// Those among them that carry no time.
+    timeless: Vec<EventKey>,
     rows: BTreeMap<(u32, Counted), u64>,
     files: BTreeSet<(Label, DateTime<Utc>)>,
     left_out: LeftOut,
@@ -336,6 +359,7 @@ impl Reader {
             asked,
             cell,
             seen: HashSet::new(),
+            timeless: Vec::new(),
             rows: BTreeMap::new(),
             files: BTreeSet::new(),
             left_out: LeftOut::default(),
@@ -353,6 +377,9 @@ impl Reader {
         *count += 1;
         if filed_at.is_some_and(|moment| !self.window.contains(moment)) || !self.is_new(&item) {
             return;
+        }
+        if filed_at.is_none() && !matches!(item.what, What::Tainted { .. }) {
+            self.timeless.push(item.key);
         }
         match (item.what, filed_at) {
             (What::Ignored, _) => self.left_out.ignored += 1,
@@ -379,16 +406,17 @@ impl Reader {
         *self.rows.entry((self.minutes.of(at), what)).or_default() += count;
     }
 
-    fn finish(self, feeds: &[&Label]) -> Piece {
+    fn finish(self, feeds: &[&Label]) -> (Piece, Vec<EventKey>) {
         let hours = u64::try_from(self.window.length().num_hours()).unwrap_or_default();
         let listed = self.files.len() as u64;
-        Piece {
+        let piece = Piece {
             window: self.window,
             rows: self.rows.into_iter().map(|((minute, what), count)| Row { minute, what, count }).collect(),
             left_out: self.left_out,
             unlisted: (hours * feeds.len() as u64).saturating_sub(listed),
             notes: self.notes.into_iter().collect(),
-        }
+        };
+        (piece, self.timeless)
     }
 }
 

@@ -65,6 +65,8 @@ const ADDRESS_BYTES_MAX: usize = 107;
 const ASK_BYTES_MAX: u64 = 16 << 10;
 /// How long a question may take to be asked.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to read an answer. The work waits meanwhile, and may hold the session of its source.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Clients that may wait to be taken.
 const BACKLOG: i32 = 64;
 /// Sources that are looked at at once.
@@ -107,6 +109,8 @@ pub enum Ask {
         window: Window,
         /// From when on: what lies before it has been read.
         after: DateTime<Utc>,
+        /// The settings of the plan.
+        settings: String,
     },
 }
 
@@ -223,6 +227,8 @@ enum Refusal {
     LookedAt(String),
     #[error("another backup of this exporter is being made; try again when it is done")]
     Copying,
+    #[error("the settings of {0} were changed by a reload just now; run the same command again")]
+    Reloaded(String),
     #[error("a backup is made elsewhere")]
     NoLook,
     #[error("no file was handed over: {0}")]
@@ -386,10 +392,13 @@ async fn look(
             let Some(input) = verify_input(exporter, &source) else { return Ok(Answer::Unknown) };
             Ok(Answer::Planned(Box::new(backfill::plan(&input, from, to, exporter.clock().now())?)))
         }
-        Ask::Backfill { source, window, after } => {
+        Ask::Backfill { source, window, after, settings } => {
             let _look = looks.begin(&source)?;
             let Some(input) = verify_input(exporter, &source) else { return Ok(Answer::Unknown) };
             let plan = backfill::plan(&input, window.from, Some(window.to), exporter.clock().now())?;
+            if plan.settings != settings {
+                return Err(Refusal::Reloaded(source));
+            }
             let mut hand = |piece| {
                 _ = telling.send(Answer::Read(Box::new(piece)));
                 Ok(())
@@ -410,7 +419,7 @@ async fn look(
 async fn write(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
     let mut line = serde_json::to_vec(answer)?;
     line.push(b'\n');
-    writer.write_all(&line).await
+    tokio::time::timeout(TAKE_TIMEOUT, writer.write_all(&line)).await?
 }
 
 /// A path to the socket that fits into an address: where the folder's own is too long, by way of

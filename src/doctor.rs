@@ -82,9 +82,9 @@ pub fn how_long<'a>(sources: impl IntoIterator<Item = &'a SourceConfig>) -> Opti
     let side_by_side = u32::try_from(times.len().min(SIDE_BY_SIDE)).unwrap_or(1);
     let about = duration_text(Duration::from_secs((*longest).max(all / side_by_side).as_secs().max(1)));
     Some(match times.len() {
-        1 => format!("checking {slowest}: takes about {about} at its rate_limit"),
+        1 => format!("checking {slowest}: takes about {about} or more at its rate_limit"),
         count => format!(
-            "checking {count} sources, {side_by_side} at the same time: takes about {about} at their rate_limit; {slowest} takes longest"
+            "checking {count} sources, {side_by_side} at the same time: takes about {about} or more at their rate_limit; {slowest} takes longest"
         ),
     })
 }

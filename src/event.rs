@@ -83,9 +83,10 @@ impl fmt::Display for SourceName {
 #[serde(from = "String", into = "String")]
 pub struct Label(Arc<str>);
 
+/// Of a label that was written as text: it is one already, and words that are split again may be others.
 impl From<String> for Label {
     fn from(text: String) -> Self {
-        Self::from_words(&text)
+        Self(text.into())
     }
 }
 

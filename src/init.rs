@@ -279,8 +279,8 @@ fn question(draft: &Draft, key: &Key) -> Question {
         help.push("several: with commas between them".to_owned());
     }
     match key.absent {
-        Absent::Nothing | Absent::Usual => help.push("Enter alone: none".to_owned()),
-        Absent::Means(means) => help.push(format!("Enter alone: {means}")),
+        Absent::Nothing | Absent::Usual => help.push("press Enter to leave it out".to_owned()),
+        Absent::Means(means) => help.push(format!("press Enter for {means}")),
         Absent::Refused | Absent::Is(_) => {}
     }
     if matches!(key.kind, Kind::Secret(_)) {
@@ -322,7 +322,7 @@ fn without_line_ends(secret: &str) -> &str {
 /// What the parser of the configuration says of an answer.
 fn check_answer(draft: &Draft, key: &Key, text: &str, place: &Place) -> Result<(), String> {
     match understood(key, text) {
-        Answer::Absent if key.absent == Absent::Refused => Err("there must be an answer".into()),
+        Answer::Absent if key.absent == Absent::Refused => Err("this key is required".into()),
         Answer::Absent => Ok(()),
         answer => {
             let text = text::tried(&draft.with(key, answer));

@@ -239,8 +239,8 @@ fn named(files: &Files) -> Result<&Path, Exit> {
     let file = files.config();
     if files.is_without_config() {
         return Err(Exit::usage(format!(
-            "no configuration: there is no {} in this folder; give --config.file=FILE, or try `audit-exporter demo`; \
-             see --help",
+            "no configuration: there is no {} in this folder; give --config.file=FILE, write one with `audit-exporter init`, or try \
+             `audit-exporter demo`; see --help",
             file.display()
         )));
     }

@@ -190,9 +190,10 @@ pub fn print(text: &str) {
 /// Writes a long result to standard output, and says whether all of it was taken. Waits for a slow reader.
 pub fn stream<T>(write: impl FnOnce(&mut dyn Write) -> io::Result<T>) -> io::Result<T> {
     let mut out = io::BufWriter::with_capacity(1 << 16, Patient(io::stdout().lock()));
-    let done = write(&mut out)?;
-    out.flush()?;
-    Ok(done)
+    let done = write(&mut out).and_then(|done| out.flush().map(|()| done));
+    // what could not be written is not tried again when it is dropped
+    let _ = out.into_parts();
+    done
 }
 
 /// A stream that waits where it would otherwise say that it takes nothing just now.
@@ -200,8 +201,12 @@ struct Patient<W>(W);
 
 impl<W: Write> Write for Patient<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        write_whole(&mut self.0, bytes, &AtomicU64::new(0))?;
-        Ok(bytes.len())
+        loop {
+            match self.0.write(bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(RETRY),
+                written => return written,
+            }
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

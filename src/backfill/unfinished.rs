@@ -9,10 +9,11 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::{Piece, Plan};
@@ -37,7 +38,7 @@ struct Beginning {
 #[derive(Debug, thiserror::Error)]
 pub enum Damaged {
     /// The disk.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), advice(error))]
     Io {
         /// Which file.
         path: PathBuf,
@@ -77,7 +78,7 @@ impl Unfinished {
     /// The one of a source, if there is one.
     pub fn find(folder: &Path, source: &str) -> Result<Option<Self>, Damaged> {
         let path = place(folder, source);
-        let file = match File::options().read(true).write(true).open(&path) {
+        let file = match options().open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => locked(file, &path)?,
         };
@@ -99,8 +100,8 @@ impl Unfinished {
     /// Begins one, in the place of any other.
     pub fn begin(folder: &Path, asked: Asked, plan: Plan) -> Result<Self, Damaged> {
         let path = place(folder, &plan.source);
-        let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = locked(file, &path)?;
+        let file = locked(options().create(true).truncate(false).mode(0o600).open(&path), &path)?;
+        belong_to_owner_of(folder, &file).map_err(|error| Damaged::Io { path: path.clone(), error })?;
         let reached = plan.window.from;
         let mut unfinished = Self { file, path, beginning: Beginning { asked, plan }, end: 0, reached };
         unfinished.file.set_len(0).map_err(|error| unfinished.io(error))?;
@@ -194,9 +195,35 @@ fn place(folder: &Path, source: &str) -> PathBuf {
 fn locked(file: io::Result<File>, path: &Path) -> Result<File, Damaged> {
     let io = |error| Damaged::Io { path: path.to_owned(), error };
     let file = file.map_err(io)?;
+    if !file.metadata().map_err(io)?.is_file() {
+        return Err(io(io::Error::other("is not a regular file")));
+    }
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Damaged::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(error)) => Err(io(error)),
+    }
+}
+
+/// The folder is that of the exporter's user, who may put a link there; root follows none.
+fn options() -> std::fs::OpenOptions {
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
+/// So that a run by root is continued by the exporter's user.
+fn belong_to_owner_of(folder: &Path, file: &File) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = folder.metadata()?;
+    fchown(file, Some(owner.uid()), Some(owner.gid()))
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run this command as the exporter's user or as root",
+        _ => "",
     }
 }

@@ -3,6 +3,7 @@
 //! Promises: a piece is kept before the next one is read; nothing is written before all of it is there; what was read is
 //! kept until it is written.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -40,7 +41,7 @@ pub async fn backfill(config: &Config, wanted: Wanted, say: &Say) -> Result<Back
     let window = before.as_ref().filter(|before| *before.asked() == wanted.asked).map(|before| before.plan().window);
     let (from, to) = window.map_or((wanted.from, wanted.to), |window| (window.from, Some(window.to)));
     let (place, plan) = Place::planned(config, name, from, to, say).await?;
-    let mut unfinished = match continued(before, &plan, say)? {
+    let mut unfinished = match continued(before, &plan)? {
         Some(before) => before,
         None => Unfinished::begin(storage, wanted.asked, plan).map_err(CheckError::failed)?,
     };
@@ -89,7 +90,7 @@ impl Backfilled {
 }
 
 /// The run that is continued. One of another window is neither continued nor given up without a word.
-fn continued(before: Option<Unfinished>, plan: &Plan, say: &Say) -> Result<Option<Unfinished>, CheckError> {
+fn continued(before: Option<Unfinished>, plan: &Plan) -> Result<Option<Unfinished>, CheckError> {
     let Some(before) = before else { return Ok(None) };
     let Plan { window: Window { from, to }, settings, .. } = before.plan();
     if *from != plan.window.from || *to != plan.window.to {
@@ -103,8 +104,12 @@ fn continued(before: Option<Unfinished>, plan: &Plan, say: &Say) -> Result<Optio
         )));
     }
     if *settings != plan.settings {
-        say("the settings of this source have changed since the backfill was begun: all of it is read again");
-        return Ok(None);
+        return Err(CheckError::Usage(format!(
+            "the settings of {} have changed since this backfill was begun, and decide what is read: put them back to continue \
+             it, or remove {} to begin again",
+            plan.source,
+            before.path().display()
+        )));
     }
     Ok(Some(before))
 }
@@ -114,12 +119,13 @@ struct Collected {
     history: History,
     left_out: LeftOut,
     unlisted: u64,
+    notes: BTreeSet<String>,
 }
 
 impl Collected {
     fn new(plan: &Plan) -> Self {
         let history = History::new(&plan.source, &plan.system, plan.minutes, plan.vocabulary.clone());
-        Self { history, left_out: LeftOut::default(), unlisted: 0 }
+        Self { history, left_out: LeftOut::default(), unlisted: 0, notes: BTreeSet::new() }
     }
 
     fn add(&mut self, piece: Piece) {
@@ -128,10 +134,14 @@ impl Collected {
         self.left_out.rejected += piece.left_out.rejected;
         self.left_out.timeless += piece.left_out.timeless;
         self.unlisted += piece.unlisted;
+        self.notes.extend(piece.notes);
     }
 
     /// What is missing in the samples.
     fn tell(&self, say: &Say) {
+        for note in &self.notes {
+            say(&format!("not all of it may be there: {note}"));
+        }
         let LeftOut { ignored, rejected, timeless } = self.left_out;
         if (ignored, rejected, timeless) != (0, 0, 0) {
             say(&format!(
@@ -190,7 +200,8 @@ impl<'a> Place<'a> {
             Self::There(storage) => storage,
             Self::Here(subject) => return Ok(backfill::read(subject, plan, after, say, keep).await?),
         };
-        let ask = Ask::Backfill { source: name.to_owned(), window: plan.window, after };
+        let settings = plan.settings.clone();
+        let ask = Ask::Backfill { source: name.to_owned(), window: plan.window, after, settings };
         let gone = || CheckError::failed("the exporter has just stopped; run the same command again");
         let mut talk = Talk::begin(storage, &ask).await?.ok_or_else(gone)?;
         loop {
@@ -210,5 +221,38 @@ impl From<BackfillError> for CheckError {
             BackfillError::Refused(why) => Self::Usage(why),
             error => Self::failed(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::backfill::Minutes;
+    use crate::ledger::Vocabulary;
+
+    /// Also of pieces that a run before this one read.
+    #[test]
+    fn what_a_source_could_not_get_is_told_at_the_end_once() {
+        let at = |minute: i64| DateTime::from_timestamp(1_800_000_000 + 60 * minute, 0).unwrap();
+        let window = Window { from: at(0), to: at(60) };
+        let plan = Plan {
+            source: "iot".into(),
+            system: "losant".into(),
+            window,
+            minutes: Minutes::new(at(0), at(60)).unwrap(),
+            vocabulary: Vocabulary::default(),
+            settings: String::new(),
+        };
+        let mut collected = Collected::new(&plan);
+        for _ in 0..2 {
+            let notes = vec!["3 fewer events than the service says".to_owned()];
+            collected.add(Piece { window, rows: Vec::new(), left_out: LeftOut::default(), unlisted: 0, notes });
+        }
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&told);
+        collected.tell(&move |text: &str| into.lock().unwrap().push(text.to_owned()));
+        assert_eq!(*told.lock().unwrap(), ["not all of it may be there: 3 fewer events than the service says"]);
     }
 }

@@ -269,8 +269,8 @@ fn a_bad_answer_is_refused_with_the_words_of_the_parser() {
         let why = check(text).unwrap_err();
         assert!(why.contains(says), "{text:?}: {why}");
     };
-    refused("", "there must be an answer");
-    refused("  \n", "there must be an answer");
+    refused("", "this key is required");
+    refused("  \n", "this key is required");
     refused("canvas.example.edu", "is not a URL");
     refused("http://canvas.example.edu", "plain http://");
     refused("https://user:password@canvas.example.edu", "user or password");

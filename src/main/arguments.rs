@@ -197,8 +197,8 @@ pub(crate) enum Command {
     /// Reads the source's log and prints one sample a minute for each series. If an exporter runs on the same storage, it
     /// does the reading, within its rate limit; else this command does. Nothing is counted. If it is interrupted, the same
     /// command continues. docs/backfill.md says what to do with the output.
-    /// Exit status: 0 done, 2 wrong arguments, 3 it could not be done; 129, 130 or 143 if SIGHUP, SIGINT or SIGTERM ended
-    /// it.
+    /// Exit status: 0 done, 2 wrong arguments or a configuration with problems, 3 it could not be done; 129, 130 or 143 if
+    /// SIGHUP, SIGINT or SIGTERM ended it.
     Backfill {
         #[command(flatten)]
         files: Files,
@@ -208,7 +208,7 @@ pub(crate) enum Command {
         /// Start: a time (2026-11-22T03:00:00Z), or a time span before now (30d).
         #[arg(long, value_name = "TIME", value_parser = parse_written_moment)]
         from: WrittenMoment,
-        /// End, in the same form, at the latest where the exporter began to count this source; without it: there.
+        /// End, in the same form. Default, and the latest allowed: the moment from which the exporter counts this source.
         #[arg(long, value_name = "TIME", value_parser = parse_written_moment)]
         to: Option<WrittenMoment>,
         /// The label `job` of the scrapes: its `job_name` in Prometheus's configuration.
@@ -229,7 +229,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FAULT")]
         fault: Vec<String>,
         /// How long a new series is served as 0.
-        #[arg(long, value_name = "DURATION", default_value = "5s")]
+        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_hold)]
         hold: String,
         /// Print the configuration of the demo and exit.
         #[arg(long)]
@@ -262,7 +262,7 @@ pub(crate) enum Command {
         /// No traffic except what you inject with POST /simulator/inject.
         #[arg(long)]
         quiet: bool,
-        /// How much traffic there has been before the start.
+        /// How far back the simulated history reaches at the start.
         #[arg(long, value_name = "DURATION", default_value = "2h", value_parser = parse_span)]
         history: Duration,
         #[command(flatten)]
@@ -412,6 +412,11 @@ fn parse_written_moment(text: &str) -> Result<WrittenMoment, String> {
         at = floor(at, Duration::from_secs(1));
     }
     Ok(WrittenMoment { text: text.to_owned(), at })
+}
+
+/// It becomes a value of the demo's configuration.
+fn parse_hold(text: &str) -> Result<String, String> {
+    if text == "0" { Ok(text.to_owned()) } else { parse_span(text).map(|_| text.to_owned()) }
 }
 
 fn parse_span(text: &str) -> Result<Duration, String> {

@@ -37,6 +37,7 @@ pub(crate) async fn run(wanted: Wanted, signals: &Signals) -> Result<(), Exit> {
     let named = wanted.config.clone().unwrap_or_else(|| CONFIG_FILE.into());
     let place = place(wanted)?;
     signals.restore_terminal_at_end();
+    signals.say_at_end(Some("interrupted; nothing was written"));
     terminal.tell(&format!(
         "This makes a first configuration, {}, and a file for each secret in {}.\n\
          Nothing is written before the last answer. Ctrl-C ends it.\n",
@@ -55,6 +56,7 @@ pub(crate) async fn run(wanted: Wanted, signals: &Signals) -> Result<(), Exit> {
         return Err(Exit::failure("there is no source, so nothing was written"));
     }
     signals.undisturbed(|| write(&drafts, &place))?;
+    signals.say_at_end(None);
     output::print("");
     if place.for_unit { report_for_unit(place, &drafts) } else { report(Files::of(named), &drafts).await }
 }
@@ -89,7 +91,20 @@ fn place(wanted: Wanted) -> Result<Place, Exit> {
             }
         )));
     }
-    for folder in [folder, secrets].into_iter().filter(|folder| folder.is_dir()) {
+    // the folder of the secrets is made if it is missing; what is above it is not
+    let above = match secrets.symlink_metadata() {
+        Ok(_) if !secrets.is_dir() => return Err(Exit::usage(NotWritten::InTheWay(secrets.clone()))),
+        Ok(_) => secrets,
+        Err(_) => secrets.parent().unwrap_or(Path::new("/")),
+    };
+    if !above.is_dir() {
+        return Err(Exit::usage(format!(
+            "there is no folder {} in which {} could be made: create it, or give another --secrets.path",
+            above.display(),
+            secrets.display()
+        )));
+    }
+    for folder in [folder, above] {
         disk::is_writable(folder).map_err(|error| {
             let who = if place.for_unit { "; run init as root" } else { "" };
             Exit::usage(format!("no file can be created in {}: {error}{who}", folder.display()))

@@ -89,10 +89,17 @@ async fn both(programs: &Programs, folder: &Path, exporter: SocketAddr, signals:
     let mut alertmanager = start(ALERTMANAGER, &programs.alertmanager, arguments, alertmanager)?;
     signals.kill_at_end(alertmanager.pid);
     let arguments = monitoring::prometheus_arguments(folder, &at);
-    let mut prometheus = start(PROMETHEUS, &programs.prometheus, arguments, prometheus)?;
-    signals.kill_at_end(prometheus.pid);
-    let outcome = watch(&mut prometheus, &mut alertmanager, &signals.stop, monitoring::announcement(folder, &at)).await;
-    tokio::join!(prometheus.end(), alertmanager.end());
+    let outcome = match start(PROMETHEUS, &programs.prometheus, arguments, prometheus) {
+        Ok(mut prometheus) => {
+            signals.kill_at_end(prometheus.pid);
+            let told = monitoring::announcement(folder, &at);
+            let outcome = watch(&mut prometheus, &mut alertmanager, &signals.stop, told).await;
+            prometheus.end().await;
+            outcome
+        }
+        Err(why) => Err(why),
+    };
+    alertmanager.end().await;
     signals.kill_nobody_at_end();
     outcome
 }

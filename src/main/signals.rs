@@ -36,6 +36,7 @@ struct Leftover {
     children: Vec<Pid>,
     folder: Option<PathBuf>,
     terminal: Option<Termios>,
+    last_word: Option<&'static str>,
 }
 
 impl Leftover {
@@ -69,13 +70,14 @@ impl Signals {
         let Self { stop, finishing, leftover } = &signals;
         let (stop, finishing, leftover) = (stop.clone(), Arc::clone(finishing), Arc::clone(leftover));
         tokio::spawn(async move {
+            let mut asked = false;
             loop {
                 let by_signal = tokio::select! {
                     _ = terminate.recv() => 143,
                     _ = interrupt.recv() => 130,
                     () = next_signal(hangup.as_mut()) => 129,
                 };
-                let again = stop.is_cancelled();
+                let again = std::mem::replace(&mut asked, true);
                 if finishing.load(Ordering::Acquire) && !again {
                     stop.cancel();
                     continue;
@@ -85,6 +87,9 @@ impl Signals {
                 }
                 let mut leftover = leftover.lock().unwrap_or_else(PoisonError::into_inner);
                 leftover.put_right();
+                if let Some(word) = leftover.last_word {
+                    output::tell(word);
+                }
                 output::flush(Some(LAST_LINES_WAIT_AT_ONCE));
                 std::process::exit(match (again, goes_on) {
                     (true, _) => i32::from(EXIT_FAILURE),
@@ -120,6 +125,11 @@ impl Signals {
     /// How the terminal is now, it is again if the program ends at once.
     pub(crate) fn restore_terminal_at_end(&self) {
         self.leftover().terminal = tcgetattr(std::io::stdin()).ok();
+    }
+
+    /// What is said if the program ends at once; `None` takes it back.
+    pub(crate) fn say_at_end(&self, word: Option<&'static str>) {
+        self.leftover().last_word = word;
     }
 
     /// Does something that no signal cuts in two: an end at once waits for it.

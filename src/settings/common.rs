@@ -381,8 +381,8 @@ impl Reader<'_> {
         let password = || fields.key_at("proxy_password").or_else(|| fields.key_at("proxy_password_file"));
         match (fields.key_at("proxy_username"), password()) {
             (Some(at), None) | (None, Some(at)) => {
-                let message = "of `proxy_username` and `proxy_password` (or `proxy_password_file`) one is missing; \
-                               accepted: both or neither";
+                let message = "`proxy_username` and `proxy_password` (or `proxy_password_file`) belong together, and one is \
+                               missing; accepted: both or neither";
                 self.problems.push(at.problem(message));
             }
             (Some(at), Some(_)) if fields.get("proxy_url").is_none() && !from_environment => {

@@ -282,7 +282,14 @@ impl<'a> Reader<'a> {
         match check(&path) {
             Ok(()) => Some(path),
             Err(why) => {
-                let (hint, shown) = (self.where_files_are(), shown_path(self.folder, Path::new(text)));
+                let shown = shown_path(self.folder, Path::new(text));
+                // what stands in the file is wrong, and not where it is
+                let is_elsewhere = matches!(why, Why::Io(_) | Why::NotAFile);
+                let hint = if is_elsewhere {
+                    self.where_files_are()
+                } else {
+                    "a file with the secret and nothing else".to_owned()
+                };
                 let message = format!("the file of `{key}`, {shown}, {why}; accepted: {hint}");
                 self.problems.push(fields.value_at(key).problem(message));
                 None
@@ -451,7 +458,8 @@ fn shown_path(folder: &Path, configured: &Path) -> String {
                 return name;
             }
             let start: String = name.chars().take(2).collect();
-            format!("{start}… ({} characters)", name.chars().count())
+            let characters = name.chars().count();
+            format!("{start}… ({characters} character{})", if characters == 1 { "" } else { "s" })
         })
         .collect();
     let shown = folder.join(shown).display().to_string();

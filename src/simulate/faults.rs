@@ -280,7 +280,7 @@ impl Faults {
                 .0
                 .iter_mut()
                 .find(|(system, _)| system.as_str() == name)
-                .ok_or_else(|| BadFault(format!("{name:?} is none of the simulated services")))?;
+                .ok_or_else(|| BadFault(format!("{name:?} is not a simulated service")))?;
             if switches.is_null() {
                 *service = ServiceFaults::default();
                 continue;

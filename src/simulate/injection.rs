@@ -115,7 +115,7 @@ pub struct EventCall {
 #[derive(Debug, thiserror::Error)]
 pub enum BadInjection {
     /// No such service.
-    #[error("{0} is none of the simulated services")]
+    #[error("{0} is not a simulated service")]
     NotSimulated(System),
     /// No such events.
     #[error("{system} has no scenario {scenario}: expected {players}")]

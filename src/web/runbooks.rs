@@ -67,7 +67,7 @@ fn unknown(name: &str) -> Response {
     let body = html! {
         h1 { "There is no runbook " (shown) }
         @if !near.is_empty() {
-            p { "These are near:" }
+            p { "Did you mean:" }
             (links(near.into_iter()))
         }
         p { a href="./" { "All runbooks" } }

@@ -332,7 +332,7 @@ fn the_demo_s_configuration_can_be_had_without_the_demo() {
     assert!(printed.stdout.contains("hold_new_series: 7s"), "{}", printed.stdout);
     let checked = finish(&["check", &written(folder.path(), &printed.stdout)]);
     assert_eq!((checked.code, checked.stderr.as_str()), (0, ""));
-    assert_refused(&finish(&["demo", "--print-config", "--hold=soon"]), 2, "`hold_new_series` is not a duration");
+    assert_refused(&finish(&["demo", "--print-config", "--hold=soon"]), 2, "expected a time span");
 }
 
 #[test]

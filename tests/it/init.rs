@@ -155,7 +155,7 @@ fn init_makes_a_configuration_that_works_though_every_answer_was_wrong_once() {
     // nobody listens there, which only the try shows
     terminal.is_refused("base_url (The API)", "127.0.0.1", "is not a URL");
     terminal.types("http://127.0.0.1:1\r");
-    terminal.is_refused("instance_id (The instance)", "", "there must be an answer");
+    terminal.is_refused("instance_id (The instance)", "", "this key is required");
     terminal.types("a/b\r");
     terminal.until("has characters that an id cannot have");
     terminal.types(&(BACKSPACE.repeat(3) + LOSANT_INSTANCE_ID + "\r"));

@@ -128,7 +128,7 @@ fn a_bad_value_is_shown_at_its_place() {
 
 #[test]
 fn settings_of_proxies_that_cannot_be_meant_are_refused() {
-    let one_missing = "of `proxy_username` and `proxy_password` (or `proxy_password_file`) one is missing; accepted: both \
+    let one_missing = "`proxy_username` and `proxy_password` (or `proxy_password_file`) belong together, and one is missing; accepted: both \
                        or neither";
     let list = "accepted: hosts, domains, addresses and networks, each with a port or without, separated by commas, such as \
                 `.example.com, 10.0.0.0/8, api.example.org:8443`, or `*`";
@@ -216,7 +216,8 @@ fn headers_that_the_program_sets_itself_cannot_be_configured() {
         ("headers: [{name: a, value: ''}]", "6:34: `value` is empty; accepted: a text".to_owned()),
         (
             "headers: [{name: a, value_file: two.lines}]",
-            format!("6:39: the file of `value_file`, DIR/two.lines, has a line end inside; only one at the end is ignored; accepted: {FILES}"),
+            "6:39: the file of `value_file`, DIR/two.lines, has a line end inside; only one at the end is ignored; accepted: \
+             a file with the secret and nothing else".to_owned(),
         ),
         (
             "headers: [{name: Authorization, value: hunter2}]",
@@ -332,7 +333,7 @@ fn what_a_service_needs_is_required() {
         "11:7: `instance_id` is missing; required in a source of `losant`",
         "13:7: `client_key` is missing; required in a source of `index_exchange`, or `client_key_file`",
         "14:7: `subscriptions` is empty; accepted: at least one, such as impressions or \"bid events\"",
-        &format!("16:24: the file of `client_key_file`, DIR/empty, is empty; accepted: {FILES}"),
+        "16:24: the file of `client_key_file`, DIR/empty, is empty; accepted: a file with the secret and nothing else",
         "17:22: two of the `subscriptions` are counted under the same category; accepted: names that differ in letters \
          or digits, or two sources",
     ];

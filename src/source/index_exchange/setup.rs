@@ -83,7 +83,7 @@ fn warn_of_undocumented(reader: &mut Reader<'_>, fields: &Fields<'_>) {
         }
         let near = nearest(text, &SUBSCRIPTIONS).map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
         let message = format!(
-            "an entry of `subscriptions` is none that Index Exchange documents{near}; documented: {}; of a name that \
+            "an entry of `subscriptions` is not a name that Index Exchange documents{near}; documented: {}; of a name that \
              it does not know the service lists nothing",
             join_words(&SUBSCRIPTIONS)
         );

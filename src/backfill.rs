@@ -30,7 +30,7 @@ use crate::ledger::Vocabulary;
 use crate::page::{DocumentRecord, Page};
 use crate::poll::{is_of_a_piece, pause_after};
 use crate::settings::duration_text;
-use crate::source::{Reading, Sink, Source, Taken};
+use crate::source::{FILE_SPAN, Reading, Sink, Source, Taken};
 use crate::verify::{LeftOut, Say, VerifyInput};
 use crate::window::{Window, floor};
 
@@ -42,8 +42,6 @@ mod unfinished;
 
 /// Prometheus keeps its newest samples in memory, and takes no block of that time.
 const HEAD_BLOCK: Duration = Duration::from_hours(3);
-/// Files are of whole hours.
-const HOUR: Duration = Duration::from_hours(1);
 /// Some services cut times to seconds, so a second more is asked for on either side of a piece.
 const MARGIN: TimeDelta = TimeDelta::seconds(1);
 /// A piece is tried so often before a failure is returned; tries after which a smaller one is left to try do not count.
@@ -178,7 +176,7 @@ fn allowed(
     let (cell, settled_after, why_not_later) = match reading {
         Reading::History(history) => (history.cell, HEAD_BLOCK, "Prometheus takes no blocks of its newest hours"),
         Reading::Feed { settled_after, .. } => {
-            (HOUR, *settled_after, "files of newer hours may still appear or change")
+            (FILE_SPAN, *settled_after, "files of newer hours may still appear or change")
         }
     };
     let uncounted = floor(began, cell);
@@ -310,7 +308,7 @@ struct Pace {
 impl Pace {
     /// Pieces are cut between minutes, and between the cells or files of a source that has such.
     fn of(reading: Reading) -> Self {
-        let least = if reading.is_feed() { HOUR } else { STEP.max(reading.cell()) };
+        let least = if reading.is_feed() { FILE_SPAN } else { STEP.max(reading.cell()) };
         Self { length: PIECE_FIRST.min(reading.step_max()).max(least), least, most: reading.step_max().max(least) }
     }
 
@@ -369,26 +367,20 @@ impl Reader {
 
     fn take(&mut self, item: Item, taken: &mut Taken) {
         let filed_at = item.filed_at.or(item.at);
-        let count = match filed_at {
-            Some(moment) if moment < self.asked.from => &mut taken.before,
-            Some(moment) if moment >= self.asked.to => &mut taken.after,
-            _ => &mut taken.inside,
-        };
-        *count += 1;
+        taken.note(filed_at, self.asked);
         if filed_at.is_some_and(|moment| !self.window.contains(moment)) || !self.is_new(&item) {
             return;
         }
         if filed_at.is_none() && !matches!(item.what, What::Tainted { .. }) {
             self.timeless.push(item.key);
         }
+        self.left_out.note(&item.what, filed_at.is_some());
         match (item.what, filed_at) {
-            (What::Ignored, _) => self.left_out.ignored += 1,
-            (What::Rejected(_), _) => self.left_out.rejected += 1,
-            (What::Event(_), None) => self.left_out.timeless += 1,
             (What::Event(labels), Some(filed_at)) => self.add(Counted::Event(labels), item.at, filed_at, 1),
             (What::Tainted { .. }, filed_at) => {
                 self.add(Counted::Tainted, item.at, filed_at.unwrap_or(self.window.from), 1);
             }
+            _ => {}
         }
     }
 
@@ -429,7 +421,7 @@ impl Sink for Reader {
         }
         let window = self.window;
         for document in page.documents.into_iter().filter(|document| window.contains(document.filed_at)) {
-            let last = document.filed_at + delta(HOUR) - TimeDelta::milliseconds(1);
+            let last = document.filed_at + delta(FILE_SPAN) - TimeDelta::milliseconds(1);
             for (action, count) in document.rows {
                 let labels = EventLabels::row(document.category.clone(), action);
                 self.add(Counted::Event(labels), Some(last), document.filed_at, count);

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use url::Url;
 
 use crate::api::{Api, Dialect};
@@ -286,3 +287,18 @@ pub struct Taken {
     /// Events after the window: the service ignored its end.
     pub after: usize,
 }
+
+impl Taken {
+    /// Counts an event by the moment it is filed at. What has none is within every window.
+    pub(crate) fn note(&mut self, filed_at: Option<DateTime<Utc>>, window: Window) {
+        let place = match filed_at {
+            Some(moment) if moment < window.from => &mut self.before,
+            Some(moment) if moment >= window.to => &mut self.after,
+            _ => &mut self.inside,
+        };
+        *place += 1;
+    }
+}
+
+/// The span of a file of a feed, which begins at a whole hour.
+pub(crate) const FILE_SPAN: Duration = Duration::from_hours(1);

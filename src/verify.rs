@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,14 +30,12 @@ use crate::failure::Failure;
 use crate::ledger::{Book, CommitError, Counter, Ledger, SeriesKey, TALLY_CELL, Tallies};
 use crate::page::{DocumentRecord, Page};
 use crate::settings::duration_text;
-use crate::source::{Reading, Sink, Spec, Taken};
+use crate::source::{FILE_SPAN, Reading, Sink, Spec, Taken};
 use crate::stats::SourceStats;
 use crate::window::{Checkpoint, Window, floor};
 
 /// The longest piece that is read at once: its keys are held in memory.
 const STEP_MAX: Duration = Duration::from_hours(1);
-/// Files are of whole hours.
-const HOUR: Duration = Duration::from_hours(1);
 /// How often we look whether a poll has ended.
 const LOOK: Duration = Duration::from_millis(100);
 /// Rows of differences that are printed.
@@ -124,6 +123,26 @@ pub struct LeftOut {
     pub timeless: u64,
 }
 
+impl LeftOut {
+    /// Counts something if it is one of these.
+    pub(crate) fn note(&mut self, what: &What, has_time: bool) {
+        match what {
+            What::Ignored => self.ignored += 1,
+            What::Rejected(_) => self.rejected += 1,
+            What::Event(_) if !has_time => self.timeless += 1,
+            What::Event(_) | What::Tainted { .. } => {}
+        }
+    }
+}
+
+impl AddAssign for LeftOut {
+    fn add_assign(&mut self, other: Self) {
+        self.ignored += other.ignored;
+        self.rejected += other.rejected;
+        self.timeless += other.timeless;
+    }
+}
+
 /// A label set of which the service has another number of events than the ledger counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
@@ -154,7 +173,7 @@ pub async fn verify(
     let spec = source.spec();
     let (cell, step_max) = match spec.reading {
         Reading::History(history) => (TALLY_CELL, STEP_MAX.min(history.step_max)),
-        Reading::Feed { .. } => (HOUR, Duration::MAX),
+        Reading::Feed { .. } => (FILE_SPAN, Duration::MAX),
     };
     let (tallied_from, checkpoint) = {
         let state = subject.book.state();
@@ -340,36 +359,22 @@ impl Recount {
     }
 
     fn take(&mut self, item: Item, taken: &mut Taken) {
-        let Some(moment) = item.filed_at.or(item.at) else {
+        let filed_at = item.filed_at.or(item.at);
+        taken.note(filed_at, self.step);
+        let Some(moment) = filed_at else {
             if self.seen_timeless.insert(item.key) {
-                match item.what {
-                    What::Event(_) => self.left_out.timeless += 1,
-                    What::Ignored => self.left_out.ignored += 1,
-                    What::Rejected(_) => self.left_out.rejected += 1,
-                    What::Tainted { .. } => {}
-                }
+                self.left_out.note(&item.what, false);
             }
-            taken.inside += 1;
             return;
         };
-        let count = if moment < self.step.from {
-            &mut taken.before
-        } else if moment >= self.step.to {
-            &mut taken.after
-        } else {
-            &mut taken.inside
-        };
-        *count += 1;
         let second = floor(moment, Duration::from_secs(1));
         let is_event = !matches!(item.what, What::Tainted { .. });
         if !self.step.contains(moment) || !is_event || !self.seen.insert((second, item.key)) {
             return;
         }
-        match item.what {
-            What::Event(labels) => *self.events.entry((labels, floor(moment, TALLY_CELL))).or_default() += 1,
-            What::Ignored => self.left_out.ignored += 1,
-            What::Rejected(_) => self.left_out.rejected += 1,
-            What::Tainted { .. } => {}
+        self.left_out.note(&item.what, true);
+        if let What::Event(labels) = item.what {
+            *self.events.entry((labels, floor(moment, TALLY_CELL))).or_default() += 1;
         }
     }
 

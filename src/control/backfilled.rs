@@ -130,9 +130,7 @@ impl Collected {
 
     fn add(&mut self, piece: Piece) {
         self.history.add(piece.rows);
-        self.left_out.ignored += piece.left_out.ignored;
-        self.left_out.rejected += piece.left_out.rejected;
-        self.left_out.timeless += piece.left_out.timeless;
+        self.left_out += piece.left_out;
         self.unlisted += piece.unlisted;
         self.notes.extend(piece.notes);
     }

@@ -283,12 +283,10 @@ impl<'a> Reader<'a> {
             Ok(()) => Some(path),
             Err(why) => {
                 let shown = shown_path(self.folder, Path::new(text));
-                // what stands in the file is wrong, and not where it is
-                let is_elsewhere = matches!(why, Why::Io(_) | Why::NotAFile);
-                let hint = if is_elsewhere {
-                    self.where_files_are()
-                } else {
+                let hint = if why.is_of_content() {
                     "a file with the secret and nothing else".to_owned()
+                } else {
+                    self.where_files_are()
                 };
                 let message = format!("the file of `{key}`, {shown}, {why}; accepted: {hint}");
                 self.problems.push(fields.value_at(key).problem(message));

@@ -90,6 +90,11 @@ pub(crate) enum Why {
 }
 
 impl Why {
+    /// Whether what stands in the file is wrong, and not the file.
+    pub(crate) fn is_of_content(&self) -> bool {
+        matches!(self, Self::Empty | Self::Large | Self::NotText | Self::Utf16 | Self::Form(_))
+    }
+
     /// Says what helps, where that follows from the place or the error.
     fn unreadable(path: &Path, error: io::Error) -> Self {
         if path.starts_with(CREDENTIALS) {

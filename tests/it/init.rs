@@ -86,6 +86,15 @@ impl Terminal {
         self.types(&format!("{answer}\r"));
     }
 
+    /// Answers all questions for a Losant source that is called `iot`.
+    fn describes_losant(&mut self, simulator: &Running, token: &str) {
+        self.answers("Which system", "Losant");
+        self.answers("Name of this source:", "iot");
+        self.answers("base_url (The API)", &format!("http://{}", simulator.address));
+        self.answers("instance_id (The instance)", LOSANT_INSTANCE_ID);
+        self.answers("api_token (", token);
+    }
+
     /// Answers a question in a way that is refused, then removes that answer.
     fn is_refused(&mut self, question: &str, answer: &str, why: &str) {
         self.answers(question, answer);
@@ -283,11 +292,7 @@ fn a_refused_credential_can_be_kept_and_is_not_tried_once_more() {
     let folder = tempfile::tempdir().unwrap();
     let refused_token = service("losant").unwrap().refused_secrets[0];
     let mut terminal = Terminal::start(folder.path(), &["--secrets.path=elsewhere"]);
-    terminal.answers("Which system", "Losant");
-    terminal.answers("Name of this source:", "iot");
-    terminal.answers("base_url (The API)", &format!("http://{}", simulator.address));
-    terminal.answers("instance_id (The instance)", LOSANT_INSTANCE_ID);
-    terminal.answers("api_token (", refused_token);
+    terminal.describes_losant(&simulator, refused_token);
     terminal.until("WRONG");
     terminal.answers("What now?", "keep");
     terminal.answers("Add another source?", "n");
@@ -323,11 +328,7 @@ fn init_overwrites_nothing_and_asks_nobody_without_a_terminal() {
     let simulator = Running::simulator(&["--quiet"]);
     std::fs::remove_file(&config).unwrap();
     let mut terminal = Terminal::start(folder.path(), &[]);
-    terminal.answers("Which system", "Losant");
-    terminal.answers("Name of this source:", "iot");
-    terminal.answers("base_url (The API)", &format!("http://{}", simulator.address));
-    terminal.answers("instance_id (The instance)", LOSANT_INSTANCE_ID);
-    terminal.answers("api_token (", LOSANT_API_TOKEN);
+    terminal.describes_losant(&simulator, LOSANT_API_TOKEN);
     terminal.until("the credential is accepted");
     terminal.until("Add another source?");
     std::fs::write(&config, "theirs").unwrap();
